@@ -1,0 +1,249 @@
+"""Images at their own size, before any preprocessing: in a folder, or in an array.
+
+Files are hostile until decoded: only the common decoders are tried (none that runs another program), the
+pixel count is bounded by the header before a pixel is decoded, and anything but a regular file is left
+alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+
+from onnxprune.data.files import reading
+from onnxprune.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from onnxprune.data.calibration import Hash
+    from onnxprune.data.preprocess import Size
+
+__all__ = ["ArrayImages", "FolderImages", "ImageSource", "scan_folder"]
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"})
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+MOST_PIXELS = 100_000_000
+"""Largest image that is decoded, in pixels; anything larger is taken for a decompression bomb."""
+
+GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+DEEP_MODES = ("I", "F")
+"""Prefixes of the modes with more than 8 bits a channel, which Pillow clips when it converts them."""
+
+
+class ImageSource(Protocol):
+    """Images by index."""
+
+    def __len__(self) -> int: ...
+
+    def size(self, index: int) -> Size:
+        """(H, W) in pixels, without decoding."""
+
+    def gray(self, index: int) -> bool:
+        """True if the image has one channel."""
+
+    def name(self, index: int) -> str:
+        """How an error names the image."""
+
+    def read(self, index: int) -> NDArray[Any]:
+        """The pixels, (H, W, 1) or (H, W, 3) in RGB.
+
+        Raises:
+            DataError: the file cannot be decoded, or is no longer what it was.
+        """
+
+    def update(self, digest: Hash) -> None:
+        """Add the content to a digest."""
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in one array.
+
+    Attributes:
+        pixels: (n, H, W, C), uint8 or float in pixel units, C 1 or 3.
+        source: how an error names the array.
+    """
+
+    pixels: NDArray[Any]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def size(self, index: int) -> Size:
+        """(H, W), the same for all."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def gray(self, index: int) -> bool:
+        """True if C is 1."""
+        return int(self.pixels.shape[3]) == 1
+
+    def name(self, index: int) -> str:
+        """The source; all its images have one shape."""
+        return self.source
+
+    def read(self, index: int) -> NDArray[Any]:
+        """(H, W, C), a view."""
+        return np.asarray(self.pixels[index])
+
+    def update(self, digest: Hash) -> None:
+        """Add shape, dtype and every value."""
+        digest.update(f"{self.pixels.shape} {self.pixels.dtype}".encode())
+        for image in self.pixels:
+            digest.update(image.tobytes())
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file as its header describes it: `size` is (H, W) upright, in pixels."""
+
+    path: Path
+    size: Size
+    gray: bool
+    stamp: str
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Images in files, decoded when they are asked for.
+
+    Attributes:
+        files: in order of their paths.
+        skipped: count of files that have no image's extension, are hidden, or are no regular files.
+    """
+
+    files: tuple[ImageFile, ...]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def size(self, index: int) -> Size:
+        """(H, W) from the header."""
+        return self.files[index].size
+
+    def gray(self, index: int) -> bool:
+        """True if the header says so."""
+        return self.files[index].gray
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return str(self.files[index].path)
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Decode one file: first frame, upright, transparency dropped; (H, W, 1) if gray, else (H, W, 3);
+        uint8.
+
+        Raises:
+            DataError: the file cannot be decoded, or is no longer what it was.
+        """
+        file = self.files[index]
+        with reading(file.path, "an image"), _open(file.path) as image:
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(upright.convert("L" if upright.mode in GRAY_MODES else "RGB"))
+        if pixels.shape[:2] != file.size:
+            raise DataError(
+                f"{file.path}: {pixels.shape[0]}x{pixels.shape[1]} pixels, expected "
+                f"{file.size[0]}x{file.size[1]} from its header: was it changed during the run, or turned "
+                f"by its metadata? Save it again"
+            )
+        return pixels.reshape(*file.size, -1)
+
+    def update(self, digest: Hash) -> None:
+        """Add names, sizes in bytes and times of change, which stand in for the bytes."""
+        for file in self.files:
+            digest.update(f"{file.stamp}\n".encode("utf-8", "surrogateescape"))
+
+
+def scan_folder(folder: Path) -> FolderImages:
+    """Find the images in `folder` and below, and read their headers.
+
+    Raises:
+        DataError: a header cannot be read, an image is too large or too deep, or there is none.
+    """
+    files: list[ImageFile] = []
+    skipped = 0
+    for path in sorted(_walk(folder)):
+        status = path.stat() if path.exists() else None
+        hidden = path.name.startswith(".")
+        if (
+            hidden
+            or path.suffix.lower() not in EXTENSIONS
+            or status is None
+            or not stat.S_ISREG(status.st_mode)
+        ):
+            skipped += 1
+            continue
+        stamp = f"{path.relative_to(folder).as_posix()} {status.st_size} {status.st_mtime_ns}"
+        files.append(_header(path, stamp))
+    if not files:
+        extensions = " ".join(sorted(EXTENSIONS))
+        raise DataError(
+            f"{folder}: no images found in this folder or below ({skipped} other files), expected "
+            f"{extensions}"
+        )
+    return FolderImages(tuple(files), skipped)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files; linked folders are followed, each real folder once."""
+    seen: set[str] = set()
+    for base, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (folder / base / name for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: folder cannot be listed: {error.strerror}")
+
+
+def _header(path: Path, stamp: str) -> ImageFile:
+    with reading(path, "an image"), _open(path) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):
+            # Some versions of Pillow have turned this size already, some turn it on decoding; the tags tell.
+            width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        # getexif() decodes a PNG whole; its metadata counts here only if it stands before the pixels.
+        turned = image.format != "PNG" or "exif" in image.info
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if turned else 1
+        gray = image.mode in GRAY_MODES
+    return ImageFile(path, (width, height) if orientation in (5, 6, 7, 8) else (height, width), gray, stamp)
+
+
+def _open(path: Path) -> Image.Image:
+    """Open without decoding.
+
+    Raises:
+        DataError: more pixels than `MOST_PIXELS`, or more than 8 bits a channel.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=FORMATS)
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        image.close()
+        raise DataError(
+            f"{path}: {width * height} pixels, expected at most {MOST_PIXELS}: shrink or remove it"
+        )
+    if image.mode.startswith(DEEP_MODES):
+        image.close()
+        raise DataError(
+            f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits, or give an .npy"
+        )
+    return image

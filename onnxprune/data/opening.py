@@ -1,0 +1,196 @@
+"""From whatever the caller has to a :class:`Calibration`: one function a kind of source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data.archive import Archive, read_archive
+from onnxprune.data.arrays import expect_images, open_array, ready, refuse_options
+from onnxprune.data.calibration import Calibration, ImageCalibration, TensorCalibration, describe
+from onnxprune.data.images import scan_folder
+from onnxprune.data.layout import image_input
+from onnxprune.data.options import DataOptions, InputSpec
+from onnxprune.data.recipe import OPEN_SIDE, natural_size, resolve
+from onnxprune.data.synthetic import SyntheticCalibration, SyntheticImages
+from onnxprune.data.tensors import check_tensor, collect
+from onnxprune.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.data.preprocess import Preprocessing
+
+__all__ = ["CalibrationSource", "SupportsGetNext", "open_calibration"]
+
+WARNING = (
+    "NO CALIBRATION DATA: synthetic images were used, so the accuracy on real inputs is unknown "
+    "and may be much worse: pass --data with a few hundred real inputs"
+)
+
+
+@runtime_checkable
+class SupportsGetNext(Protocol):
+    """onnxruntime's CalibrationDataReader, or anything like it."""
+
+    def get_next(self) -> Mapping[str, NDArray[Any]] | None:
+        """Arrays by input name; None at the end."""
+
+
+CalibrationSource: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | NDArray[Any]
+    | Mapping[str, NDArray[Any]]
+    | SupportsGetNext
+    | Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]]
+    | None
+)
+
+
+def open_calibration(
+    source: CalibrationSource,
+    inputs: Sequence[InputSpec],
+    options: DataOptions,
+    *,
+    model_path: Path | None = None,
+    seed: int = 0,
+    synthetic_count: int = 512,
+) -> Calibration:
+    """Open calibration inputs, and check all that can be checked without decoding every image.
+
+    Args:
+        source: an image folder, an ``.npy`` or ``.npz`` file, an array, a dict of arrays, an object with
+            ``get_next``, an iterable of arrays or dicts (consumed, and kept in memory); or None for
+            ``<model>.calib.npz`` beside the model, or made-up images.
+        inputs: the model's inputs, at least one.
+        options: the preprocessing, of pixels: image files, uint8 arrays, and float arrays if any is asked
+            for. Dicts, readers and iterables are model-ready and take none.
+        model_path: where to look for ``<model>.calib.npz``.
+        seed: of made-up images; 0 or more.
+        synthetic_count: how many of them.
+
+    Raises:
+        UsageError: an option is missing, or does not fit the model or the kind of source.
+        DataError: a file cannot be read, or values do not fit the model.
+    """
+    if not inputs:
+        raise ValueError("expected at least one model input")
+    specs = tuple(inputs)
+    if source is None:
+        beside = model_path.with_suffix(".calib.npz") if model_path else None
+        if beside is None or not beside.exists():
+            return _synthetic(specs, options, seed, synthetic_count)
+        return _file(beside, specs, options, ["found beside the model"])
+    if isinstance(source, str | os.PathLike):
+        return _path(Path(source), specs, options)
+    if isinstance(source, np.ndarray):
+        if len(specs) > 1:
+            raise DataError(f"array: the model has {len(specs)} inputs, expected a dict with {_names(specs)}")
+        return open_array(source, specs[0], Archive({}), options, "array", "array", [])
+    if isinstance(source, Mapping):
+        return _items([source], specs, options, type(source).__name__, "dict")
+    if isinstance(source, SupportsGetNext):
+        return _items(_drain(source), specs, options, type(source).__name__, "reader")
+    if isinstance(source, Iterable):
+        return _items(source, specs, options, type(source).__name__, "iterable")
+    raise UsageError(
+        f"data is a {type(source).__name__}, expected a path, an array, a dict, an iterable, or an object "
+        f"with get_next"
+    )
+
+
+def _path(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Calibration:
+    if path.is_dir():
+        return _folder(path, specs, options)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder, expected an image folder, .npy or .npz")
+    if not path.is_file() or path.suffix.lower() not in (".npy", ".npz"):
+        raise DataError(
+            f"{path}: expected an image folder, .npy or .npz: give the folder that holds the images"
+        )
+    return _file(path, specs, options, [])
+
+
+def _folder(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> ImageCalibration:
+    if len(specs) > 1:
+        raise DataError(
+            f"{path}: a folder, but the model has inputs {_names(specs)}: give an .npz with one array for "
+            f"each"
+        )
+    target = expect_images(specs[0], options, str(path))
+    images = scan_folder(path)
+    recipe, notes = resolve(target, options, DataOptions(), images)
+    description = describe(str(path), "folder", len(images), recipe.describe(), notes)
+    description["skipped_files"] = images.skipped
+    return ImageCalibration(inputs=(specs[0].name,), images=images, recipe=recipe, description=description)
+
+
+def _file(path: Path, specs: tuple[InputSpec, ...], options: DataOptions, notes: list[str]) -> Calibration:
+    archive = read_archive(path, [spec.name for spec in specs])
+    kind = path.suffix.lower().removeprefix(".")
+    if archive.ignored:
+        notes = [*notes, f"arrays not used: {', '.join(archive.ignored)}"]
+    if len(specs) == 1:
+        return open_array(archive.arrays[specs[0].name], specs[0], archive, options, str(path), kind, notes)
+    refuse_options(options, str(path))
+    for spec in specs:
+        check_tensor(archive.arrays[spec.name], spec, f"{path} [{spec.name}]")
+    counts = {len(array) for array in archive.arrays.values()}
+    if len(counts) > 1:
+        raise DataError(f"{path}: {sorted(counts)} samples, expected as many for each of {_names(specs)}")
+    if archive.recipe.given():
+        notes = [*notes, "mean, std and scale in the file not used: several inputs are taken as model-ready"]
+    return ready(specs, archive.arrays, archive, str(path), kind, notes)
+
+
+def _items(
+    items: Iterable[object], specs: tuple[InputSpec, ...], options: DataOptions, source: str, kind: str
+) -> TensorCalibration:
+    refuse_options(options, source)
+    return ready(specs, collect(items, specs, source), Archive({}), source, kind, [])
+
+
+def _synthetic(
+    specs: tuple[InputSpec, ...], options: DataOptions, seed: int, count: int
+) -> SyntheticCalibration:
+    if seed < 0 or count < 1:
+        raise UsageError(f"expected a seed of 0 or more and a positive count, found {seed} and {count}")
+    notes: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    images: dict[str, tuple[SyntheticImages, Preprocessing]] = {}
+    for spec in specs:
+        target = image_input(spec, options)
+        if target is not None:
+            size = natural_size(target, options)
+            made = SyntheticImages(count, size, seed)
+            recipe, more = resolve(target, replace(options, resize=size, crop=None), DataOptions(), made)
+            images[spec.name] = made, recipe
+            notes += more
+        elif spec.dtype.kind != "f":
+            raise DataError(f"no --data, and values for {spec} cannot be made up: pass --data")
+        else:
+            shapes[spec.name] = tuple(extent or OPEN_SIDE for extent in spec.shape[1:])
+            notes.append(f"{spec.name!r}: 1/f noise of unit variance")
+        if None in spec.shape[1:]:
+            notes.append(f"{spec.name!r}: the model leaves sizes open, made up where no option says")
+    first = next((recipe.describe() for _, recipe in images.values()), None)
+    description = describe("synthetic", "synthetic", count, first, notes)
+    description["warning"] = WARNING
+    description["seed"] = seed
+    return SyntheticCalibration(
+        specs=specs, shapes=shapes, images=images, count=count, seed=seed, description=description
+    )
+
+
+def _drain(reader: SupportsGetNext) -> Iterator[Mapping[str, NDArray[Any]]]:
+    while (item := reader.get_next()) is not None:
+        yield item
+
+
+def _names(specs: Sequence[InputSpec]) -> str:
+    return ", ".join(repr(spec.name) for spec in specs)

@@ -1,0 +1,114 @@
+"""What the caller says about the data: the model's inputs, and the preprocessing options."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxprune.errors import UsageError
+
+__all__ = ["Color", "DataOptions", "InputSpec", "Layout", "PresetName"]
+
+PresetName = Literal["imagenet", "imagenet-tf", "caffe", "cifar10", "none"]
+Color = Literal["rgb", "bgr", "gray"]
+Layout = Literal["nchw", "nhwc"]
+
+LARGEST_SIDE = 16384
+"""Longest image side, in pixels, that ``--resize`` and ``--crop`` accept."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of the model.
+
+    Attributes:
+        name: the input's name in the graph.
+        shape: extent of each axis; axis 0 is the batch; None, or anything below 1, is dynamic.
+        dtype: element type that the model takes.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        extents = tuple(int(extent) if extent and extent > 0 else None for extent in self.shape)
+        object.__setattr__(self, "shape", extents)
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+
+    def __str__(self) -> str:
+        return f"input {self.name!r} {format_shape(('N', *self.shape[1:]))} {self.dtype}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How images become the values that the model expects: (pixel * scale - mean) / std.
+
+    Raises:
+        UsageError: a value cannot be used (a std of zero, three sizes, a negative crop ...).
+    """
+
+    preset: PresetName | None = None
+    """A named recipe; the options below override its parts."""
+
+    mean: tuple[float, ...] | None = None
+    """Subtracted after scaling: one value, or one a channel in the order the model sees."""
+
+    std: tuple[float, ...] | None = None
+    """Divided by last: one value, or one a channel in the order the model sees."""
+
+    scale: float | None = None
+    """Factor on the pixels 0..255, before mean and std; 1/255 unless a preset says otherwise."""
+
+    resize: tuple[int, ...] | None = None
+    """Bilinear resize: N for the short side, or H W."""
+
+    crop: tuple[int, ...] | None = None
+    """Centre crop after the resize: N for a square, or H W."""
+
+    color: Color | None = None
+    """Order of the channels that the model sees."""
+
+    layout: Layout | None = None
+    """Layout of the model's input; needed only where its shape does not tell."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
+            raise UsageError(f"--scale must be a positive number, found {self.scale}")
+        if self.mean is not None:
+            _check_channels("--mean", self.mean)
+        if self.std is not None:
+            _check_channels("--std", self.std)
+            if min(self.std) <= 0:
+                raise UsageError(f"--std must be positive, found {format_numbers(self.std)}")
+        for flag, size in (("--resize", self.resize), ("--crop", self.crop)):
+            if size is not None and (
+                len(size) not in (1, 2) or not 1 <= min(size) <= max(size) <= LARGEST_SIDE
+            ):
+                raise UsageError(
+                    f"{flag} takes N or H W, each from 1 to {LARGEST_SIDE} pixels, "
+                    f"found {format_numbers(size) or 'nothing'}"
+                )
+
+    def given(self) -> tuple[str, ...]:
+        """Flags of the preprocessing asked for; ``--layout`` describes the model and does not count."""
+        fields = ("preset", "mean", "std", "scale", "resize", "crop", "color")
+        return tuple(f"--{field}" for field in fields if getattr(self, field) is not None)
+
+
+def format_shape(shape: tuple[object, ...]) -> str:
+    """A shape as people write it: ``(N, 3, ?, ?)``."""
+    return "(" + ", ".join("?" if extent is None else str(extent) for extent in shape) + ")"
+
+
+def format_numbers(numbers: tuple[float, ...]) -> str:
+    """Numbers as they would be typed after a flag."""
+    return " ".join(f"{number:g}" for number in numbers)
+
+
+def _check_channels(flag: str, values: tuple[float, ...]) -> None:
+    if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
+        raise UsageError(f"{flag} takes one number or three, found {format_numbers(values) or 'nothing'}")

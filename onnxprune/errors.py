@@ -1,0 +1,88 @@
+"""Every error that a user can cause, and the exit code that the command line gives it.
+
+::
+
+    OnnxPruneError            1   base class; never raised itself
+    |-- UsageError            2   an option or an argument that cannot be used
+    |-- ModelError            3   the model file cannot be read, or is not a model that can be pruned
+    |-- DataError             4   calibration or test data cannot be read or does not fit the model
+    |-- PlanError             5   nothing to prune, the budget is out of reach, or a plan does not fit the model
+    |-- VerifyError           6   the result failed its verification; nothing was written
+    |-- EngineError           7   onnxruntime cannot run the model with the provider that was asked for
+    |-- DropError             8   ``compare``: the difference is outside ``--max-drop``
+    `-- OutputError           9   a result cannot be written
+
+A message is one line: what was expected, what was found, at which file, node or option, and the way out.
+An interrupted run (Ctrl-C) exits with 130. Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataError",
+    "DropError",
+    "EngineError",
+    "ModelError",
+    "OnnxPruneError",
+    "OutputError",
+    "PlanError",
+    "UsageError",
+    "VerifyError",
+]
+
+
+class OnnxPruneError(Exception):
+    """Base of all errors that are the input's, not the program's."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UsageError(OnnxPruneError):
+    """An option or argument has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxPruneError):
+    """A model file cannot be read, or holds nothing that can be pruned safely."""
+
+    exit_code = 3
+
+
+class DataError(OnnxPruneError):
+    """Calibration or test data cannot be read, or does not fit the model's inputs."""
+
+    exit_code = 4
+
+
+class PlanError(OnnxPruneError):
+    """No plan can be made, or a given plan does not fit the model."""
+
+    exit_code = 5
+
+
+class VerifyError(OnnxPruneError):
+    """The compressed network failed its verification."""
+
+    exit_code = 6
+
+
+class EngineError(OnnxPruneError):
+    """onnxruntime cannot run the model, or not with the provider that was asked for."""
+
+    exit_code = 7
+
+
+class DropError(OnnxPruneError):
+    """Two models differ by more than was allowed."""
+
+    exit_code = 8
+
+
+class OutputError(OnnxPruneError):
+    """A file cannot be written."""
+
+    exit_code = 9
