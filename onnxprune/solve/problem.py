@@ -1,0 +1,178 @@
+"""What is asked of the solvers and what they answer: plain frozen values, no algorithms.
+
+A channel group has ``units`` channels and one ``Regression`` per consumer (per group of a grouped conv).
+Errors of several consumers are relative and add up::
+
+    error = sum_i  sensitivity_i * E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxprune.solve.moments import Moments, Part
+    from onnxprune.solve.numerics import Array, Array32, Indices
+
+__all__ = [
+    "Elimination",
+    "LassoVariant",
+    "Refit",
+    "RefitOptions",
+    "Regression",
+    "Samples",
+    "SelectOptions",
+    "Selection",
+    "Selector",
+    "Solution",
+    "dead_units",
+    "kept_columns",
+]
+
+Selector = Literal["obs", "lasso", "magnitude", "max-response", "first-k", "random"]
+LassoVariant = Literal["path", "alternating", "fixed"]
+Refit = Literal["linear", "ridge", "scale-only", "relu", "none"]
+
+# Variance below this share of the squared mean is the rounding of a constant in float32.
+_DEAD = 1e-13
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One consumer of a channel group: predict y from the columns of x.
+
+    ``moments``: of x (p columns) and y (o outputs). ``weight``: (o, p) float64 and ``bias``: (o,) float64,
+    the original ones. ``unit``: (p,) int64, the unit (channel) of each column; -1: the column belongs to no
+    unit of this group and always stays. ``sensitivity``: weight of this consumer's relative error in the sum.
+    """
+
+    moments: Moments
+    weight: Array
+    bias: Array
+    unit: Indices
+    sensitivity: float = 1.0
+
+    def __post_init__(self) -> None:
+        columns, outputs = self.moments.even.cross.shape
+        if self.weight.shape != (outputs, columns) or self.bias.shape != (outputs,):
+            raise ValueError(
+                f"moments of {columns} columns and {outputs} outputs need weight ({outputs}, {columns}) "
+                f"and bias ({outputs},), found {self.weight.shape} and {self.bias.shape}"
+            )
+        if self.unit.shape != (columns,):
+            raise ValueError(f"unit needs one entry for each of {columns} columns, found {self.unit.shape}")
+
+    def scale(self, part: Part | None = None) -> float:
+        """What turns an absolute error of this consumer into its share of the sum; 0 if y never varies."""
+        power = float((part or self.moments.total).power.sum())
+        return self.sensitivity / power if power > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions:
+    """How the channels that stay are chosen.
+
+    ``selector``: ``obs`` (block Optimal Brain Surgeon), ``lasso`` (the published choice), or a baseline.
+    ``lasso``: the whole ``path`` without a search, ``alternating`` with re-estimated weights (He et al. 2017,
+    section 3.1), or ``fixed``: one penalty, ``lasso_alpha / units ** layer_alpha``, that finds its own count.
+    ``rank_tol``: the path may stop at up to (1 + rank_tol) times the wanted count, and is trimmed to it.
+    ``seed``: of the ``random`` selector.
+    """
+
+    selector: Selector = "obs"
+    lasso: LassoVariant = "path"
+    rank_tol: float = 0.1
+    lasso_alpha: float = 1e-4
+    layer_alpha: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``kept``: (k,) int64, sorted unit ids. ``alpha``: the LASSO's penalty, None where there is none.
+
+    ``status``: one line on how the count was reached.
+    """
+
+    kept: Indices
+    alpha: float | None = None
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """``order``: (units,) int64, first removed first. ``curve``: (units + 1,), see ``error_curve``."""
+
+    order: Indices
+    curve: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitOptions:
+    """How the weights of what stays are fitted.
+
+    ``refit``: ``linear`` (toward the original weights, strength by cross-validation), ``ridge`` (toward zero,
+    strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (one factor a channel),
+    ``relu`` (the error behind the ReLU, from samples), ``none``. ``relu_steps``: (penalty, turns) in order.
+    """
+
+    refit: Refit = "linear"
+    ridge: float = 1e-4
+    relu_steps: tuple[tuple[float, int], ...] = ((0.1, 30), (1.0, 20))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw rows for the solvers that are not quadratic.
+
+    ``x``: (n, p) float32, all columns of the regression. ``y``: (n, o) float32, the target BEFORE the
+    activation, the original network's shortcut included. ``half``: (n,) integers, 0 or 1. ``offset``: (n, o)
+    float32 or None, what is added to the layer's response before the activation (the current network's
+    shortcut).
+    """
+
+    x: Array32
+    y: Array32
+    half: npt.NDArray[np.integer]
+    offset: Array32 | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What every refit returns.
+
+    ``weight``: (o, k) float64, columns in the order of the kept columns. ``bias``: (o,) float64. ``error``:
+    relative, on all samples. ``error_even``, ``error_odd``: relative, on one half, fitted on the other.
+    ``ridge``: the strength that was used; infinity: the original weights. ``status``: "ok" or what a reader
+    should know.
+    """
+
+    weight: Array
+    bias: Array
+    error: float
+    error_even: float
+    error_odd: float
+    ridge: float
+    status: str = "ok"
+
+
+def kept_columns(problem: Regression, kept: npt.ArrayLike) -> Indices:
+    """The columns that stay when the units ``kept`` stay, those of no unit included: (k,) int64."""
+    stays = np.isin(problem.unit, np.asarray(kept, dtype=np.int64)) | (problem.unit < 0)
+    return np.flatnonzero(stays).astype(np.int64)
+
+
+def dead_units(problems: Sequence[Regression], units: int) -> npt.NDArray[np.bool_]:
+    """(units,) bool: the units none of whose columns varies, so that a bias replaces them exactly."""
+    dead = np.ones(units, dtype=np.bool_)
+    for problem in problems:
+        total = problem.moments.total
+        varies = np.diagonal(total.gram) > _DEAD * total.mean_x**2
+        dead[problem.unit[varies & (problem.unit >= 0)]] = False
+    return dead

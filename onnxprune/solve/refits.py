@@ -1,0 +1,161 @@
+"""Fitting the weights of the columns that stay. All errors are relative to E||y - E y||^2.
+
+==============  ========================================================================================
+``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights
+``ridge``       E||y - W x - b||^2 + ridge mean(diag(gram)) ||W||^2: the classic one, toward zero
+``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor a channel, columns of no unit keep theirs
+``relu``        the error behind the ReLU, see ``relu``
+``none``        the original weights and bias
+==============  ========================================================================================
+
+``linear`` chooses its ridge from a small grid by two-fold cross-validation between the halves: each candidate
+is fitted on one half and judged on the other in closed form. Infinity, the original weights with a refitted
+bias, is in the grid, so the result is never worse there than they are. What is solved for is W - W0, so that
+W0 comes back to the last digit when nothing has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.solve.moments import Moments, Part
+from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise, scale_of
+from onnxprune.solve.problem import RefitOptions, Regression, Samples, Solution
+from onnxprune.solve.quadratic import channel_quadratic
+from onnxprune.solve.relu import refit_relu
+
+__all__ = ["refit"]
+
+_RIDGES = (np.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
+_UNTUNED_RIDGE = 1e-2
+# Below this share of the response's power a gain is the rounding of sums made in float32.
+_NOISE = 1e-7
+_ROWS_PER_COLUMN = 10
+
+_Fit = Callable[[Part], tuple[Array, Array]]
+
+
+def refit(
+    problem: Regression, kept_columns: Indices, options: RefitOptions, samples: Samples | None = None
+) -> Solution:
+    """Fit the weights of ``kept_columns`` ((k,) int64, see ``problem.kept_columns``) to the response.
+
+    ``samples`` are needed by ``relu`` alone; their columns are those of the whole regression.
+    """
+    kept_columns = np.asarray(kept_columns, dtype=np.int64)
+    if not problem.moments.count:
+        raise ValueError("no samples: moments of at least one sample are needed")
+    if options.refit == "relu":
+        if samples is None:
+            raise ValueError("refit 'relu' needs samples: the error behind a ReLU is no function of moments")
+        linear = refit(problem, kept_columns, RefitOptions(refit="linear"))
+        return refit_relu(linear, samples, kept_columns, problem.moments.count, options)
+    kept = _Kept(
+        moments=problem.moments.columns(kept_columns),
+        weight=problem.weight[:, kept_columns],
+        bias=problem.bias,
+        unit=problem.unit[kept_columns],
+    )
+    with blas_threads_for(len(kept_columns)):
+        return _REFITS[options.refit](kept, options)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What stays: moments of k columns, weight (o, k) and bias (o,) as they were, unit (k,)."""
+
+    moments: Moments
+    weight: Array
+    bias: Array
+    unit: Indices
+
+
+def _linear(kept: _Kept, options: RefitOptions) -> Solution:
+    moments = kept.moments
+    scale = scale_of(moments.total.gram)
+    if min(moments.even.count, moments.odd.count) < 2:
+        return _solution(kept, _toward(kept.weight, scale, _UNTUNED_RIDGE), _UNTUNED_RIDGE)
+    folds = {ridge: _cross_errors(moments, _toward(kept.weight, scale, ridge)) for ridge in _RIDGES}
+    totals = {ridge: sum(errors) for ridge, errors in folds.items()}
+    # The strongest ridge that is as good as the best: gains within rounding are no reason to move.
+    enough = min(totals.values()) + _NOISE
+    ridge = next(ridge for ridge in _RIDGES if totals[ridge] <= enough)
+    return _solution(kept, _toward(kept.weight, scale, ridge), ridge, folds[ridge])
+
+
+def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
+    def fit(part: Part) -> tuple[Array, Array]:
+        diagonal = np.diagonal(part.gram)
+        level = (
+            np.full(len(diagonal), np.sqrt(max(float(diagonal.mean()), 0.0))) if len(diagonal) else diagonal
+        )
+        weight = factorise(part.gram, ridge=options.ridge, scale=level).solve(part.cross).T
+        return _with_bias(weight, part)
+
+    return _solution(kept, fit, options.ridge)
+
+
+def _scale_only(kept: _Kept, options: RefitOptions) -> Solution:
+    ids, unit = np.unique(kept.unit[kept.unit >= 0], return_inverse=True)
+    compact = np.full(len(kept.unit), -1, dtype=np.int64)
+    compact[kept.unit >= 0] = unit
+
+    def fit(part: Part) -> tuple[Array, Array]:
+        quadratic = channel_quadratic(part, kept.weight, compact, len(ids))
+        factors = factorise(quadratic.matrix).solve(quadratic.linear[:, None])[:, 0]
+        return _with_bias(kept.weight * np.append(factors, 1.0)[compact], part)
+
+    return _solution(kept, fit, 0.0)
+
+
+def _none(kept: _Kept, options: RefitOptions) -> Solution:
+    return _solution(kept, lambda part: (kept.weight, kept.bias), np.inf)
+
+
+_REFITS: dict[str, Callable[[_Kept, RefitOptions], Solution]] = {
+    "linear": _linear,
+    "ridge": _ridge,
+    "scale-only": _scale_only,
+    "none": _none,
+}
+
+
+def _toward(original: Array, scale: Array, ridge: float) -> _Fit:
+    """Least squares pulled toward ``original`` (o, k) with strength ``ridge`` relative to scale^2."""
+
+    def fit(part: Part) -> tuple[Array, Array]:
+        if np.isinf(ridge):
+            return _with_bias(original, part)
+        unanswered = part.cross - part.gram @ original.T
+        change = factorise(part.gram, ridge=ridge, scale=scale).solve(unanswered).T
+        return _with_bias(original + change, part)
+
+    return fit
+
+
+def _with_bias(weight: Array, part: Part) -> tuple[Array, Array]:
+    return weight, part.mean_y - weight @ part.mean_x
+
+
+def _cross_errors(moments: Moments, fit: _Fit) -> tuple[float, float]:
+    """Relative errors on the even and on the odd half, each fitted on the other one."""
+    power = float(moments.total.power.sum()) or 1.0
+    return moments.even.error(*fit(moments.odd)) / power, moments.odd.error(*fit(moments.even)) / power
+
+
+def _solution(kept: _Kept, fit: _Fit, ridge: float, crossed: tuple[float, float] | None = None) -> Solution:
+    moments = kept.moments
+    weight, bias = fit(moments.total)
+    power = float(moments.total.power.sum()) or 1.0
+    error = moments.total.error(weight, bias) / power
+    remarks = []
+    if min(moments.even.count, moments.odd.count) < 2:
+        crossed = (error, error)
+        remarks.append("one half has no samples: errors are not cross-validated")
+    even, odd = crossed or _cross_errors(moments, fit)
+    if moments.count < _ROWS_PER_COLUMN * len(kept.unit):
+        remarks.append(f"few samples: {moments.count} for {len(kept.unit)} columns")
+    return Solution(weight, bias, error, even, odd, float(ridge), "; ".join(remarks) or "ok")

@@ -1,0 +1,140 @@
+"""Contracts of the moments: accuracy, order of arrival, restriction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.errors import DataError
+from onnxprune.solve import Moments, MomentsBuilder, Part
+from onnxprune.solve.moments import _Sums
+
+from .helpers import make_case, moments_of
+
+PARTS = ("mean_x", "mean_y", "gram", "cross", "power")
+seeds = st.integers(0, 2**32 - 1)
+
+
+def direct(x: np.ndarray, y: np.ndarray) -> Part:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - mean_x, y - mean_y
+    return Part(len(x), mean_x, mean_y, x.T @ x / len(x), x.T @ y / len(x), np.square(y).mean(axis=0))
+
+
+def assert_same(one: Part, two: Part, rtol: float) -> None:
+    assert one.count == two.count
+    std_x, std_y = np.sqrt(np.diagonal(two.gram)), np.sqrt(two.power)
+    scales = {
+        "mean_x": std_x,
+        "mean_y": std_y,
+        "gram": np.outer(std_x, std_x),
+        "cross": np.outer(std_x, std_y),
+    }
+    for name in PARTS:
+        scale = scales.get(name, two.power)
+        assert np.all(np.abs(getattr(one, name) - getattr(two, name)) <= rtol * scale), name
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=seeds, exponent=st.integers(-3, 3), batch=st.integers(1, 300))
+def test_moments_are_those_of_the_samples_however_they_arrive(seed: int, exponent: int, batch: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale = 10.0**exponent
+    x = (scale * (rng.standard_normal((300, 7)) @ rng.standard_normal((7, 7)))).astype(np.float32)
+    y = rng.standard_normal((300, 3)).astype(np.float32)
+    half = rng.integers(0, 2, 300)
+    moments = moments_of(x, y, half, batch)
+    assert_same(moments.even, direct(x[half == 0], y[half == 0]), 1e-5)
+    assert_same(moments.odd, direct(x[half == 1], y[half == 1]), 1e-5)
+    assert_same(moments.total, direct(x, y), 1e-5)
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    rng = np.random.default_rng(0)
+    x = (1e4 + rng.standard_normal((20_000, 5))).astype(np.float32)
+    y = (-3e3 + rng.standard_normal((20_000, 2))).astype(np.float32)
+    moments = moments_of(x, y, np.arange(len(x)) % 2, 500)
+    assert_same(moments.total, direct(x, y), 1e-5)
+
+
+def test_a_constant_column_has_no_variance_at_all() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((999, 3)).astype(np.float32)
+    x[:, 1] = 0.1
+    moments = moments_of(x, x[:, :1], np.arange(999) % 2)
+    assert np.all(moments.total.gram[1] == 0)
+
+
+def test_blocks_split_anywhere_give_the_same_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(3, samples=500)
+    whole = moments_of(case.x, case.y, case.half)
+    monkeypatch.setattr("onnxprune.solve.moments._BLOCK_ROWS", 64)
+    assert _Sums(4, 4).rows == 64
+    assert_same(moments_of(case.x, case.y, case.half, 150).total, whole.total, 1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds)
+def test_restricting_before_and_after_pooling_is_the_same(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    case = make_case(seed % 100, samples=60)
+    columns = rng.permutation(12)[:5]
+    outputs = rng.permutation(4)[:2]
+    moments = case.problem.moments
+    one = moments.columns(columns).outputs(outputs)
+    two = moments.outputs(outputs).columns(columns)
+    for name in PARTS:
+        np.testing.assert_array_equal(getattr(one.total, name), getattr(two.total, name))
+    assert_same(one.total, direct(case.x[:, columns], case.y[:, outputs]), 1e-5)
+
+
+def test_the_response_in_closed_form_is_that_of_the_samples() -> None:
+    case = make_case(5, noise=0.0)
+    closed = case.problem.moments.with_response(case.problem.weight, case.problem.bias)
+    assert_same(closed.total, direct(case.x, case.x @ case.problem.weight.T + case.problem.bias), 1e-5)
+
+
+def test_an_empty_half_does_not_count() -> None:
+    case = make_case(6)
+    moments = moments_of(case.x, case.y, np.zeros(len(case.x), dtype=int))
+    assert moments.odd.count == 0
+    assert moments.total is moments.even
+
+
+def test_a_checkpoint_reads_back_what_was_written() -> None:
+    moments = make_case(7).problem.moments
+    again = Moments.from_arrays(moments.arrays())
+    for one, two in ((moments.even, again.even), (moments.odd, again.odd)):
+        assert one.count == two.count
+        for name in PARTS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_no_responses_are_needed() -> None:
+    case = make_case(8)
+    builder = MomentsBuilder(12, 0)
+    builder.add(case.x, None, 0)
+    assert builder.finish().even.cross.shape == (12, 0)
+
+
+def test_activations_that_overflowed_are_reported() -> None:
+    builder = MomentsBuilder(2, 0)
+    builder.add(np.array([[1.0, np.nan]], dtype=np.float32), None, 0)
+    with pytest.raises(DataError, match="finite"):
+        builder.finish()
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \(n, 3\)"):
+        MomentsBuilder(3, 0).add(np.zeros((5, 2), dtype=np.float32), None, 0)
+
+
+def test_the_error_of_a_part_is_that_of_its_samples() -> None:
+    case = make_case(9)
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((4, 12)), rng.standard_normal(4)
+    wanted = np.square(case.y - case.x @ weight.T - bias).sum(axis=1).mean()
+    assert case.problem.moments.total.error(weight, bias) == pytest.approx(wanted, rel=1e-5)
