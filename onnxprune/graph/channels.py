@@ -1,0 +1,273 @@
+"""Which channels must be removed together: slots, ties and connected components.
+
+Every axis of a known size of every value, weights included, has its slots. The rules tie them; what is tied, directly or
+not, is a *unit*. Units that touch the same axes equally often form a `ChannelGroup`, from which any number may go. An
+axis that a node touches and its rule does not tie is pinned, with the node and the reason: nothing is guessed.
+
+The idea of coupled parameters follows Fang et al., "DepGraph" (CVPR 2023, arXiv 2301.12900).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from onnxprune.graph.net import captured_names, dims
+from onnxprune.graph.rules import Axis, NodeView, Pin, Tie, rule_for
+from onnxprune.graph.sites import Site, find_sites
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from onnxprune.graph.net import Net
+
+    IntArray = np.ndarray[Any, np.dtype[np.int64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+__all__ = ["ChannelGroup", "ChannelMap", "channel_map"]
+
+_MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of which any number may go, or the reason why all must stay.
+
+    Attributes:
+        name: the first node, in topological order, that makes the channels.
+        units: (size,) int64, the component that each channel is.
+        producers: names of the sites whose outputs these are.
+        consumers: names of the sites that use them up, in topological order.
+        pins: why nothing may go; empty: prunable.
+    """
+
+    name: str
+    units: IntArray
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    pins: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.units)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMap:
+    """Units and groups of one graph.
+
+    Attributes:
+        groups: all groups, in topological order of their first producers.
+        labels: the unit of each slot: per axis (size,) int64.
+        count: number of units.
+        sites: all sites of the graph by name.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    labels: Mapping[Axis, IntArray]
+    count: int
+    sites: Mapping[str, Site]
+
+    @property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        """The groups from which channels may go."""
+        return tuple(group for group in self.groups if not group.pins)
+
+    @cached_property
+    def by_tensor(self) -> Mapping[str, tuple[Axis, ...]]:
+        """The known axes of every tensor."""
+        axes: dict[str, list[Axis]] = defaultdict(list)
+        for axis in self.labels:
+            axes[axis.tensor].append(axis)
+        return {tensor: tuple(found) for tensor, found in axes.items()}
+
+    def all_alive(self) -> Mask:
+        """(count,) bool, nothing removed."""
+        return np.ones(self.count, dtype=np.bool_)
+
+    def alive_slots(self, axis: Axis, alive: Mask) -> IntArray:
+        """Original slots of an axis that are still there: (k,) int64."""
+        return np.flatnonzero(alive[self.labels[axis]]).astype(np.int64)
+
+    def unit_of_slots(self, axis: Axis, group: ChannelGroup, alive: Mask) -> IntArray:
+        """For each slot still on the axis, the index of its channel within the group's `units`, or -1."""
+        labels = self.labels[axis]
+        place = np.full(self.count, -1, dtype=np.int64)
+        place[group.units] = np.arange(group.size)
+        return place[labels[alive[labels]]]
+
+    def kept_after(self, axis: Axis, before: Mask, after: Mask) -> IntArray | None:
+        """Positions, on the axis as it is with `before` alive, of what is left with `after`; None if all."""
+        labels = self.labels[axis]
+        present = labels[before[labels]]
+        kept = np.flatnonzero(after[present]).astype(np.int64)
+        return None if len(kept) == len(present) else kept
+
+
+def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> ChannelMap:
+    """Find units and groups.
+
+    Args:
+        net: the graph, shapes inferred.
+        forbidden: site names whose input channels must all stay, with the reason.
+    """
+    slots = _Slots(net)
+    pins: list[Pin] = list(_boundary_pins(net))
+    ties: list[Tie] = []
+    sites = {site.name: site for site in find_sites(net)}
+    for node in net.nodes:
+        found, pinned = _read_node(net, node, slots)
+        ties += found
+        pins += pinned
+    pins += _weight_pins(net, sites, forbidden or {})
+    labels, count = slots.components(ties)
+    return ChannelMap(_groups(labels, count, pins, sites), labels, count, sites)
+
+
+class _Slots:
+    """Numbers for all slots."""
+
+    def __init__(self, net: Net) -> None:
+        self.offset: dict[Axis, int] = {}
+        self.size: dict[Axis, int] = {}
+        self.axes: dict[str, tuple[Axis, ...]] = {}
+        total = 0
+        for name, tensor in net.tensors().items():
+            known = []
+            for axis, size in enumerate(dims(tensor) or ()):
+                if isinstance(size, int):
+                    key = Axis(name, axis)
+                    self.offset[key], self.size[key] = total, size
+                    known.append(key)
+                    total += size
+            self.axes[name] = tuple(known)
+        self.total = total
+
+    def components(self, ties: Iterable[Tie]) -> tuple[dict[Axis, IntArray], int]:
+        left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for tie in ties:
+            left.append(tie.left_slots + self.offset[tie.left])
+            right.append(tie.right_slots + self.offset[tie.right])
+        rows, columns = np.concatenate(left), np.concatenate(right)
+        graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(self.total, self.total))
+        count, label = connected_components(graph, directed=False)
+        label = label.astype(np.int64)
+        return {axis: label[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(
+            count
+        )
+
+
+def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]]:
+    """What a node ties, and pins for every axis around it that it does not."""
+    known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
+    found = rule_for(node.op, node.domain, _revision(net, node))
+    label = f"{node.op} '{node.name}'"
+    if isinstance(found, str):
+        return [], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)]
+    coupling = found(NodeView(node, net.opset, net.overridable))
+    ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
+    tied = {axis for tie in ties for axis in (tie.left, tie.right)}
+    reason = coupling.reason or "it does not carry this axis"
+    return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied)]
+
+
+def _revision(net: Net, node: Any) -> int | None:
+    try:
+        return int(onnx.defs.get_schema(node.op, net.opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _boundary_pins(net: Net) -> Iterator[Pin]:
+    """Graph inputs and outputs, weights that a caller may replace, and what control-flow bodies read."""
+    tensors = net.tensors()
+
+    def pin(names: Iterable[str], node: str, reason: str) -> Iterator[Pin]:
+        for name in names:
+            tensor = tensors.get(name)
+            for axis, size in enumerate(dims(tensor) or ()) if tensor is not None else ():
+                if isinstance(size, int):
+                    yield Pin(Axis(name, axis), node, reason.format(name))
+
+    yield from pin(net.input_names, "", "graph input '{}'")
+    yield from pin(net.output_names, "", "graph output '{}'")
+    yield from pin(sorted(net.overridable), "", "'{}' is a graph input that a caller may replace")
+    for node in net.nodes:
+        reason = "'{}' is read inside " + f"{node.op} '{node.name}'"
+        yield from pin(sorted(set(captured_names(node))), node.name, reason)
+
+
+def _weight_pins(net: Net, sites: Mapping[str, Site], forbidden: Mapping[str, str]) -> Iterator[Pin]:
+    """Input channels of layers whose weights cannot be fitted anew."""
+    for node in net.nodes:
+        if node.op not in {"Conv", "Gemm", "MatMul"} or len(node.inputs) < 2:
+            continue
+        site = sites.get(node.name)
+        reason = forbidden.get(node.name) if site else f"{node.op} '{node.name}': {_why_no_site(net, node)}"
+        shape = dims(node.inputs[1])
+        if reason is None or shape is None:
+            continue
+        source = node.inputs[0].name
+        for axis, size in enumerate(dims(node.inputs[0]) or ()):
+            if isinstance(size, int) and axis in (1, len(dims(node.inputs[0]) or ()) - 1):
+                yield Pin(Axis(source, axis), node.name, reason)
+
+
+def _why_no_site(net: Net, node: Any) -> str:
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant):
+        return "its weights are computed"
+    if weight.name in net.overridable:
+        return "its weights are a graph input that a caller may replace"
+    if len(weight.outputs) > 1:
+        return "its weights are shared with another node"
+    return "its form is not one that can be fitted anew"
+
+
+def _groups(
+    labels: Mapping[Axis, IntArray], count: int, pins: Iterable[Pin], sites: Mapping[str, Site]
+) -> tuple[ChannelGroup, ...]:
+    made = np.zeros(count, dtype=np.bool_)
+    for site in sites.values():
+        made[labels[site.output_axis]] = True
+    reasons: dict[int, dict[str, None]] = defaultdict(dict)
+    for pin in pins:
+        for unit in np.unique(labels[pin.axis]) if pin.axis in labels else ():
+            if made[unit] and len(reasons[int(unit)]) < _MOST_REASONS:
+                reasons[int(unit)].setdefault(pin.reason)
+    signature: dict[int, list[tuple[Axis, int]]] = defaultdict(list)
+    for axis, units in labels.items():
+        for unit, times in zip(*np.unique(units[made[units]], return_counts=True), strict=True):
+            signature[int(unit)].append((axis, int(times)))
+    members: dict[tuple[tuple[Axis, int], ...], list[int]] = defaultdict(list)
+    for unit in sorted(signature):
+        members[tuple(signature[unit])].append(unit)
+    groups = [_group(axes, units, reasons, sites) for axes, units in members.items()]
+    order = {name: index for index, name in enumerate(sites)}
+    return tuple(sorted(groups, key=lambda group: (order[group.producers[0]], int(group.units[0]))))
+
+
+def _group(
+    signature: tuple[tuple[Axis, int], ...],
+    units: list[int],
+    reasons: Mapping[int, Mapping[str, None]],
+    sites: Mapping[str, Site],
+) -> ChannelGroup:
+    axes = {axis for axis, _ in signature}
+    producers = tuple(name for name, site in sites.items() if site.output_axis in axes)
+    consumers = tuple(name for name, site in sites.items() if site.input_axis in axes)
+    pins = list(dict.fromkeys(reason for unit in units for reason in reasons.get(unit, {})))
+    if not pins and not consumers:
+        pins = ["no layer reads its channels"]
+    return ChannelGroup(
+        producers[0], np.array(units, dtype=np.int64), producers, consumers, tuple(pins[:_MOST_REASONS])
+    )

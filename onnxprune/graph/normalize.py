@@ -1,0 +1,262 @@
+"""Rewrites that change no output and make a graph plain: what exporters leave behind is gone before anything looks.
+
+Constant nodes become constants, shape arithmetic on known sizes is computed, Reshape targets become constants where one
+size at most is unknown, and small constants that an exporter merged (one zero bias for ten convs) get one copy a use,
+since sharing would couple strangers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.net import Net, captured_names, dims, values_of
+from onnxprune.graph.shape_values import shape_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Note", "normalize"]
+
+_SHAPE_ARITHMETIC = frozenset(
+    "Add Cast Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Greater Identity Less Mod Mul Neg Range "
+    "Reshape Shape Slice Squeeze Sub Transpose Unsqueeze Where".split()
+)
+_MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
+_MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way for more
+_SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get a copy for each use
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that was done to a graph, or left undone, that the user is told."""
+
+    subject: str
+    text: str
+
+
+def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
+    """The same network in a plain form, and notes on what a user may want to know.
+
+    Raises:
+        ModelError: no Conv, Gemm or MatMul has constant weights.
+    """
+    net = net.copy()
+    _name_nodes(net)
+    passes: tuple[Callable[[Net, frozenset[str]], bool], ...] = (
+        _inline_constants,
+        _fold_known_shapes,
+        _fold_shape_arithmetic,
+        _settle_reshapes,
+    )
+    protected = _protected(net)
+    for _ in range(_MOST_ROUNDS):
+        changed = False
+        while any([step(net, protected) for step in passes]):
+            changed = True
+        if not changed:
+            break
+        net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
+    shared = _unshare_small_constants(net)
+    if not any(_has_weights(node) for node in net.nodes):
+        raise ModelError(
+            f"{net.source}: no Conv, Gemm or MatMul with constant weights; there is nothing to prune"
+        )
+    notes = (
+        [Note("shared constants", f"{shared} uses of merged constants given their own copy")]
+        if shared
+        else []
+    )
+    return net, tuple(notes)
+
+
+def _has_weights(node: Any) -> bool:
+    return (
+        node.op in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+        and len(node.inputs) > 1
+        and isinstance(node.inputs[1], gs.Constant)
+    )
+
+
+def _name_nodes(net: Net) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(net.graph.nodes):
+        name = node.name or f"{node.op}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        node.name = name
+        taken.add(name)
+
+
+def _replace(tensor: Any, values: np.ndarray[Any, Any]) -> None:
+    """Put a constant in the place of a node's only output."""
+    constant = gs.Constant(tensor.name, np.array(values, order="C"))
+    for consumer in list(tensor.outputs):
+        for slot, name in enumerate(t.name for t in consumer.inputs):
+            if name == tensor.name:
+                consumer.inputs[slot] = constant
+    tensor.inputs[0].outputs.clear()
+
+
+def _protected(net: Net) -> frozenset[str]:
+    """Names that must stay what they are: graph outputs, and what control-flow bodies read."""
+    inner = {name for node in net.graph.nodes for name in captured_names(node)}
+    return frozenset(inner.union(net.output_names))
+
+
+def _replaceable(node: Any, protected: frozenset[str]) -> bool:
+    return len(node.outputs) == 1 and node.outputs[0].name not in protected
+
+
+def _inline_constants(net: Net, protected: frozenset[str]) -> bool:
+    changed = False
+    for node in net.nodes:
+        if node.op != "Constant" or not node.outputs or not _replaceable(node, protected):
+            continue
+        values = _constant_value(node.attrs)
+        if values is not None:
+            _replace(node.outputs[0], values)
+            changed = True
+    return changed
+
+
+def _constant_value(attrs: dict[str, Any]) -> np.ndarray[Any, Any] | None:
+    if isinstance(attrs.get("value"), gs.Constant):
+        return values_of(attrs["value"])
+    for name, kind in (("value_int", np.int64), ("value_float", np.float32)):
+        if name in attrs:
+            return np.array(attrs[name], kind)
+        if name + "s" in attrs:
+            return np.array(attrs[name + "s"], kind)
+    return None
+
+
+def _fold_known_shapes(net: Net, protected: frozenset[str]) -> bool:
+    """Shape of a tensor of known size, and Gather of one known size out of a partly known shape."""
+    changed = False
+    for node in net.nodes:
+        if node.op == "Shape" and node.outputs and not {"start", "end"} & set(node.attrs):
+            shape = dims(node.inputs[0])
+            if shape is None or not _replaceable(node, protected):
+                continue
+            if all(isinstance(size, int) for size in shape):
+                _replace(node.outputs[0], np.array(shape, np.int64))
+                changed = True
+                continue
+            for reader in list(node.outputs[0].outputs):
+                changed |= _fold_gather_of_shape(reader, shape, protected)
+    return changed
+
+
+def _fold_gather_of_shape(node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
+    if node.op != "Gather" or not node.outputs or not isinstance(node.inputs[1], gs.Constant):
+        return False
+    index = values_of(node.inputs[1])
+    if index.size and (index.min() < -len(shape) or index.max() >= len(shape)):
+        return False
+    picked = [shape[int(i)] for i in index.ravel()]
+    if not _replaceable(node, protected) or not all(isinstance(size, int) for size in picked):
+        return False
+    _replace(node.outputs[0], np.array(picked, np.int64).reshape(index.shape))
+    return True
+
+
+def _fold_shape_arithmetic(net: Net, protected: frozenset[str]) -> bool:
+    changed = False
+    for node in net.nodes:
+        if node.op not in _SHAPE_ARITHMETIC or node.domain not in (None, "", "ai.onnx") or not node.outputs:
+            continue
+        inputs = [t for t in node.inputs if not t.is_empty()]
+        if not inputs or any(not isinstance(t, gs.Constant) or t.name in net.overridable for t in inputs):
+            continue
+        if not _replaceable(node, protected) or not _is_small(node, inputs):
+            continue
+        result = _evaluate(net, node, inputs)
+        if result is not None and result.size <= _MOST_ELEMENTS:
+            _replace(node.outputs[0], result)
+            changed = True
+    return changed
+
+
+def _is_small(node: Any, inputs: list[Any]) -> bool:
+    if any(int(np.prod(t.shape)) > _MOST_ELEMENTS for t in inputs):
+        return False
+    if node.op == "ConstantOfShape":
+        return 0 <= float(np.prod(values_of(inputs[0]).astype(np.float64))) <= _MOST_ELEMENTS
+    if node.op == "Expand":
+        return float(np.prod(values_of(inputs[1]).astype(np.float64))) <= _MOST_ELEMENTS
+    if node.op == "Range":
+        start, limit, delta = (float(values_of(t)) for t in inputs)
+        return delta != 0 and (limit - start) / delta <= _MOST_ELEMENTS
+    return True
+
+
+def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | None:
+    """Result of one node on constants by the reference implementation; None where that has none."""
+    graph = gs.Graph(
+        nodes=[node],
+        inputs=[],
+        outputs=[node.outputs[0]],
+        opset=net.opset,
+        import_domains=net.graph.import_domains,
+    )
+    try:
+        model = gs.export_onnx(graph, do_type_check=False)
+        return np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError):
+        return None
+
+
+def _settle_reshapes(net: Net, protected: frozenset[str]) -> bool:
+    """Reshape to a computed target of which one size at most is open: the target becomes a constant."""
+    changed = False
+    for node in net.nodes:
+        if node.op != "Reshape" or not node.outputs or isinstance(node.inputs[1], gs.Constant):
+            continue
+        target = _reshape_target(node)
+        if target is not None:
+            node.inputs[1] = gs.Constant(f"{node.name}_target", np.array(target, np.int64))
+            changed = True
+    return changed
+
+
+def _reshape_target(node: Any) -> list[int] | None:
+    """A constant target with the meaning of the computed one: 0 copies a size, -1 is what is left."""
+    source, computed, result = dims(node.inputs[0]), shape_value(node.inputs[1]), dims(node.outputs[0])
+    if computed is not None and source is not None and not node.attrs.get("allowzero", 0):
+        copied = [
+            0 if isinstance(entry, str) and axis < len(source) and source[axis] == entry else entry
+            for axis, entry in enumerate(computed)
+        ]
+        if all(isinstance(entry, int) for entry in copied):
+            return [int(entry) for entry in copied if isinstance(entry, int)]
+    if result is None or sum(not isinstance(size, int) for size in result) > 1:
+        return None
+    return [size if isinstance(size, int) else -1 for size in result]
+
+
+def _unshare_small_constants(net: Net) -> int:
+    copies = 0
+    taken = set(net.tensors())
+    seen: set[str] = set()
+    for node in net.graph.nodes:
+        for slot, tensor in enumerate(list(node.inputs)):
+            if not isinstance(tensor, gs.Constant) or tensor.name in net.overridable:
+                continue
+            small = len(tensor.shape) <= 1 and int(np.prod(tensor.shape)) <= _SHARED_SMALL
+            if small and tensor.name in seen:
+                name = f"{tensor.name}_{node.name}_{slot}"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                node.inputs[slot] = gs.Constant(name, values_of(tensor))
+                copies += 1
+            seen.add(tensor.name)
+    return copies

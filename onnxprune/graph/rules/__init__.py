@@ -1,0 +1,30 @@
+"""One rule an operator. Importing this package registers all of them."""
+
+from onnxprune.graph.rules import elementwise, layers, layout, spatial
+from onnxprune.graph.rules.registry import (
+    Axis,
+    Coupling,
+    Edit,
+    NodeView,
+    Pin,
+    Tie,
+    fixup_for,
+    registered,
+    rule_for,
+)
+
+__all__ = [
+    "Axis",
+    "Coupling",
+    "Edit",
+    "NodeView",
+    "Pin",
+    "Tie",
+    "elementwise",
+    "fixup_for",
+    "layers",
+    "layout",
+    "registered",
+    "rule_for",
+    "spatial",
+]

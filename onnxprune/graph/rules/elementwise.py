@@ -1,0 +1,56 @@
+"""Operators that treat every element alike: one input, or several with broadcasting."""
+
+from __future__ import annotations
+
+from onnxprune.graph.rules.registry import Coupling, NodeView, Tie, rule, tie_axes
+
+__all__: list[str] = []
+
+
+def same_shape(node: NodeView) -> Coupling:
+    """Every axis of the first input goes on in the output; further inputs are scalars."""
+    return broadcast(node)
+
+
+def broadcast(node: NodeView) -> Coupling:
+    """Each input axis of full size, aligned at the end as numpy does, goes on in the output."""
+    result = node.output_shape()
+    if result is None:
+        return Coupling(reason="the shape of its output is unknown")
+    ties: list[Tie] = []
+    for index in node.inputs():
+        shape = node.input_shape(index)
+        if not node.has_input(index) or shape is None:
+            continue
+        for axis, size in enumerate(shape):
+            target = axis + len(result) - len(shape)
+            if isinstance(size, int) and size > 1 and size == result[target]:
+                ties.append(tie_axes(node.input_axis(index, axis), node.output_axis(target), size))
+    return Coupling(tuple(ties))
+
+
+rule("Abs", "Neg", "Ceil", "Floor", "Reciprocal", "Sqrt", "Exp", "Log", since=(6, 13))(same_shape)
+rule("Relu", since=(6, 13, 14))(same_shape)
+rule("Sigmoid", "Tanh", "Erf", since=(6, 9, 13))(same_shape)
+rule("Elu", "Selu", "HardSigmoid", "LeakyRelu", since=(6, 16, 22))(same_shape)
+rule("Softplus", "Softsign", since=(1, 22))(same_shape)
+rule("HardSwish", since=(14, 22))(same_shape)
+rule("Mish", since=(18, 22))(same_shape)
+rule("Gelu", since=(20,))(same_shape)
+rule("Sign", "Round", since=(9, 11, 13, 22))(same_shape)
+rule("ThresholdedRelu", since=(10, 22))(same_shape)
+rule("Identity", since=(1, 13, 14, 16, 19, 21, 23, 24, 25))(same_shape)
+rule("Cast", since=(6, 9, 13, 19, 21, 23, 24, 25))(same_shape)
+rule("Clip", since=(6, 11, 12, 13))(same_shape)
+
+
+@rule("Dropout", since=(7, 10, 12, 13, 22))
+def dropout(node: NodeView) -> Coupling:
+    """Dropout at inference; its mask output is not followed."""
+    return same_shape(node)
+
+
+rule("Add", "Sub", "Mul", "Div", since=(7, 13, 14))(broadcast)
+rule("Pow", since=(7, 12, 13, 15))(broadcast)
+rule("Max", "Min", "Sum", "Mean", since=(6, 8, 12, 13))(broadcast)
+rule("PRelu", since=(7, 9, 16))(broadcast)

@@ -1,0 +1,191 @@
+"""How an operator carries channels: the data that a rule returns, and the table of rules.
+
+A *slot* is one index on one axis of one value; weights are values like activations. A rule ties slots that must be removed
+together. It sees one node and returns data; it changes nothing. An axis of a known size that a node's rule does not tie is
+pinned, and so is every axis of a node without a rule: the world is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.net import Dim, dims, values_of
+
+__all__ = [
+    "Axis",
+    "Coupling",
+    "Edit",
+    "NodeView",
+    "Pin",
+    "Tie",
+    "fixup",
+    "fixup_for",
+    "registered",
+    "rule",
+    "rule_for",
+    "tie_axes",
+]
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Axis(NamedTuple):
+    """One axis of one value."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Slot `left_slots[i]` of axis `left` goes with slot `right_slots[i]` of axis `right`."""
+
+    left: Axis
+    left_slots: IntArray
+    right: Axis
+    right_slots: IntArray
+
+
+@dataclass(frozen=True)
+class Pin:
+    """An axis whose slots must all stay, where it was found, and why."""
+
+    axis: Axis
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a rule says of one node."""
+
+    ties: tuple[Tie, ...] = ()
+    reason: str = ""  # why the axes that are not tied are pinned; empty: this operator does not carry them
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What must change in a node after slots were removed around it."""
+
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[int, IntArray] = field(default_factory=dict)  # by input position
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What a rule may see of a node."""
+
+    node: Any
+    opset: int
+    overridable: frozenset[str] = frozenset()
+
+    @property
+    def op(self) -> str:
+        """Operator type."""
+        return str(self.node.op)
+
+    @property
+    def name(self) -> str:
+        """Unique name of the node."""
+        return str(self.node.name)
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """An attribute, or the schema's default."""
+        return self.node.attrs.get(name, default)
+
+    def has_input(self, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(self.node.inputs) and not self.node.inputs[index].is_empty()
+
+    def inputs(self) -> range:
+        """Positions of all inputs."""
+        return range(len(self.node.inputs))
+
+    def input_axis(self, index: int, axis: int) -> Axis:
+        """An axis of an input; negative axes count from the end."""
+        return Axis(self.node.inputs[index].name, axis % max(len(self.input_shape(index) or (1,)), 1))
+
+    def output_axis(self, axis: int, index: int = 0) -> Axis:
+        """An axis of an output; negative axes count from the end."""
+        return Axis(self.node.outputs[index].name, axis % max(len(self.output_shape(index) or (1,)), 1))
+
+    def input_shape(self, index: int) -> tuple[Dim, ...] | None:
+        """Shape of an input, None where its rank is unknown."""
+        return dims(self.node.inputs[index])
+
+    def output_shape(self, index: int = 0) -> tuple[Dim, ...] | None:
+        """Shape of an output, None where its rank is unknown."""
+        return dims(self.node.outputs[index])
+
+    def constant(self, index: int) -> np.ndarray[Any, Any] | None:
+        """Values of an input that is a constant and cannot be overridden by the caller; else None."""
+        if not self.has_input(index):
+            return None
+        tensor = self.node.inputs[index]
+        fixed = isinstance(tensor, gs.Constant) and tensor.name not in self.overridable
+        return values_of(tensor) if fixed else None
+
+
+Rule = Callable[[NodeView], Coupling]
+Fixup = Callable[[NodeView], Edit]
+_RULES: dict[str, tuple[frozenset[int], Rule]] = {}
+_FIXUPS: dict[str, Fixup] = {}
+
+
+def rule(*operators: str, since: tuple[int, ...]) -> Callable[[Rule], Rule]:
+    """Register the rule of operators for the schema revisions that it was written for."""
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            if operator in _RULES:
+                raise ValueError(f"a rule for {operator} is registered already")
+            _RULES[operator] = (frozenset(since), function)
+        return function
+
+    return register
+
+
+def fixup(*operators: str) -> Callable[[Fixup], Fixup]:
+    """Register what follows in attributes and shape constants; called when the shapes around the node have changed."""
+
+    def register(function: Fixup) -> Fixup:
+        for operator in operators:
+            if operator in _FIXUPS:
+                raise ValueError(f"a fix-up for {operator} is registered already")
+            _FIXUPS[operator] = function
+        return function
+
+    return register
+
+
+def rule_for(operator: str, domain: str | None, revision: int | None) -> Rule | str:
+    """The rule of an operator in a schema revision, or the reason why there is none."""
+    if domain not in (None, "", "ai.onnx"):
+        return f"no rule for {operator} of domain '{domain}'"
+    if operator not in _RULES:
+        return f"no rule for {operator}"
+    revisions, function = _RULES[operator]
+    if revision not in revisions:
+        return f"no rule for revision {revision} of {operator}"
+    return function
+
+
+def fixup_for(operator: str) -> Fixup | None:
+    """The fix-up of an operator, if it has one."""
+    return _FIXUPS.get(operator)
+
+
+def registered() -> frozenset[str]:
+    """All operators that have a rule."""
+    return frozenset(_RULES)
+
+
+def tie_axes(left: Axis, right: Axis, size: int, *, left_start: int = 0, right_start: int = 0) -> Tie:
+    """Tie runs of slots one to one."""
+    run = np.arange(size, dtype=np.int64)
+    return Tie(left, run + left_start, right, run + right_start)

@@ -1,0 +1,307 @@
+"""Sites: the layers whose weights can be fitted anew, seen as one matrix that answers to an input patch.
+
+A site answers ``y = W x + b`` at every output position. For a Conv x is the input patch under that position, channel-major:
+p = (channels per group) * (kernel elements), a channel being a contiguous block. For Gemm and MatMul a position is a row.
+Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and `with_weights` writes it back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.net import dims, numpy_dtype, values_of
+from onnxprune.graph.rules import Axis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxprune.graph.net import Net
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Site", "Window", "ensure_biases", "find_sites", "matrix", "with_weights"]
+
+Operator = Literal["Conv", "Gemm", "MatMul"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a conv's kernel moves over its input; one entry a spatial axis in every tuple."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]  # all beginnings, then all ends
+    auto_pad: str = "NOTSET"
+
+    def begins(self, extents: tuple[int, ...]) -> tuple[int, ...]:
+        """Padding in front of each spatial axis for an input of these extents."""
+        if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            totals = [
+                max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+                for size, stride, kernel, dilation in zip(
+                    extents, self.strides, self.kernel, self.dilations, strict=True
+                )
+            ]
+            return tuple(
+                total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2 for total in totals
+            )
+        if self.auto_pad == "VALID":
+            return (0,) * len(self.kernel)
+        return self.pads[: len(self.kernel)]
+
+    def outputs(self, extents: tuple[int, ...]) -> tuple[int, ...]:
+        """Size of each spatial axis of the output for an input of these extents."""
+        if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            return tuple(math.ceil(size / stride) for size, stride in zip(extents, self.strides, strict=True))
+        pads = (0,) * len(self.pads) if self.auto_pad == "VALID" else self.pads
+        half = len(self.kernel)
+        return tuple(
+            (size + pads[axis] + pads[axis + half] - (self.kernel[axis] - 1) * self.dilations[axis] - 1)
+            // self.strides[axis]
+            + 1
+            for axis, size in enumerate(extents)
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer with constant weights of its own.
+
+    Attributes:
+        name: the node's name.
+        op: its operator.
+        source: the tensor that it reads; channels on axis 1 of a Conv's, on the last axis of the others'.
+        response: the tensor that holds its answer, its bias included.
+        weight: the tensor of its weights.
+        output_axis: the axis of `weight` that makes the output channels.
+        input_axis: the axis of `weight` that uses up the input channels.
+        groups: of a grouped conv; else 1.
+        window: of a Conv; else None.
+        add: for a MatMul, the node that adds its bias; else None.
+    """
+
+    name: str
+    op: Operator
+    source: str
+    response: str
+    weight: str
+    output_axis: Axis
+    input_axis: Axis
+    groups: int = 1
+    window: Window | None = None
+    add: str | None = None
+
+    @property
+    def channel_axis(self) -> int:
+        """The channel axis of `source` and `response`: 1, or -1 for the last."""
+        return 1 if self.op == "Conv" else -1
+
+
+def find_sites(net: Net) -> tuple[Site, ...]:
+    """All sites of a graph, in topological order."""
+    found = (_READERS[node.op](net, node) for node in net.nodes if node.op in _READERS)
+    return tuple(site for site in found if site is not None)
+
+
+def _own_constant(net: Net, tensor: Any, rank: int | None = None) -> bool:
+    """A floating-point constant that this use alone reads and that no caller can replace."""
+    return (
+        isinstance(tensor, gs.Constant)
+        and tensor.name not in net.overridable
+        and len(tensor.outputs) == 1
+        and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
+        and (rank is None or len(tensor.shape) == rank)
+    )
+
+
+def _conv(net: Net, node: Any) -> Site | None:
+    weight = node.inputs[1]
+    if node.domain not in (None, "", "ai.onnx") or not _own_constant(net, weight) or len(weight.shape) < 3:
+        return None
+    if not _bias_is_own(net, node, 2):
+        return None
+    rank = len(weight.shape) - 2
+    window = Window(
+        kernel=tuple(int(size) for size in weight.shape[2:]),
+        strides=_integers(node, "strides", (1,) * rank),
+        dilations=_integers(node, "dilations", (1,) * rank),
+        pads=_integers(node, "pads", (0,) * 2 * rank),
+        auto_pad=str(node.attrs.get("auto_pad", "NOTSET")),
+    )
+    return Site(
+        name=node.name,
+        op="Conv",
+        source=node.inputs[0].name,
+        response=node.outputs[0].name,
+        weight=weight.name,
+        output_axis=Axis(weight.name, 0),
+        input_axis=Axis(weight.name, 1),
+        groups=int(node.attrs.get("group", 1)),
+        window=window,
+    )
+
+
+def _gemm(net: Net, node: Any) -> Site | None:
+    weight = node.inputs[1]
+    if node.attrs.get("transA", 0) or not _own_constant(net, weight, 2) or not _bias_is_own(net, node, 2):
+        return None
+    n, k = (0, 1) if node.attrs.get("transB", 0) else (1, 0)
+    return Site(
+        name=node.name,
+        op="Gemm",
+        source=node.inputs[0].name,
+        response=node.outputs[0].name,
+        weight=weight.name,
+        output_axis=Axis(weight.name, n),
+        input_axis=Axis(weight.name, k),
+    )
+
+
+def _matmul(net: Net, node: Any) -> Site | None:
+    weight = node.inputs[1]
+    if not _own_constant(net, weight, 2) or len(dims(node.inputs[0]) or ()) < 2:
+        return None
+    add = _bias_add(net, node)
+    return Site(
+        name=node.name,
+        op="MatMul",
+        source=node.inputs[0].name,
+        response=(add or node).outputs[0].name,
+        weight=weight.name,
+        output_axis=Axis(weight.name, 1),
+        input_axis=Axis(weight.name, 0),
+        add=add.name if add is not None else None,
+    )
+
+
+_READERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+
+
+def _bias_is_own(net: Net, node: Any, index: int) -> bool:
+    if len(node.inputs) <= index or node.inputs[index].is_empty():
+        return True
+    return _own_constant(net, node.inputs[index])
+
+
+def _bias_add(net: Net, node: Any) -> Any:
+    """The Add of a constant (outputs,) that alone reads a MatMul's result."""
+    result = node.outputs[0]
+    if len(result.outputs) != 1 or result.outputs[0].op != "Add" or result.name in net.output_names:
+        return None
+    add = result.outputs[0]
+    other = [tensor for tensor in add.inputs if tensor is not result]
+    if len(other) != 1 or not _own_constant(net, other[0], 1):
+        return None
+    return add if other[0].shape[0] == node.inputs[1].shape[1] else None
+
+
+def _integers(node: Any, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(value) for value in node.attrs.get(name) or default)
+
+
+def ensure_biases(net: Net) -> Net:
+    """The same network in which every MatMul that is a site is followed by an Add of its bias, zero if new."""
+    bare = {site.name for site in find_sites(net) if site.op == "MatMul" and site.add is None}
+    if not bare:
+        return net
+    net = net.copy()
+    taken = set(net.tensors())
+    for node in [node for node in net.nodes if node.name in bare]:
+        result, outputs = node.outputs[0], int(node.inputs[1].shape[1])
+        name = _free(f"{result.name}_before_bias", taken)
+        inner = gs.Variable(name, dtype=result.dtype, shape=result.shape)
+        kind = numpy_dtype(node.inputs[1].dtype)
+        bias = gs.Constant(_free(f"{node.name}_bias", taken), np.zeros(outputs, kind))
+        node.outputs = [inner]
+        net.graph.nodes.append(
+            gs.Node("Add", f"{node.name}_add_bias", inputs=[inner, bias], outputs=[result])
+        )
+    net.graph.toposort()
+    return net
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def matrix(net: Net, site: Site) -> tuple[Array, Array]:
+    """Weights (groups, outputs per group, p) and bias (outputs,) of a site, float64."""
+    node = net.node(site.name)
+    weight = values_of(node.inputs[1]).astype(np.float64)
+    if site.op == "Conv":
+        outputs = weight.shape[0]
+        groups = int(node.attrs.get("group", 1))
+        return weight.reshape(groups, outputs // groups, -1), _values_or_zero(node, 2, outputs)
+    if site.op == "Gemm":
+        flat = weight if site.output_axis.axis == 0 else weight.T
+        bias = float(node.attrs.get("beta", 1.0)) * _values_or_zero(node, 2, flat.shape[0])
+        return (float(node.attrs.get("alpha", 1.0)) * flat)[np.newaxis], bias
+    return weight.T[np.newaxis], _added(net, site, weight.shape[1])
+
+
+def _values_or_zero(node: Any, index: int, size: int) -> Array:
+    if len(node.inputs) <= index or node.inputs[index].is_empty():
+        return np.zeros(size)
+    return np.array(np.broadcast_to(values_of(node.inputs[index]).astype(np.float64).reshape(-1), (size,)))
+
+
+def _added(net: Net, site: Site, size: int) -> Array:
+    if site.add is None:
+        return np.zeros(size)
+    constant = next(t for t in net.node(site.add).inputs if isinstance(t, gs.Constant))
+    return values_of(constant).astype(np.float64)
+
+
+def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
+    """The same network with the weights (groups, outputs per group, p) and biases (outputs,) of some sites replaced.
+
+    Values are stored in the type of the weights that they replace.
+
+    Raises:
+        ValueError: a MatMul without an Add for its bias (see `ensure_biases`), or values of another size.
+    """
+    net = net.copy()
+    for site, (weight, bias) in fitted.items():
+        node = net.node(site.name)
+        old = node.inputs[1]
+        flat = weight.reshape(-1, weight.shape[-1])
+        shaped = flat.reshape(old.shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
+        if shaped.shape != tuple(old.shape) or bias.shape != (flat.shape[0],):
+            raise ValueError(f"{site.name}: {shaped.shape} and {bias.shape} for weights {tuple(old.shape)}")
+        kind = numpy_dtype(old.dtype)
+        node.inputs[1] = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
+        if site.op == "MatMul":
+            _write_added(net, site, bias.astype(kind))
+            continue
+        _write_bias(net, node, bias.astype(kind))
+        if site.op == "Gemm":
+            node.attrs.update(alpha=1.0, beta=1.0)
+    return net
+
+
+def _write_bias(net: Net, node: Any, bias: np.ndarray[Any, Any]) -> None:
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        node.inputs[2] = gs.Constant(node.inputs[2].name, bias)
+        return
+    constant = gs.Constant(_free(f"{node.name}_bias", set(net.tensors())), bias)
+    if len(node.inputs) > 2:
+        node.inputs[2] = constant
+    else:
+        node.inputs.append(constant)
+
+
+def _write_added(net: Net, site: Site, bias: np.ndarray[Any, Any]) -> None:
+    if site.add is None:
+        raise ValueError(f"{site.name}: a MatMul without an Add has no bias to write")
+    add = net.node(site.add)
+    index = next(i for i, tensor in enumerate(add.inputs) if isinstance(tensor, gs.Constant))
+    add.inputs[index] = gs.Constant(add.inputs[index].name, bias)

@@ -1,0 +1,118 @@
+"""Removing channels, and zeroing them: two ways to the same outputs.
+
+`remove` takes slots out of every value and weight that has them, then lets the fix-ups put attributes and shape constants
+right. `zero` keeps every shape and sets the weights that read the channels to zero. That both give the same outputs on any
+input is the contract that tests and every run check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.net import dims, values_of
+from onnxprune.graph.rules import NodeView, fixup_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxprune.graph.channels import ChannelMap
+    from onnxprune.graph.net import Net
+    from onnxprune.graph.rules import Axis
+
+    IntArray = np.ndarray[Any, np.dtype[np.int64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+__all__ = ["alive_without", "remove", "zero"]
+
+
+def alive_without(channels: ChannelMap, removed: Mapping[str, Sequence[int] | IntArray]) -> Mask:
+    """Which units are left: (units,) bool.
+
+    Args:
+        channels: the map.
+        removed: per group name, indices of its channels that go.
+
+    Raises:
+        ValueError: a group is unknown or pinned, or would lose its last channel.
+    """
+    groups = {group.name: group for group in channels.prunable}
+    alive = channels.all_alive()
+    for name, indices in removed.items():
+        if name not in groups:
+            raise ValueError(f"'{name}' is no group of channels that may go")
+        alive[groups[name].units[np.asarray(indices, dtype=np.int64)]] = False
+        if not alive[groups[name].units].any():
+            raise ValueError(f"'{name}' would lose all of its channels")
+    return alive
+
+
+def remove(net: Net, channels: ChannelMap, before: Mask, after: Mask) -> Net:
+    """The network with fewer channels.
+
+    Args:
+        net: a network from which the units that are dead in `before` are gone already.
+        channels: the map of the network that all of this started from.
+        before: (units,) bool.
+        after: (units,) bool, no unit alive that is not in `before`.
+    """
+    net = net.copy()
+    tensors = net.tensors()
+    for name, axes in channels.by_tensor.items():
+        kept = {axis: channels.kept_after(axis, before, after) for axis in axes}
+        tensor = tensors.get(name)
+        if tensor is not None:
+            _narrow(tensor, {axis: index for axis, index in kept.items() if index is not None})
+    for node in net.nodes:
+        _fix(net, node)
+    return net
+
+
+def _narrow(tensor: Any, kept: Mapping[Axis, IntArray]) -> None:
+    if not kept:
+        return
+    if isinstance(tensor, gs.Constant):
+        values = values_of(tensor)
+        for axis, index in kept.items():
+            values = np.take(values, index, axis=axis.axis)
+        tensor.values = np.ascontiguousarray(values)
+        return
+    shape = list(tensor.shape)
+    for axis, index in kept.items():
+        shape[axis.axis] = len(index)
+    tensor.shape = tuple(shape)
+
+
+def _fix(net: Net, node: Any) -> None:
+    fix = fixup_for(node.op) if node.domain in (None, "", "ai.onnx") else None
+    if fix is None or dims(node.outputs[0]) is None:
+        return
+    edit = fix(NodeView(node, net.opset, net.overridable))
+    node.attrs.update(edit.attributes)
+    for position, values in edit.constants.items():
+        old = node.inputs[position]
+        if not np.array_equal(values_of(old), values):
+            name = old.name if len(old.outputs) == 1 else f"{old.name}_{node.name}"
+            node.inputs[position] = gs.Constant(name, values)
+
+
+def zero(net: Net, channels: ChannelMap, after: Mask) -> Net:
+    """The full network with the weights that read the dead units set to zero.
+
+    Only weights of the consumers change, so the rest of the network sees exactly what it would without the channels.
+    """
+    net = net.copy()
+    by_name = {node.name: node for node in net.nodes}
+    for group in channels.prunable:
+        for name in group.consumers:
+            site = channels.sites[name]
+            dead = ~after[channels.labels[site.input_axis]]
+            if not dead.any():
+                continue
+            tensor = by_name[name].inputs[1]
+            values = np.array(values_of(tensor))
+            values[(slice(None),) * site.input_axis.axis + (dead,)] = 0
+            tensor.values = values
+    return net

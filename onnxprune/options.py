@@ -1,0 +1,118 @@
+"""All options of the main job, with their defaults: what the command line and `prune` have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+import psutil
+
+from onnxprune.data import DataOptions
+from onnxprune.errors import UsageError
+from onnxprune.plan import Allocation, Budget, budget_from
+from onnxprune.runtime.providers import EngineOptions
+from onnxprune.solve import RefitOptions, SelectOptions
+
+__all__ = ["Options", "parse_bytes"]
+
+_MEMORY_SHARE = 4
+_LEAST_MEMORY = 64 << 20
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 1 << 10,
+    "KB": 1 << 10,
+    "M": 1 << 20,
+    "MB": 1 << 20,
+    "G": 1 << 30,
+    "GB": 1 << 30,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a network is pruned.
+
+    Attributes:
+        budget: how much may be kept.
+        allocation: how the budget is spread over the groups.
+        align: counts are multiples of it where groups are large enough; engines run such layers faster.
+        include: only groups all of whose producers match one of these node-name globs.
+        exclude: no group with a producer or consumer that matches one of these.
+        select: which channels stay.
+        refit: how weights are fitted.
+        downstream: also fit the layers anew that only see the effects of the removal.
+        samples: calibration inputs, of which a tenth is held back for the verification; None: all.
+        points: positions an input and layer.
+        seed: of all sampling.
+        data: preprocessing.
+        engine: onnxruntime's provider and threads.
+        memory: bytes for held activations and moments; None: a quarter of what the machine has.
+        cache_dir: where finished steps are kept; None: nowhere.
+        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; None: anything.
+        bench: measure latency before and after.
+        bench_batch: at this batch size.
+    """
+
+    budget: Budget = field(default_factory=budget_from)
+    allocation: Allocation = "greedy"
+    align: int = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    select: SelectOptions = field(default_factory=SelectOptions)
+    refit: RefitOptions = field(default_factory=RefitOptions)
+    downstream: bool = True
+    samples: int | None = None
+    points: int = 10
+    seed: int = 0
+    data: DataOptions = field(default_factory=DataOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    memory: int | None = None
+    cache_dir: Path | None = None
+    max_drop: float | None = None
+    bench: bool = True
+    bench_batch: int = 1
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--align", self.align),
+            ("--points", self.points),
+            ("--bench-batch", self.bench_batch),
+        ):
+            if value < 1:
+                raise UsageError(f"{flag} must be 1 or more, found {value}")
+        if self.samples is not None and self.samples < 2:
+            raise UsageError(f"--samples must be 2 or more, found {self.samples}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, found {self.seed}")
+        if self.memory is not None and self.memory < _LEAST_MEMORY:
+            raise UsageError(
+                f"--memory must be at least {_LEAST_MEMORY >> 20} MB, found {self.memory / (1 << 20):.1f} MB"
+            )
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
+            raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory`, or its default."""
+        return self.memory or max(_LEAST_MEMORY, int(psutil.virtual_memory().total) // _MEMORY_SHARE)
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """Bytes from ``2GB``, ``512M`` or a plain number.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    number = text.strip().upper().replace("IB", "B").rstrip("BGKM")
+    unit = text.strip().upper().replace("IB", "B")[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit not in _UNITS or not 0 < value < 1e15:
+        raise UsageError(f"{flag} takes a size like 2GB or 512MB, found {text!r}")
+    return int(value * _UNITS[unit])

@@ -1,0 +1,287 @@
+"""The main job: load, fold, probe, plan, compress, verify, time. What each stage does is its own business."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune._version import __version__
+from onnxprune.data import open_calibration, split
+from onnxprune.errors import UsageError, VerifyError
+from onnxprune.graph.channels import channel_map
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.fold import fold
+from onnxprune.graph.load import load, read_model
+from onnxprune.graph.save import finished_model, write_bytes
+from onnxprune.graph.schedule import schedule
+from onnxprune.graph.sites import ensure_biases
+from onnxprune.plan import Plan, allocate
+from onnxprune.report.record import Change, Note, Report
+from onnxprune.report.started import Clock, Inputs, Started
+from onnxprune.runtime.capture import Positions
+from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.sessions import Engine
+from onnxprune.runtime.timing import interleaved
+from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
+from onnxprune.stages.checkpoint import Checkpoint, make_cache_dir, open_checkpoint
+from onnxprune.stages.choose import eligible_groups, forbidden_sites
+from onnxprune.stages.compress import Compressed, compress
+from onnxprune.stages.probe import Ranking, load_rankings, probe, save_rankings
+from onnxprune.stages.steps import early_groups, plan_steps
+from onnxprune.stages.verify import check_drop, check_removal, compare_outputs, first_difference
+from onnxprune.stages.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.graph.channels import ChannelGroup
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.net import Net
+    from onnxprune.options import Options
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.runtime.timing import Timing
+    from onnxprune.stages.workload import Progress
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+__all__ = ["Result", "run"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run.
+
+    Attributes:
+        model: the verified model; None after a dry run.
+        plan: what was removed, channel by channel; after a dry run, how many are to be.
+        report: the record of the run.
+    """
+
+    model: onnx.ModelProto | None
+    plan: Plan
+    report: Report
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, whole or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+            UsageError: a dry run has no model.
+        """
+        if self.model is None:
+            raise UsageError("a dry run makes no model: there is nothing to save")
+        write_bytes(Path(path), self.model.SerializeToString())
+
+
+def run(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str],
+    data: CalibrationSource | None,
+    options: Options,
+    *,
+    plan: Plan | None = None,
+    dry_run: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Result:
+    """Prune a model.
+
+    Args:
+        source: the original.
+        data: calibration inputs, see `open_calibration`.
+        options: how.
+        plan: what to remove, instead of a budget.
+        dry_run: stop when the plan is made.
+        progress: told how far a stage is.
+
+    Raises:
+        OnnxPruneError: see `errors`; nothing was written.
+    """
+    clock = Clock()
+    with clock("load"):
+        original, label = read_model(source)
+        net, notes = _prepared(original)
+        inputs = _open_inputs(source, data, net, options)
+    with _workload(net, inputs, options, progress) as work:
+        groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
+        cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
+        cache = _Cache(options, original, inputs)
+        started = Started(label, work, cost, skipped, notes, options, inputs, clock)
+        with clock("probe"):
+            keep, kept = _planned(work, cost, groups, plan, options, cache)
+        if dry_run:
+            made = Plan.from_keep(work.channels, keep, kept, model=label, budget=started.budget(plan))
+            return Result(None, made, started.report(keep, plan, dry_run=True))
+        with clock("compress"):
+            compressed = _compressed(work, groups, keep, kept, plan, options, cache)
+        with clock("verify"):
+            model, divergence = _verified(work, original, compressed, inputs, options)
+        with clock("bench"):
+            timing = _timed(work, original, model, inputs, options) if options.bench else None
+        made = Plan.from_keep(work.channels, keep, compressed.kept, model=label, budget=started.budget(plan))
+        sizes = Change(original.ByteSize(), model.ByteSize())
+        report = started.report(
+            keep, plan, compressed.outcomes, file_bytes=sizes, divergence=divergence, timing=timing
+        )
+        return Result(model, made, report)
+
+
+def _prepared(original: onnx.ModelProto) -> tuple[Net, tuple[Note, ...]]:
+    net, loaded = load(original)
+    net, folded = fold(net)
+    return ensure_biases(net), tuple(Note(note.subject, note.text) for note in (*loaded, *folded))
+
+
+def _open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
+    specs = input_specs(net)
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
+    fit, held = split(calibration, options.samples, seed=options.seed)
+    return Inputs(specs, calibration, fit, held)
+
+
+@contextmanager
+def _workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
+    memory = options.memory_bytes
+    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), memory // 2)
+    size = batch_size(net, sample_shapes(inputs.calibration, inputs.specs), memory)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", dir=_scratch(options)) as scratch:
+        yield Workload(
+            net=net,
+            channels=channel_map(net, forbidden=forbidden),
+            order=schedule(net),
+            engine=Engine.open(options.engine),
+            calibration=inputs.calibration,
+            batches=group_batches(inputs.fit, inputs.specs, size),
+            positions=Positions(options.points, options.seed),
+            memory=memory,
+            scratch=Path(scratch),
+            progress=progress,
+        )
+
+
+def _scratch(options: Options) -> Path | None:
+    """Held activations go where the cache is, or to the system's folder for temporary files."""
+    if options.cache_dir is not None:
+        make_cache_dir(options.cache_dir)
+    return options.cache_dir
+
+
+def _planned(
+    work: Workload,
+    cost: CostModel,
+    groups: Sequence[ChannelGroup],
+    plan: Plan | None,
+    options: Options,
+    cache: _Cache,
+) -> tuple[dict[str, int], dict[str, Indices]]:
+    """Channels to keep per group, and which ones where that is settled."""
+    if plan is not None:
+        keep, kept = plan.resolve(work.channels)
+        waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]
+        rankings = probe(work, waiting, options.select) if waiting else {}
+    else:
+        checkpoint = cache.checkpoint("probe", options.select, options.include, options.exclude)
+        found = load_rankings(checkpoint, groups)
+        rankings = found if found is not None else probe(work, groups, options.select)
+        if found is None:
+            save_rankings(checkpoint, groups, rankings)
+        keep, kept = _counts(cost, rankings, options), {}
+    for group in early_groups(work.channels, groups):
+        if group.name in rankings:
+            kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
+    return keep, kept
+
+
+def _counts(cost: CostModel, rankings: Mapping[str, Ranking], options: Options) -> dict[str, int]:
+    if options.budget.kind == "selector":
+        return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}
+    curves = {name: ranking.curve for name, ranking in rankings.items()}
+    return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align)
+
+
+def _compressed(
+    work: Workload,
+    groups: Sequence[ChannelGroup],
+    keep: Mapping[str, int],
+    kept: Mapping[str, Indices],
+    plan: Plan | None,
+    options: Options,
+    cache: _Cache,
+) -> Compressed:
+    by_name = {group.name: group for group in work.channels.prunable}
+    shrinking = [by_name[name] for name, count in keep.items() if count < by_name[name].size]
+    excluded = [name for name in work.channels.sites if any(fnmatchcase(name, p) for p in options.exclude)]
+    steps = plan_steps(
+        work.net,
+        work.order,
+        work.channels,
+        shrinking,
+        downstream=options.downstream and options.refit.refit != "none",
+        frozen=excluded,
+    )
+    checkpoint = cache.checkpoint(
+        "compress", options.select, options.refit, excluded, options.downstream, sorted(keep.items()), plan
+    )
+    return compress(work, steps, keep, kept, options.select, options.refit, checkpoint)
+
+
+def _verified(
+    work: Workload, original: onnx.ModelProto, compressed: Compressed, inputs: Inputs, options: Options
+) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...]]:
+    batches = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
+    check_removal(work, compressed.alive, batches[0])
+    model = finished_model(compressed.net)
+    try:
+        divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
+        check_drop(divergence, options.max_drop)
+    except VerifyError as error:
+        place = first_difference(work, compressed.net, work.net, compressed.alive, batches[0])
+        where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
+        raise VerifyError(f"{error}{where}; nothing was written") from error
+    return model, divergence
+
+
+def _timed(
+    work: Workload, original: onnx.ModelProto, model: onnx.ModelProto, inputs: Inputs, options: Options
+) -> Timing:
+    work.progress("measure latency", 0, 1)
+    batch = group_batches(np.resize(inputs.held, options.bench_batch), inputs.specs, options.bench_batch)[0]
+    before = work.engine.session(original, label="the original")
+    after = work.engine.session(model, label="the result")
+    timing = interleaved(before, after, inputs.calibration.load(batch.samples), seed=options.seed)
+    work.progress("measure latency", 1, 1)
+    return timing
+
+
+class _Cache:
+    """Checkpoints of this run, keyed by all that their content depends on."""
+
+    def __init__(self, options: Options, original: onnx.ModelProto, inputs: Inputs) -> None:
+        self._folder = options.cache_dir
+        self._parts: dict[str, object] = {}
+        if self._folder is not None:
+            self._parts = {
+                "version": __version__,
+                "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
+                "data": inputs.calibration.digest(),
+                "samples": hashlib.sha256(inputs.fit.tobytes()).hexdigest(),
+                "points": options.points,
+                "seed": options.seed,
+            }
+
+    def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
+        """Where a stage keeps its results."""
+        if self._folder is None:
+            return Checkpoint(None)
+        return open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)})

@@ -1,0 +1,119 @@
+"""From a budget to a count for every group, by single moves.
+
+All groups start with all of their channels and go down by levels (`levels`), one group at a time, until the cost is within the
+budget. ``greedy`` takes the group whose next level adds least error for what it saves; ``uniform`` does so among the groups that are
+furthest above the common ratio. The errors are those of `solve.error_curve`, known before anything is removed. Since a larger budget
+only stops the same descent earlier, it never leaves a group with fewer channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnxprune.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.plan.budget import Budget
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Allocation", "allocate", "levels"]
+
+Allocation = Literal["greedy", "uniform"]
+
+_LEAST_LEVELS = 4
+
+
+def levels(size: int, align: int) -> tuple[int, ...]:
+    """Counts that a group of `size` channels may keep, largest first: `size`, then multiples of the alignment.
+
+    Groups too small for four levels get a finer one: the largest power of two that gives them four, at least 1.
+    """
+    step = align
+    while step > 1 and size // step < _LEAST_LEVELS:
+        step = 1 << ((step - 1).bit_length() - 1)
+    return (size, *range((size - 1) // step * step, 0, -step))
+
+
+def allocate(
+    cost: CostModel,
+    curves: Mapping[str, Array],
+    budget: Budget,
+    *,
+    allocation: Allocation = "greedy",
+    align: int = 1,
+) -> dict[str, int]:
+    """Channels to keep, per group.
+
+    Args:
+        cost: of the network.
+        curves: per group, (size + 1,) the error when so many channels are gone; its keys are the groups that may shrink.
+        budget: what to reach; for the kind ``selector`` there is nothing to allocate.
+        allocation: how the moves are ordered.
+        align: counts are multiples of it where groups are large enough.
+
+    Raises:
+        PlanError: there is nothing to prune, or the budget is out of reach; the message has the closest that is in reach.
+    """
+    if not curves:
+        raise PlanError(
+            "no group of channels may be pruned: see the reasons with --dry-run, or relax --include/--exclude"
+        )
+    ladder = {name: levels(cost.sizes[name], align) for name in curves}
+    if budget.kind == "keep-ratio":
+        return {name: _nearest(ladder[name], budget.fraction) for name in ladder}
+    unit: Literal["macs", "params"] = "params" if budget.kind == "params" else "macs"
+    total = cost.params if unit == "params" else cost.macs
+    limit = budget.fraction * total({})
+    _check_reach(cost, ladder, unit, budget)
+    place = dict.fromkeys(ladder, 0)
+    keep = {name: rungs[0] for name, rungs in ladder.items()}
+    left = float(total(keep))
+    while left > limit:
+        moves = {name: ladder[name][rung + 1] for name, rung in place.items() if rung + 1 < len(ladder[name])}
+        if allocation == "uniform":
+            most = max((keep[name] + to) / cost.sizes[name] for name, to in moves.items())
+            moves = {name: to for name, to in moves.items() if (keep[name] + to) / cost.sizes[name] == most}
+        chosen = min(moves, key=lambda name: _price(cost, curves[name], keep, name, moves[name], unit))
+        left -= cost.saving(keep, chosen, moves[chosen], unit=unit)
+        keep[chosen] = moves[chosen]
+        place[chosen] += 1
+    return keep
+
+
+def _price(
+    cost: CostModel,
+    curve: Array,
+    keep: Mapping[str, int],
+    name: str,
+    to: int,
+    unit: Literal["macs", "params"],
+) -> float:
+    """Error added per unit of cost saved by one move."""
+    size = cost.sizes[name]
+    saved = cost.saving(keep, name, to, unit=unit)
+    added = float(curve[size - to] - curve[size - keep[name]])
+    return max(added, 0.0) / saved if saved > 0 else np.inf
+
+
+def _nearest(rungs: tuple[int, ...], fraction: float) -> int:
+    """The level closest to a fraction of all; of two, the larger."""
+    return min(rungs, key=lambda level: (abs(level - fraction * rungs[0]), -level))
+
+
+def _check_reach(
+    cost: CostModel, ladder: Mapping[str, tuple[int, ...]], unit: Literal["macs", "params"], budget: Budget
+) -> None:
+    total = cost.params if unit == "params" else cost.macs
+    least, full = total({name: rungs[-1] for name, rungs in ladder.items()}), total({})
+    if least > budget.fraction * full:
+        words = "MACs" if unit == "macs" else "parameters"
+        raise PlanError(
+            f"{budget.text} is out of reach: with every prunable group at its smallest, {least / full:.1%} of the {words} "
+            f"remain ({full / max(least, 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
+        )

@@ -1,0 +1,112 @@
+"""The record of a run: plain values, everything that the terminal and the JSON file show."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.runtime.timing import Timing
+
+__all__ = ["Change", "LayerRow", "Note", "Report"]
+
+SCHEMA = 1
+"""Version of the JSON document; it grows when a field changes its meaning or goes."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number before and after."""
+
+    before: int
+    after: int
+
+    @property
+    def ratio(self) -> float:
+        """Before over after."""
+        return self.before / max(self.after, 1)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer.
+
+    Attributes:
+        name: node name.
+        op: operator.
+        inputs: input channels (of the whole layer, not of one group of a grouped conv).
+        outputs: output channels.
+        macs: multiply-accumulates for one sample.
+        params: elements of the weights.
+        error: relative squared error of its answer against the original's, over the samples; None if it was not fitted.
+        held_error: the same on the half that it was not fitted on.
+        reason: why its output channels all stay, or what is to be known of its fit; empty otherwise.
+    """
+
+    name: str
+    op: str
+    inputs: Change
+    outputs: Change
+    macs: Change
+    params: Change
+    error: float | None = None
+    held_error: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know: `subject` a node, file or option, `text` what about it."""
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What went in, what was done, what came out.
+
+    Attributes:
+        version: of onnxprune.
+        model: the original's path, or how it was given.
+        output: path of the result; None if none was written yet.
+        dry_run: only planned: `layers` then hold what is planned, and the fields below `layers` are empty.
+        budget: in words.
+        options: selector, refit, allocation, align, points, seed ... by flag name.
+        data: the calibration's description, with `fit` and `held_back` counts.
+        provider: onnxruntime's provider in use.
+        threads: its threads; 0: its own default.
+        notes: what was changed or left alone on the way in, few samples, and the like.
+        warnings: what must not be overlooked.
+        layers: in topological order.
+        macs: for one sample.
+        params: floating-point numbers in all constants.
+        file_bytes: size of the model as stored.
+        divergence: outputs against the original's on held-back inputs.
+        timing: latency before and after; None if it was not measured.
+        seconds: wall time per stage.
+    """
+
+    version: str
+    model: str
+    output: str | None = None
+    dry_run: bool = False
+    budget: str
+    options: dict[str, object]
+    data: dict[str, object]
+    provider: str
+    threads: int
+    notes: tuple[Note, ...] = ()
+    warnings: tuple[str, ...] = ()
+    layers: tuple[LayerRow, ...]
+    macs: Change
+    params: Change
+    file_bytes: Change | None = None
+    divergence: tuple[OutputDivergence, ...] = ()
+    timing: Timing | None = None
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; field names as above, `schema` in front."""
+        return {"schema": SCHEMA, **asdict(self)}

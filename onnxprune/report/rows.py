@@ -1,0 +1,88 @@
+"""The table of layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.report.record import Change, LayerRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxprune.graph.channels import ChannelMap
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.net import Net
+    from onnxprune.stages.compress import SiteOutcome
+
+__all__ = ["layer_rows"]
+
+
+def layer_rows(
+    net: Net,
+    channels: ChannelMap,
+    cost: CostModel,
+    keep: Mapping[str, int],
+    outcomes: Mapping[str, SiteOutcome],
+    skipped: Mapping[str, str],
+) -> tuple[LayerRow, ...]:
+    """One row for each layer with weights, in topological order.
+
+    Args:
+        net: the original network.
+        channels: its channel map.
+        cost: its costs.
+        keep: channels that each group keeps, by name; groups that are not in it keep all.
+        outcomes: how well each fitted site answers, by name.
+        skipped: why a prunable group was left alone, by name.
+    """
+    macs = cost.layer_macs({}), cost.layer_macs(keep)
+    params = cost.layer_params({}), cost.layer_params(keep)
+    left = {name: (cost.layer_axes(name, {}), cost.layer_axes(name, keep)) for name in macs[0]}
+    reasons = _reasons(channels, keep, skipped)
+    rows = []
+    for node in net.nodes:
+        if node.name not in macs[0]:
+            continue
+        site = channels.sites.get(node.name)
+        before, after = left[node.name]
+        outputs = site.output_axis.axis if site else 0
+        inputs = site.input_axis.axis if site else 1
+        # A depthwise conv has as many groups as channels: its inputs are its groups.
+        groups = (site.groups, site.groups) if site else (1, 1)
+        if site and site.groups > 1 and before[inputs] == 1:
+            groups = (site.groups, site.groups * after[outputs] // before[outputs])
+        outcome = outcomes.get(node.name)
+        remarks = [reasons.get(node.name, "")]
+        if outcome is not None and outcome.status != "ok":
+            remarks.append(outcome.status)
+        rows.append(
+            LayerRow(
+                name=node.name,
+                op=str(node.op),
+                inputs=Change(before[inputs] * groups[0], after[inputs] * groups[1]),
+                outputs=Change(before[outputs], after[outputs]),
+                macs=Change(macs[0][node.name], macs[1][node.name]),
+                params=Change(params[0][node.name], params[1][node.name]),
+                error=outcome.error if outcome else None,
+                held_error=outcome.held_error if outcome else None,
+                reason="; ".join(remark for remark in remarks if remark),
+            )
+        )
+    return tuple(rows)
+
+
+def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:
+    """Per layer, why its output channels all stay."""
+    reasons: dict[str, str] = {}
+    for group in channels.groups:
+        if group.pins:
+            text = group.pins[0]
+        elif group.name in skipped:
+            text = skipped[group.name]
+        elif keep.get(group.name, group.size) == group.size:
+            text = "the plan keeps them all"
+        else:
+            continue
+        for name in group.producers:
+            reasons.setdefault(name, text)
+    return reasons

@@ -1,0 +1,136 @@
+"""What is known of a run before it compresses anything, and the report that is made of it at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune._version import __version__
+from onnxprune.report.record import Change, Note, Report
+from onnxprune.report.rows import layer_rows
+
+if TYPE_CHECKING:
+    from onnxprune.data import Calibration, InputSpec
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.options import Options
+    from onnxprune.plan import Plan
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.runtime.timing import Timing
+    from onnxprune.stages.compress import SiteOutcome
+    from onnxprune.stages.workload import Workload
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+__all__ = ["Clock", "Inputs", "Started"]
+
+
+class Clock:
+    """Wall time of named stages: ``with clock("probe"): ...``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time what happens inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model's inputs, the calibration, and which of its samples are fitted on and held back."""
+
+    specs: tuple[InputSpec, ...]
+    calibration: Calibration
+    fit: Indices
+    held: Indices
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that is under way."""
+
+    model: str
+    work: Workload
+    cost: CostModel
+    skipped: Mapping[str, str]
+    notes: tuple[Note, ...]
+    options: Options
+    inputs: Inputs
+    clock: Clock = field(default_factory=Clock)
+
+    def budget(self, plan: Plan | None) -> str:
+        """What was asked for, in words."""
+        return self.options.budget.text if plan is None else f"as planned ({plan.budget or 'a plan file'})"
+
+    def report(
+        self,
+        keep: Mapping[str, int],
+        plan: Plan | None,
+        outcomes: Mapping[str, SiteOutcome] | None = None,
+        *,
+        dry_run: bool = False,
+        file_bytes: Change | None = None,
+        divergence: tuple[OutputDivergence, ...] = (),
+        timing: Timing | None = None,
+    ) -> Report:
+        """The record of the run."""
+        outcomes = outcomes or {}
+        work, cost = self.work, self.cost
+        described = self.inputs.calibration.description
+        few = tuple(
+            Note(
+                name,
+                f"{outcome.samples} samples for {outcome.columns} unknowns: fewer than ten each; raise --points or --samples",
+            )
+            for name, outcome in outcomes.items()
+            if outcome.too_few
+        )
+        warning = described.get("warning")
+        return Report(
+            version=__version__,
+            model=self.model,
+            dry_run=dry_run,
+            budget=self.budget(plan),
+            options=_options(self.options),
+            data={**described, "fit": len(self.inputs.fit), "held_back": len(self.inputs.held)},
+            provider=work.engine.provider,
+            threads=self.options.engine.threads or 0,
+            notes=(*self.notes, *few),
+            warnings=(str(warning),) if warning else (),
+            layers=layer_rows(work.net, work.channels, cost, keep, outcomes, self.skipped),
+            macs=Change(cost.macs({}), cost.macs(keep)),
+            params=Change(cost.params({}), cost.params(keep)),
+            file_bytes=file_bytes,
+            divergence=divergence,
+            timing=timing,
+            seconds=self.clock.seconds,
+        )
+
+
+def _options(options: Options) -> dict[str, object]:
+    """The options that the result depends on."""
+    return {
+        "budget": asdict(options.budget),
+        "allocation": options.allocation,
+        "align": options.align,
+        "include": list(options.include),
+        "exclude": list(options.exclude),
+        "selector": asdict(options.select),
+        "refit": asdict(options.refit),
+        "downstream": options.downstream,
+        "samples": options.samples,
+        "points": options.points,
+        "seed": options.seed,
+        "memory": options.memory_bytes,
+        "max_drop": options.max_drop,
+    }

@@ -1,0 +1,139 @@
+"""How far one model's outputs are from another's, gathered batch by batch.
+
+With a the reference and b the candidate, the relative error of an output is ``(sum (a - b)^2 / sum (a - mean a)^2)^(1/2)``, the mean
+taken over samples, element by element of a sample. An output (N, C), axes of size one aside, with two or more floating-point
+columns is taken for a classifier's: the share of samples with the same largest column, and ``KL(a || b)`` in nats, mean
+over samples. Rows that are non-negative and sum to one are probabilities, others logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+from onnxprune.errors import VerifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["DivergenceMeter", "OutputDivergence", "class_scores"]
+
+_SUM_TOLERANCE = 1e-3
+_LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class OutputDivergence:
+    """One output.
+
+    Attributes:
+        name: of the output.
+        samples: how many were compared.
+        relative_error: see the module; 0 is equal.
+        max_abs: largest difference of an element.
+        top1_agreement: share of samples, 0 to 1; None for what is no classifier's output.
+        kl: nats; None likewise.
+    """
+
+    name: str
+    samples: int
+    relative_error: float
+    max_abs: float
+    top1_agreement: float | None = None
+    kl: float | None = None
+
+
+class DivergenceMeter:
+    """Gathers differences: ``add`` batch after batch, then ``finish``."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, reference: Mapping[str, Array], candidate: Mapping[str, Array], rows: int) -> None:
+        """Compare outputs by name; only the first ``rows`` samples count.
+
+        Raises:
+            VerifyError: an output is missing or has another shape.
+        """
+        for name, wanted in reference.items():
+            found = candidate.get(name)
+            if found is None or found.shape != wanted.shape:
+                shape = "is missing" if found is None else f"has shape {found.shape}"
+                raise VerifyError(f"output '{name}' {shape}, the original's has {wanted.shape}")
+            self._sums.setdefault(name, _Sums()).add(wanted, found, rows)
+
+    def finish(self) -> tuple[OutputDivergence, ...]:
+        """One entry an output, in the order in which they were seen."""
+        return tuple(sums.finish(name) for name, sums in self._sums.items())
+
+
+@dataclass
+class _Sums:
+    samples: int = 0
+    apart: float = 0.0
+    squares: float = 0.0
+    total: Array = field(default_factory=lambda: np.zeros(0))
+    largest: float = 0.0
+    classified: int = 0
+    agreed: int = 0
+    kl: float = 0.0
+
+    def add(self, wanted: Array, found: Array, rows: int) -> None:
+        whole = wanted.ndim == 0 or len(wanted) < rows
+        a, b = (np.atleast_1d(v if whole else v[:rows]).astype(np.float64) for v in (wanted, found))
+        apart = a - b
+        self.apart += float(np.vdot(apart, apart))
+        self.squares += float(np.vdot(a, a))
+        flat = a.sum(axis=0).ravel()
+        self.total = flat if not self.samples or flat.shape != self.total.shape else self.total + flat
+        self.samples += len(a)
+        self.largest = max(self.largest, float(np.abs(apart).max(initial=0.0)))
+        scores = class_scores(wanted), class_scores(found)
+        if scores[0] is not None and scores[1] is not None and not whole:
+            left, right = scores[0][:rows], scores[1][:rows]
+            self.classified += len(left)
+            self.agreed += int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
+            self.kl += _kl(left, right)
+
+    def finish(self, name: str) -> OutputDivergence:
+        count = max(self.samples, 1)
+        power = self.squares - float(np.vdot(self.total, self.total)) / count
+        # One sample, or an output that never varies, has no variance: its size stands in.
+        power = power if power > 1e-12 * self.squares else self.squares
+        relative = (self.apart / power) ** 0.5 if power > 0 else (0.0 if self.apart == 0 else float("inf"))
+        return OutputDivergence(
+            name=name,
+            samples=self.samples,
+            relative_error=float(relative),
+            max_abs=self.largest,
+            top1_agreement=self.agreed / self.classified if self.classified else None,
+            kl=self.kl / self.classified if self.classified else None,
+        )
+
+
+def class_scores(output: Array) -> Array | None:
+    """An output as (N, C) scores of C classes, float64; None if it cannot be that."""
+    if output.ndim < 2 or output.dtype.kind != "f":
+        return None
+    wide = [axis for axis in range(1, output.ndim) if output.shape[axis] != 1]
+    if len(wide) != 1 or output.shape[wide[0]] < 2:
+        return None
+    return output.reshape(len(output), -1).astype(np.float64)
+
+
+def _kl(left: Array, right: Array) -> float:
+    a, b = _log_probabilities(left), _log_probabilities(right)
+    return float(max((np.exp(a) * (a - b)).sum(), 0.0))
+
+
+def _log_probabilities(scores: Array) -> Array:
+    sums = scores.sum(axis=1)
+    if (scores >= 0).all() and np.allclose(sums, 1, atol=_SUM_TOLERANCE):
+        clipped = scores.clip(_LEAST_PROBABILITY, None)
+        return np.asarray(np.log(clipped / clipped.sum(axis=1, keepdims=True)))
+    return np.asarray(log_softmax(scores, axis=1))

@@ -1,0 +1,112 @@
+"""Which of onnxruntime's execution providers runs the networks."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["EngineOptions", "ProviderName", "onnxruntime", "resolve"]
+
+ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
+
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (_TENSORRT, _CUDA, _CPU)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How onnxruntime runs.
+
+    Attributes:
+        provider: ``auto`` takes CUDA where it works, and the CPU elsewhere.
+        threads: within an operator; None: onnxruntime's default, one a core.
+
+    Raises:
+        UsageError: `threads` below 1.
+    """
+
+    provider: ProviderName = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.provider not in ("auto", *_LISTS):
+            raise UsageError(f"--provider must be auto, cuda, tensorrt or cpu, found {self.provider!r}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads must be 1 or more, found {self.threads}")
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({error}): pip install 'onnxprune[cpu]', or 'onnxprune[gpu]' for CUDA"
+        ) from error
+
+
+def resolve(
+    options: EngineOptions,
+    available: Sequence[str] | None = None,
+    works: Callable[[str], bool] | None = None,
+) -> tuple[str, ...]:
+    """The providers to ask onnxruntime for, best first; the CPU always stands last.
+
+    Args:
+        options: what the user wants.
+        available: providers that this onnxruntime was built with; asked from it unless given.
+        works: whether a session really runs on a provider; tried unless given.
+
+    Raises:
+        EngineError: the provider asked for is not available, or does not work on this machine.
+    """
+    offered = tuple(onnxruntime().get_available_providers()) if available is None else tuple(available)
+    usable = works or _works
+    if options.provider == "auto":
+        return _LISTS["cuda"] if _CUDA in offered and usable(_CUDA) else _LISTS["cpu"]
+    wanted = _LISTS[options.provider]
+    if wanted[0] not in offered:
+        have = ", ".join(name.removesuffix("ExecutionProvider") for name in offered) or "none"
+        raise EngineError(
+            f"--provider {options.provider}: this onnxruntime was built without {wanted[0]} (it has {have}): "
+            "pip install 'onnxprune[gpu]', or use --provider cpu"
+        )
+    if wanted[0] != _CPU and not usable(wanted[0]):
+        raise EngineError(
+            f"--provider {options.provider}: {wanted[0]} is installed but does not start here (no device, or its libraries "
+            "are missing or do not match): check the driver, or use --provider cpu"
+        )
+    return tuple(name for name in wanted if name in offered)
+
+
+def _works(provider: str) -> bool:
+    """Whether a one-node model ends up on a provider and gives the right answer."""
+    ort = onnxruntime()
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "works", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider, _CPU])
+        if provider not in session.get_providers():
+            return False
+        return float(session.run(None, {"x": np.ones(1, np.float32)})[0][0]) == 2.0
+    except Exception:  # onnxruntime raises many types of its own
+        return False

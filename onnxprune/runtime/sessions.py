@@ -1,0 +1,130 @@
+"""Running models: onnxruntime's sessions with our errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import EngineError
+from onnxprune.runtime.providers import EngineOptions, onnxruntime, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Engine", "Session"]
+
+_LOG_NOTHING = 4
+_MOST_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """onnxruntime with its options settled.
+
+    Attributes:
+        options: what was asked for.
+        providers: see `resolve`.
+    """
+
+    options: EngineOptions
+    providers: tuple[str, ...]
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> Engine:
+        """Settle the providers.
+
+        Raises:
+            EngineError: see `resolve`.
+        """
+        return cls(options, resolve(options))
+
+    @property
+    def provider(self) -> str:
+        """The best provider, without its suffix: ``CPU``, ``CUDA``, ``Tensorrt``."""
+        return self.providers[0].removesuffix("ExecutionProvider")
+
+    def session(self, model: onnx.ModelProto | bytes | str | Path, *, label: str) -> Session:
+        """Load a model.
+
+        Args:
+            model: as a message, as bytes, or a file (with its external data beside it).
+            label: what error messages call it.
+
+        Raises:
+            EngineError: onnxruntime refuses it.
+        """
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _LOG_NOTHING
+        if self.options.threads is not None:
+            options.intra_op_num_threads = self.options.threads
+        try:
+            loaded = ort.InferenceSession(_loadable(model, label), options, providers=list(self.providers))
+        except EngineError:
+            raise
+        except Exception as error:  # onnxruntime raises many types of its own
+            raise EngineError(f"{label}: onnxruntime cannot load it: {_said(error)}") from error
+        return Session(loaded, label)
+
+
+class Session:
+    """A loaded model."""
+
+    def __init__(self, session: Any, label: str) -> None:
+        self._session, self._label = session, label
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(value.name for value in self._session.get_inputs())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(value.name for value in self._session.get_outputs())
+
+    @property
+    def provider(self) -> str:
+        """The provider that it runs on, without its suffix."""
+        return str(self._session.get_providers()[0]).removesuffix("ExecutionProvider")
+
+    @property
+    def threads(self) -> int:
+        """Threads within an operator; 0: onnxruntime's default."""
+        return int(self._session.get_session_options().intra_op_num_threads)
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            EngineError: a node fails.
+        """
+        names = list(self.output_names if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime raises many types of its own
+            raise EngineError(f"{self._label}: onnxruntime cannot run it: {_said(error)}") from error
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+def _loadable(model: onnx.ModelProto | bytes | str | Path, label: str) -> bytes | str:
+    if isinstance(model, (str, Path)):
+        return str(model)
+    if isinstance(model, bytes):
+        return model
+    if model.ByteSize() > _MOST_BYTES:
+        raise EngineError(
+            f"{label}: {model.ByteSize() / 2**30:.1f} GB are more than onnxruntime loads in one message (2 GB)"
+        )
+    return model.SerializeToString()
+
+
+def _said(error: Exception) -> str:
+    """One line of what onnxruntime says."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,81 @@
+"""Which groups take part: what the user asks for, and what can be sampled and solved at all."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from onnxprune.errors import UsageError
+from onnxprune.graph.net import dims
+from onnxprune.graph.sites import find_sites, matrix
+from onnxprune.stages.gather import moment_bytes
+from onnxprune.stages.steps import is_depthwise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxprune.graph.channels import ChannelGroup, ChannelMap
+    from onnxprune.graph.net import Net
+
+__all__ = ["eligible_groups", "forbidden_sites"]
+
+
+def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
+    """Sites that cannot be fitted, and why.
+
+    Args:
+        net: the network.
+        shapes: of its inputs, for two samples unless its batch is fixed.
+        memory: bytes for moments.
+    """
+    batch = max(int(shape[0]) for shape in shapes.values())
+    concrete = net.with_input_shapes(shapes).tensors()
+    reasons = {}
+    for site in find_sites(net):
+        shape = dims(concrete[site.source]) if site.source in concrete else None
+        if shape is None or shape[0] != batch:
+            reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
+            continue
+        weight, _ = matrix(net, site)
+        needed = moment_bytes(weight.shape[2]) * (1 if is_depthwise(net, site) else weight.shape[0])
+        if needed > memory and not is_depthwise(net, site):
+            reasons[site.name] = (
+                f"{site.op} '{site.name}': its {weight.shape[2]} inputs an output need {needed / (1 << 30):.1f} GB, "
+                f"--memory leaves {memory / (1 << 30):.1f} GB for it"
+            )
+    return reasons
+
+
+def eligible_groups(
+    channels: ChannelMap, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
+    """Groups that may lose channels, and for the other prunable ones the reason, by name.
+
+    Raises:
+        UsageError: a pattern matches no layer.
+    """
+    for flag, patterns in (("--include", include), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in channels.sites):
+                some = ", ".join(repr(name) for name in list(channels.sites)[:3])
+                raise UsageError(f"{flag} {pattern!r} matches no layer; layers here are {some} ...")
+    chosen, skipped = [], {}
+    for group in channels.prunable:
+        reason = _why_not(group, include, exclude)
+        if reason:
+            skipped[group.name] = reason
+        else:
+            chosen.append(group)
+    return tuple(chosen), skipped
+
+
+def _why_not(group: ChannelGroup, include: Sequence[str], exclude: Sequence[str]) -> str:
+    for name in (*group.producers, *group.consumers):
+        for pattern in exclude:
+            if fnmatchcase(name, pattern):
+                return f"'{name}' matches --exclude {pattern}"
+    if include:
+        for name in group.producers:
+            if not any(fnmatchcase(name, pattern) for pattern in include):
+                return f"'{name}' matches no --include"
+    return ""

@@ -1,0 +1,101 @@
+"""Moments and samples of one site, group by group of a grouped conv."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.solve import Moments, MomentsBuilder, Regression, Samples
+
+if TYPE_CHECKING:
+    from onnxprune.graph.channels import ChannelGroup, ChannelMap
+    from onnxprune.graph.sites import Site
+
+    Array = np.ndarray[Any, Any]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+__all__ = ["Reservoir", "SiteMeter", "channel_of_column", "moment_bytes", "unit_of_column"]
+
+_ARRAYS_PER_SOLVE = 6  # (p, p) float64: two halves, their pool, and what the solvers work in
+
+
+class SiteMeter:
+    """Second moments of one site; ``groups`` regressions with ``columns`` and ``outputs`` each."""
+
+    def __init__(self, groups: int, columns: int, outputs: int) -> None:
+        self.columns, self.outputs = columns, outputs
+        self._builders = [MomentsBuilder(columns, outputs) for _ in range(groups)]
+
+    def add(self, x: Array, y: Array | None, halves: Indices) -> None:
+        """Add rows x (n, groups * columns), y (n, groups * outputs) or None, halves (n,) of 0 and 1."""
+        for half in (0, 1):
+            chosen = halves == half
+            if not chosen.any():
+                continue
+            rows, wanted = x[chosen], None if y is None else y[chosen]
+            for index, builder in enumerate(self._builders):
+                part = slice(index * self.columns, (index + 1) * self.columns)
+                answer = None
+                if wanted is not None:
+                    answer = np.ascontiguousarray(
+                        wanted[:, index * self.outputs : (index + 1) * self.outputs]
+                    )
+                builder.add(np.ascontiguousarray(rows[:, part]), answer, half)
+
+    def finish(self) -> tuple[Moments, ...]:
+        """The moments, one for each group."""
+        return tuple(builder.finish() for builder in self._builders)
+
+
+class Reservoir:
+    """A bounded share of the rows, spread evenly over all of them."""
+
+    def __init__(self, limit: int, expected: int) -> None:
+        """Keep about ``limit`` of ``expected`` rows."""
+        self._limit, self._expected, self._seen = limit, max(expected, 1), 0
+        self._rows: list[tuple[Array, Array, Indices, Array | None]] = []
+
+    def add(self, x: Array, y: Array, halves: Indices, offset: Array | None) -> None:
+        """Take some of the rows; see `Samples` for what they are."""
+        numbers = np.arange(self._seen, self._seen + len(x), dtype=np.int64)
+        self._seen += len(x)
+        if self._expected > self._limit:
+            share = numbers * self._limit // self._expected
+            chosen = np.flatnonzero(share != (numbers - 1) * self._limit // self._expected)
+            x, y, halves = x[chosen], y[chosen], halves[chosen]
+            offset = None if offset is None else offset[chosen]
+        self._rows.append((x, y, halves, offset))
+
+    def finish(self) -> Samples:
+        """All rows that were taken."""
+        x, y, halves, offsets = zip(*self._rows, strict=True)
+        known = [offset for offset in offsets if offset is not None]
+        self._rows = []
+        return Samples(
+            np.concatenate(x),
+            np.concatenate(y),
+            np.concatenate(halves),
+            np.concatenate(known) if known else None,
+        )
+
+
+def moment_bytes(columns: int) -> int:
+    """Memory that the moments of a regression with so many columns, and solving with them, take."""
+    return _ARRAYS_PER_SOLVE * 8 * columns * columns
+
+
+def unit_of_column(
+    channels: ChannelMap, site: Site, group: ChannelGroup, alive: Mask, columns: int
+) -> Indices:
+    """For each of a site's columns, the index of its channel in the group, or -1."""
+    units = channels.unit_of_slots(site.input_axis, group, alive)
+    return np.repeat(units, columns // max(len(units), 1))
+
+
+def channel_of_column(site: Site, regression: Regression | Moments) -> Indices:
+    """For each column the index of its input channel: a Conv's kernel elements belong together."""
+    columns = len(regression.unit) if isinstance(regression, Regression) else len(regression.even.mean_x)
+    kernel = int(np.prod(site.window.kernel)) if site.window is not None else 1
+    return np.arange(columns, dtype=np.int64) // kernel

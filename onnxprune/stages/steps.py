@@ -1,0 +1,154 @@
+"""The order in which sites are fitted, decided before anything runs.
+
+One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read the same
+tensor is selected in that step, on what the compressed network really gives; a group whose consumers read several (a residual
+stream) cannot wait and is selected beforehand.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.net import dims
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from onnxprune.graph.channels import ChannelGroup, ChannelMap
+    from onnxprune.graph.net import Net
+    from onnxprune.graph.schedule import Schedule
+    from onnxprune.graph.sites import Site
+
+__all__ = ["Step", "Target", "early_groups", "is_depthwise", "plan_steps"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a site should answer.
+
+    Attributes:
+        site: the layer.
+        tensor: the original network's tensor that is aimed at: the site's own answer, or the sum that it goes into.
+        shortcut: the compressed network's other operand of that sum, known when the site is fitted; None without a sum.
+        rectified: only ReLUs read `tensor`.
+    """
+
+    site: Site
+    tensor: str
+    shortcut: str | None
+    rectified: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor, its sites, and the groups that are selected when it is reached.
+
+    Attributes:
+        source: the tensor.
+        cut: where the compressed network stands when it is done.
+        targets: the sites.
+        groups: groups of channels on `source`, in topological order.
+    """
+
+    source: str
+    cut: int
+    targets: tuple[Target, ...]
+    groups: tuple[ChannelGroup, ...]
+
+
+def is_depthwise(net: Net, site: Site) -> bool:
+    """Whether each group of a conv has one input channel: it carries channels and mixes none."""
+    return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
+
+
+def early_groups(channels: ChannelMap, groups: Iterable[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """Groups that must be selected before the first step: their consumers read different tensors."""
+    return tuple(g for g in groups if len({channels.sites[name].source for name in g.consumers}) > 1)
+
+
+def plan_steps(
+    net: Net,
+    order: Schedule,
+    channels: ChannelMap,
+    shrinking: Collection[ChannelGroup],
+    *,
+    downstream: bool = True,
+    frozen: Collection[str] = (),
+) -> tuple[Step, ...]:
+    """Steps for the groups that lose channels, in order of execution.
+
+    Args:
+        net: the original network.
+        order: its schedule.
+        channels: its channel map.
+        shrinking: groups that lose channels.
+        downstream: also fit the sites anew whose inputs change because of what is removed before them.
+        frozen: names of sites that must not change.
+    """
+    consumers = {name for group in shrinking for name in group.consumers}
+    changed = _changed_tensors(net, order, channels, shrinking)
+    early = {group.name for group in early_groups(channels, shrinking)}
+    readers: dict[str, list[Site]] = defaultdict(list)
+    for site in channels.sites.values():
+        wanted = site.name in consumers or (downstream and site.source in changed and site.name not in frozen)
+        if wanted and not is_depthwise(net, site):
+            readers[site.source].append(site)
+    nodes = {node.name: node for node in net.nodes}
+    steps = []
+    for source, sites in readers.items():
+        cut = min(order.index(site.name) for site in sites)
+        groups = tuple(
+            group
+            for group in shrinking
+            if group.name not in early and channels.sites[group.consumers[0]].source == source
+        )
+        targets = tuple(_target(net, nodes, order, site, cut) for site in sites)
+        steps.append(Step(source, cut, targets, groups))
+    return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
+
+
+def _changed_tensors(
+    net: Net, order: Schedule, channels: ChannelMap, shrinking: Collection[ChannelGroup]
+) -> set[str]:
+    """Tensors that depend on a site that reads channels which are removed, or on a shrunk group early on."""
+    starts = {name for group in shrinking for name in group.consumers}
+    for group in early_groups(channels, shrinking):
+        starts.update(group.producers)
+    nodes = {node.name: node for node in net.nodes}
+    changed: set[str] = set()
+    for name in order.order:
+        node = nodes[name]
+        if name in starts or any(tensor.name in changed for tensor in node.inputs):
+            changed.update(tensor.name for tensor in node.outputs)
+    return changed
+
+
+def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> Target:
+    answer = nodes[site.add or site.name].outputs[0]
+    add = _sum_of(net, answer)
+    if add is not None:
+        other = next(tensor for tensor in add.inputs if tensor is not answer)
+        if order.made.get(other.name, cut) < cut:
+            return Target(site, add.outputs[0].name, other.name, _only_relus(net, add.outputs[0]))
+    return Target(site, answer.name, None, _only_relus(net, answer))
+
+
+def _sum_of(net: Net, answer: Any) -> Any:
+    """The Add of two tensors of one shape that alone reads an answer; else None."""
+    if len(answer.outputs) != 1 or answer.outputs[0].op != "Add" or answer.name in net.output_names:
+        return None
+    add = answer.outputs[0]
+    if any(isinstance(tensor, gs.Constant) for tensor in add.inputs) or add.inputs[0] is add.inputs[1]:
+        return None
+    shapes = [dims(tensor) for tensor in add.inputs]
+    same = shapes[0] is not None and shapes[1] is not None and len(shapes[0]) == len(shapes[1])
+    return add if same and shapes[0][1:] == shapes[1][1:] else None
+
+
+def _only_relus(net: Net, tensor: Any) -> bool:
+    readers = tensor.outputs
+    return bool(readers) and tensor.name not in net.output_names and all(r.op == "Relu" for r in readers)

@@ -1,0 +1,59 @@
+"""What all stages work on, gathered once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnxprune.data import Calibration
+    from onnxprune.graph.channels import ChannelMap
+    from onnxprune.graph.net import Net
+    from onnxprune.graph.schedule import Schedule
+    from onnxprune.runtime.capture import Positions
+    from onnxprune.runtime.frontier import Batch
+    from onnxprune.runtime.sessions import Engine
+
+__all__ = ["Progress", "Workload"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The original network, and what its stages have in common.
+
+    Attributes:
+        net: folded, every MatMul site with a bias.
+        channels: its channel map.
+        order: the order in which both networks run.
+        engine: onnxruntime.
+        calibration: inputs.
+        batches: those to fit on.
+        positions: where layers are sampled.
+        memory: bytes that held tensors and moments may take, each half of it.
+        scratch: folder for what does not fit in memory.
+        progress: told how far a stage is.
+    """
+
+    net: Net
+    channels: ChannelMap
+    order: Schedule
+    engine: Engine
+    calibration: Calibration
+    batches: tuple[Batch, ...]
+    positions: Positions
+    memory: int
+    scratch: Path
+    progress: Progress
+
+    def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Half (0: even image, 1: odd) of each of the rows that its real images gave, image by image."""
+        images = np.array(batch.samples[: batch.real], dtype=np.int64) % 2
+        return np.repeat(images, rows // len(images))
