@@ -85,10 +85,7 @@ def make_layer(points: int, channels: int, outputs: int, seed: int) -> Layer:
         part *= strength[:, None]
     flat = x.reshape(points, -1)
     weight = rng.standard_normal((outputs, flat.shape[1]), dtype=np.float32)
-    weight *= (
-        np.repeat(rng.gamma(2.0, 0.5, channels), _KERNEL).astype(np.float32)
-        / np.float32(flat.shape[1]) ** 0.5
-    )
+    weight *= np.repeat(rng.gamma(2.0, 0.5, channels), _KERNEL).astype(np.float32) / np.float32(flat.shape[1]) ** 0.5
     return Layer(flat, flat @ weight.T, weight, channels)
 
 
@@ -156,16 +153,12 @@ def relative_error(layer: Layer, outcome: Outcome) -> float:
     """E||y - W x - b||^2 / E||y - E y||^2 over the samples themselves."""
     left = layer.y - layer.x[:, columns_of(outcome.kept)] @ outcome.weight.T.astype(np.float32)
     left -= outcome.bias.astype(np.float32)
-    return float(
-        np.square(left).sum(dtype=np.float64) / (layer.y.var(axis=0).sum(dtype=np.float64) * len(left))
-    )
+    return float(np.square(left).sum(dtype=np.float64) / (layer.y.var(axis=0).sum(dtype=np.float64) * len(left)))
 
 
 def main() -> None:
     """Run both ways once and print the comparison."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=50_000)
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--outputs", type=int, default=256, help="256: the plain matrix has 13 GB")
@@ -189,9 +182,7 @@ def main() -> None:
     for name, outcome in (("moments", ours), ("plain", plain)):
         stages = "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in outcome.seconds.items())
         total = sum(outcome.seconds.values())
-        errors = (
-            f"error {relative_error(layer, outcome):.5f}, on others {relative_error(others, outcome):.5f}"
-        )
+        errors = f"error {relative_error(layer, outcome):.5f}, on others {relative_error(others, outcome):.5f}"
         print(f"{name:8} kept {len(outcome.kept):4}  {errors}  {total:8.2f} s  ({stages})")
     common = len(np.intersect1d(ours.kept, plain.kept))
     print(f"same support: {np.array_equal(ours.kept, plain.kept)} ({common} of {keep} in common)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 import psutil
 
 from onnxprune.data import DataOptions
@@ -35,29 +34,21 @@ class Options:
     """How a network is pruned.
 
     Attributes:
-        budget: how much may be kept.
-        allocation: how the budget is spread over the groups.
-        align: counts are multiples of it where groups are large enough; engines run such layers faster.
-        include: only groups all of whose producers match one of these node-name globs.
-        exclude: no group with a producer or consumer that matches one of these.
-        select: which channels stay.
-        refit: how weights are fitted.
-        downstream: also fit the layers anew that only see the effects of the removal.
-        samples: calibration inputs, of which a tenth is held back for the verification; None: all.
-        points: positions an input and layer.
-        seed: of all sampling.
-        data: preprocessing.
-        engine: onnxruntime's provider and threads.
-        memory: bytes for held activations and moments; None: a quarter of what the machine has.
-        cache_dir: where finished steps are kept; None: nowhere.
-        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; None: anything.
-        bench: measure latency before and after.
-        bench_batch: at this batch size.
+        budget: how much may be kept. allocation: how the budget is spread over the groups. align: counts are
+        multiples of it where groups are large enough; engines run such layers faster. include: only groups all of
+        whose producers match one of these node-name globs. exclude: no group with a producer or consumer that
+        matches one of these. select: which channels stay. refit: how weights are fitted. downstream: also fit the
+        layers anew that only see the effects of the removal. samples: calibration inputs, of which a tenth is held
+        back for the verification; None: all. points: positions an input and layer. seed: of all sampling. data:
+        preprocessing. engine: onnxruntime's provider and threads. memory: bytes for held activations and moments;
+        None: a quarter of what the machine has. cache_dir: where finished steps are kept; None: nowhere. max_drop:
+        how far the result may be from the original on held-back inputs, see `verify.check_drop`; None: anything.
+        bench: measure latency before and after. bench_batch: at this batch size.
     """
 
     budget: Budget = field(default_factory=budget_from)
     allocation: Allocation = "greedy"
-    align: int = 8
+    align: int = 16
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     select: SelectOptions = field(default_factory=SelectOptions)

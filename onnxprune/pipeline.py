@@ -130,9 +130,7 @@ def run(
             timing = _timed(work, original, model, inputs, options) if options.bench else None
         made = Plan.from_keep(work.channels, keep, compressed.kept, model=label, budget=started.budget(plan))
         sizes = Change(original.ByteSize(), model.ByteSize())
-        report = started.report(
-            keep, plan, compressed.outcomes, file_bytes=sizes, divergence=divergence, timing=timing
-        )
+        report = started.report(keep, plan, compressed.outcomes, file_bytes=sizes, divergence=divergence, timing=timing)
         return Result(model, made, report)
 
 

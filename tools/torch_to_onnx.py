@@ -56,9 +56,7 @@ def to_onnx(
         weights = {f"{step.target}.{key}": tensor for key, tensor in operator.weights.items()}
         inputs = [*(values[argument] for argument in step.args), *weights]
         values[step] = f"{step.target}.output"
-        nodes.append(
-            helper.make_node(operator.kind, inputs, [values[step]], name=step.target, **operator.attributes)
-        )
+        nodes.append(helper.make_node(operator.kind, inputs, [values[step]], name=step.target, **operator.attributes))
         initializers += [numpy_helper.from_array(w.detach().numpy(), key) for key, w in weights.items()]
     nodes[-1].output[0] = "logits"
     graph = helper.make_graph(

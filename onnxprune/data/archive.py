@@ -70,9 +70,7 @@ def read_archive(path: Path, inputs: Sequence[str]) -> Archive:
         if isinstance(loaded, NpzFile):
             return _read_members(path, loaded, inputs)
     if len(inputs) != 1:
-        raise DataError(
-            f"{path}: one array, but the model has inputs {_names(inputs)}: give an .npz with one for each"
-        )
+        raise DataError(f"{path}: one array, but the model has inputs {_names(inputs)}: give an .npz with one for each")
     return Archive({inputs[0]: loaded})
 
 
@@ -84,9 +82,7 @@ def _load(path: Path, stream: BinaryIO) -> NpzFile[Any] | NDArray[Any]:
         return cast("NpzFile[Any]", np.load(stream, allow_pickle=False))
     if magic == NPY_MAGIC:
         return cast("NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
-    raise DataError(
-        f"{path}: neither an .npy nor an .npz file inside: save it with numpy.save or numpy.savez"
-    )
+    raise DataError(f"{path}: neither an .npy nor an .npz file inside: save it with numpy.save or numpy.savez")
 
 
 def _read_members(path: Path, file: NpzFile[Any], inputs: Sequence[str]) -> Archive:
@@ -116,11 +112,7 @@ def _choose(path: Path, keys: Sequence[str], inputs: Sequence[str]) -> dict[str,
 def _member(path: Path, file: NpzFile[Any], key: str) -> NDArray[Any]:
     with reading(path, "a NumPy file"):
         member = next(
-            (
-                info
-                for info in (file.zip.infolist() if file.zip else ())
-                if info.filename in (f"{key}.npy", key)
-            ),
+            (info for info in (file.zip.infolist() if file.zip else ()) if info.filename in (f"{key}.npy", key)),
             None,
         )
         if member and member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
@@ -139,9 +131,7 @@ def _stored_recipe(path: Path, stored: dict[str, NDArray[Any]]) -> DataOptions:
     numbers: dict[str, tuple[float, ...]] = {}
     for key, array in stored.items():
         if array.dtype.kind not in "fiu" or array.size not in ((1,) if key == "scale" else (1, 3)):
-            raise DataError(
-                f"{path}: {key!r} is {array.dtype} {array.shape}, expected one number, or one a channel"
-            )
+            raise DataError(f"{path}: {key!r} is {array.dtype} {array.shape}, expected one number, or one a channel")
         numbers[key] = tuple(float(number) for number in array.ravel())
     try:
         return DataOptions(

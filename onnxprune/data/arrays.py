@@ -58,8 +58,7 @@ def open_array(
     asked = options.given() + tuple(f"the stored {flag[2:]}" for flag in archive.recipe.given())
     if array.ndim < 2 or 0 in array.shape:
         raise DataError(
-            f"{source}: shape {format_shape(array.shape)}, expected one sample or more along the first axis "
-            f"for {spec}"
+            f"{source}: shape {format_shape(array.shape)}, expected one sample or more along the first axis for {spec}"
         )
     if not _holds_pixels(array, spec, bool(asked)):
         if asked:
@@ -168,9 +167,7 @@ def _check_pixels(
 ) -> None:
     """Check that floats are pixels 0..255, unless the caller gave the scale or values pass as they are."""
     if spec.dtype.kind != "f":
-        raise DataError(
-            f"{source}: {array.dtype} values, expected uint8 pixels for {spec}: round and cast them"
-        )
+        raise DataError(f"{source}: {array.dtype} values, expected uint8 pixels for {spec}: round and cast them")
     if scale is not None or recipe.passes_pixels:
         return
     low = min(float(chunk.min()) for _, chunk in chunks(array))

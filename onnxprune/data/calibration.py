@@ -130,8 +130,7 @@ class TensorCalibration:
         """Copy the samples at `indices`."""
         chosen = check_indices(indices, len(self))
         return {
-            spec.name: np.ascontiguousarray(self.tensors[spec.name][chosen].astype(spec.dtype))
-            for spec in self.specs
+            spec.name: np.ascontiguousarray(self.tensors[spec.name][chosen].astype(spec.dtype)) for spec in self.specs
         }
 
     def digest(self) -> str:
@@ -174,8 +173,7 @@ def check_labels(labels: NDArray[Any] | None, count: int, source: str) -> NDArra
         return None
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{source}: labels are {labels.dtype} {labels.shape}, expected one integer for each of {count} "
-            f"samples"
+            f"{source}: labels are {labels.dtype} {labels.shape}, expected one integer for each of {count} samples"
         )
     return labels.astype(np.int64)
 

@@ -177,12 +177,7 @@ def scan_folder(folder: Path) -> FolderImages:
     for path in sorted(_walk(folder)):
         status = path.stat() if path.exists() else None
         hidden = path.name.startswith(".")
-        if (
-            hidden
-            or path.suffix.lower() not in EXTENSIONS
-            or status is None
-            or not stat.S_ISREG(status.st_mode)
-        ):
+        if hidden or path.suffix.lower() not in EXTENSIONS or status is None or not stat.S_ISREG(status.st_mode):
             skipped += 1
             continue
         stamp = f"{path.relative_to(folder).as_posix()} {status.st_size} {status.st_mtime_ns}"
@@ -190,8 +185,7 @@ def scan_folder(folder: Path) -> FolderImages:
     if not files:
         extensions = " ".join(sorted(EXTENSIONS))
         raise DataError(
-            f"{folder}: no images found in this folder or below ({skipped} other files), expected "
-            f"{extensions}"
+            f"{folder}: no images found in this folder or below ({skipped} other files), expected {extensions}"
         )
     return FolderImages(tuple(files), skipped)
 
@@ -238,9 +232,7 @@ def _open(path: Path) -> Image.Image:
     width, height = image.size
     if width * height > MOST_PIXELS:
         image.close()
-        raise DataError(
-            f"{path}: {width * height} pixels, expected at most {MOST_PIXELS}: shrink or remove it"
-        )
+        raise DataError(f"{path}: {width * height} pixels, expected at most {MOST_PIXELS}: shrink or remove it")
     if image.mode.startswith(DEEP_MODES):
         image.close()
         raise DataError(

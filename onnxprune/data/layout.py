@@ -60,9 +60,7 @@ def image_input(spec: InputSpec, options: DataOptions) -> ImageInput | None:
         return _image_input(spec, fitting[0])
     if not fitting and None not in (spec.shape[1], spec.shape[3]):
         return None
-    raise UsageError(
-        f"{spec}: the shape does not tell where the channels are: add --layout nchw or --layout nhwc"
-    )
+    raise UsageError(f"{spec}: the shape does not tell where the channels are: add --layout nchw or --layout nhwc")
 
 
 def channels_last(array: NDArray[Any], source: str) -> NDArray[Any]:

@@ -99,8 +99,7 @@ def open_calibration(
     if isinstance(source, Iterable):
         return _items(source, specs, options, type(source).__name__, "iterable")
     raise UsageError(
-        f"data is a {type(source).__name__}, expected a path, an array, a dict, an iterable, or an object "
-        f"with get_next"
+        f"data is a {type(source).__name__}, expected a path, an array, a dict, an iterable, or an object with get_next"
     )
 
 
@@ -110,17 +109,14 @@ def _path(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Cal
     if not path.exists():
         raise DataError(f"{path}: no such file or folder, expected an image folder, .npy or .npz")
     if not path.is_file() or path.suffix.lower() not in (".npy", ".npz"):
-        raise DataError(
-            f"{path}: expected an image folder, .npy or .npz: give the folder that holds the images"
-        )
+        raise DataError(f"{path}: expected an image folder, .npy or .npz: give the folder that holds the images")
     return _file(path, specs, options, [])
 
 
 def _folder(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> ImageCalibration:
     if len(specs) > 1:
         raise DataError(
-            f"{path}: a folder, but the model has inputs {_names(specs)}: give an .npz with one array for "
-            f"each"
+            f"{path}: a folder, but the model has inputs {_names(specs)}: give an .npz with one array for each"
         )
     target = expect_images(specs[0], options, str(path))
     images = scan_folder(path)
@@ -155,9 +151,7 @@ def _items(
     return ready(specs, collect(items, specs, source), Archive({}), source, kind, [])
 
 
-def _synthetic(
-    specs: tuple[InputSpec, ...], options: DataOptions, seed: int, count: int
-) -> SyntheticCalibration:
+def _synthetic(specs: tuple[InputSpec, ...], options: DataOptions, seed: int, count: int) -> SyntheticCalibration:
     if seed < 0 or count < 1:
         raise UsageError(f"expected a seed of 0 or more and a positive count, found {seed} and {count}")
     notes: list[str] = []

@@ -85,9 +85,7 @@ class DataOptions:
             if min(self.std) <= 0:
                 raise UsageError(f"--std must be positive, found {format_numbers(self.std)}")
         for flag, size in (("--resize", self.resize), ("--crop", self.crop)):
-            if size is not None and (
-                len(size) not in (1, 2) or not 1 <= min(size) <= max(size) <= LARGEST_SIDE
-            ):
+            if size is not None and (len(size) not in (1, 2) or not 1 <= min(size) <= max(size) <= LARGEST_SIDE):
                 raise UsageError(
                     f"{flag} takes N or H W, each from 1 to {LARGEST_SIDE} pixels, "
                     f"found {format_numbers(size) or 'nothing'}"

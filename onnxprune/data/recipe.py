@@ -91,9 +91,7 @@ def natural_size(target: ImageInput, options: DataOptions) -> Size:
 def _color(options: DataOptions, preset: Preset | None, channels: int) -> Color:
     if channels == 1:
         if options.color in ("rgb", "bgr"):
-            raise UsageError(
-                f"--color {options.color}: the model takes one channel, expected --color gray or none"
-            )
+            raise UsageError(f"--color {options.color}: the model takes one channel, expected --color gray or none")
         return "gray"
     return options.color or (preset.color if preset else None) or "rgb"
 

@@ -40,9 +40,7 @@ def split(
         DataError: fewer than two samples, by `samples` or in the data.
     """
     if not 0 < held_out_fraction < 1 or held_out_max < 1:
-        raise UsageError(
-            f"expected a held-out part in 0..1 of at least one, found {held_out_fraction}, {held_out_max}"
-        )
+        raise UsageError(f"expected a held-out part in 0..1 of at least one, found {held_out_fraction}, {held_out_max}")
     if seed < 0:
         raise UsageError(f"--seed must be 0 or more, found {seed}")
     count = len(calibration) if samples is None else min(samples, len(calibration))

@@ -133,8 +133,7 @@ class SyntheticCalibration:
             images, recipe = self.images[spec.name]
             return recipe.apply(images.read(index) for index in indices)
         noise = [
-            one_over_f(np.random.default_rng([self.seed, index, position]), self.shapes[spec.name])
-            for index in indices
+            one_over_f(np.random.default_rng([self.seed, index, position]), self.shapes[spec.name]) for index in indices
         ]
         return np.stack(noise).astype(spec.dtype)
 

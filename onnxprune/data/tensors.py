@@ -100,9 +100,7 @@ def collect(items: Iterable[object], specs: Sequence[InputSpec], source: str) ->
         batch = {spec.name: _with_batch(arrays[spec.name], spec, where) for spec in specs}
         if len({len(array) for array in batch.values()}) != 1:
             counts = ", ".join(f"{name!r} {len(array)}" for name, array in batch.items())
-            raise DataError(
-                f"{where}: different numbers of samples ({counts}), expected as many for each input"
-            )
+            raise DataError(f"{where}: different numbers of samples ({counts}), expected as many for each input")
         for spec in specs:
             array = batch[spec.name]
             check_tensor(array, spec, where)
@@ -115,9 +113,7 @@ def collect(items: Iterable[object], specs: Sequence[InputSpec], source: str) ->
             # A reader may fill the same buffer again and again.
             batches[spec.name].append(array.astype(spec.dtype, copy=True))
     if not batches[specs[0].name]:
-        raise DataError(
-            f"{source}: no samples, expected at least two: an exhausted reader must be rewound first"
-        )
+        raise DataError(f"{source}: no samples, expected at least two: an exhausted reader must be rewound first")
     return {name: np.concatenate(arrays) for name, arrays in batches.items()}
 
 
@@ -128,16 +124,13 @@ def _by_name(item: object, specs: Sequence[InputSpec], where: str) -> dict[str, 
             raise DataError(f"{where}: one {type(item).__name__}, expected a dict with inputs {names}")
         item = {names[0]: item}
     if set(item) != set(names):
-        raise DataError(
-            f"{where}: names {sorted(map(str, item))}, expected exactly the model's inputs {names}"
-        )
+        raise DataError(f"{where}: names {sorted(map(str, item))}, expected exactly the model's inputs {names}")
     found = {}
     for name in names:
         value = item[name]
         if not hasattr(value, "__array__"):
             raise DataError(
-                f"{where}: a {type(value).__name__} for input {name!r}, expected an array (or a dict of "
-                f"arrays)"
+                f"{where}: a {type(value).__name__} for input {name!r}, expected an array (or a dict of arrays)"
             )
         found[name] = np.asarray(value)
     return found
@@ -161,6 +154,5 @@ def _check_range(array: NDArray[Any], spec: InputSpec, source: str) -> None:
         low, high = chunk.min(), chunk.max()
         if low < limits.min or high > limits.max:
             raise DataError(
-                f"{source}: values {low}..{high} from sample {start} on do not fit {spec.dtype} of input "
-                f"{spec.name!r}"
+                f"{source}: values {low}..{high} from sample {start} on do not fit {spec.dtype} of input {spec.name!r}"
             )

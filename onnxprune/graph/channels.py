@@ -1,8 +1,9 @@
 """Which channels must be removed together: slots, ties and connected components.
 
-Every axis of a known size of every value, weights included, has its slots. The rules tie them; what is tied, directly or
-not, is a *unit*. Units that touch the same axes equally often form a `ChannelGroup`, from which any number may go. An
-axis that a node touches and its rule does not tie is pinned, with the node and the reason: nothing is guessed.
+Every axis of a known size of every value, weights included, has its slots. The rules tie them; what is tied,
+directly or not, is a *unit*. Units that touch the same axes equally often form a `ChannelGroup`, from which any
+number may go. An axis that a node touches and its rule does not tie is pinned, with the node and the reason:
+nothing is guessed.
 
 The idea of coupled parameters follows Fang et al., "DepGraph" (CVPR 2023, arXiv 2301.12900).
 """
@@ -160,10 +161,8 @@ class _Slots:
         rows, columns = np.concatenate(left), np.concatenate(right)
         graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(self.total, self.total))
         count, label = connected_components(graph, directed=False)
-        label = label.astype(np.int64)
-        return {axis: label[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(
-            count
-        )
+        labels: IntArray = np.asarray(label, dtype=np.int64)
+        return {axis: labels[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(count)
 
 
 def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]]:

@@ -1,8 +1,8 @@
 """What a network costs: multiply-accumulates and parameters, as a function of how many channels each group keeps.
 
-MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included:
-``positions * (elements of the weights)``, positions being the output positions (for ConvTranspose the input's). Every axis
-of a weight is as long as it was, less what its groups have lost; so both costs are sums of products of linear terms.
+MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
+the weights)``, positions being the output positions (for ConvTranspose the input's). Every axis of a weight is as
+long as it was, less what its groups have lost; so both costs are sums of products of linear terms.
 """
 
 from __future__ import annotations
@@ -62,15 +62,11 @@ class CostModel:
         """Multiply-accumulates for one sample."""
         return round(sum(self._layer(layer, keep) for layer in self.layers.values()))
 
-    def saving(
-        self, keep: Mapping[str, int], group: str, to: int, *, unit: Literal["macs", "params"]
-    ) -> float:
+    def saving(self, keep: Mapping[str, int], group: str, to: int, *, unit: Literal["macs", "params"]) -> float:
         """What is saved when one group goes from `keep` to `to` channels."""
         after = {**keep, group: to}
         if unit == "macs":
-            return sum(
-                self._layer(layer, keep) - self._layer(layer, after) for layer in self._layers_of[group]
-            )
+            return sum(self._layer(layer, keep) - self._layer(layer, after) for layer in self._layers_of[group])
         return sum(self._product(c, keep) - self._product(c, after) for c in self._constants_of[group])
 
     @cached_property
@@ -104,9 +100,7 @@ class CostModel:
         return math.prod(self._length(extent, keep) for extent in extents)
 
     def _length(self, extent: _Extent, keep: Mapping[str, int]) -> float:
-        gone = sum(
-            times * (self.sizes[name] - keep.get(name, self.sizes[name])) for name, times in extent.groups
-        )
+        gone = sum(times * (self.sizes[name] - keep.get(name, self.sizes[name])) for name, times in extent.groups)
         return float(extent.size - gone)
 
 
@@ -158,8 +152,7 @@ def _touches(channels: ChannelMap) -> dict[Axis, tuple[tuple[str, int], ...]]:
         present, slots = np.unique(owners[owners >= 0], return_counts=True)
         if len(present):
             found[axis] = tuple(
-                (prunable[int(i)].name, int(n) // prunable[int(i)].size)
-                for i, n in zip(present, slots, strict=True)
+                (prunable[int(i)].name, int(n) // prunable[int(i)].size) for i, n in zip(present, slots, strict=True)
             )
     return found
 
@@ -168,9 +161,7 @@ def _positions(node: Any) -> float:
     tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
     shape = dims(tensor)
     if shape is None or not all(isinstance(size, int) for size in shape):
-        raise ModelError(
-            f"{node.op} '{node.name}': its size does not follow from the input shapes: {tensor.shape}"
-        )
+        raise ModelError(f"{node.op} '{node.name}': its size does not follow from the input shapes: {tensor.shape}")
     sizes = [int(size) for size in shape if isinstance(size, int)]
     # Whatever stands beside the channel axis, the batch included, is a position.
     channel = 1 if node.op in {"Conv", "ConvTranspose"} else len(sizes) - 1

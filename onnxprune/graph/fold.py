@@ -1,9 +1,9 @@
 """Folding BatchNormalization, and the constant Mul and Add that follow it, into the weights beside them.
 
-Behind a layer (Conv, ConvTranspose, Gemm) with y = W x + b, the normalisation s y + t is the layer (s W) x + (s b + t), with
-s = scale / sqrt(var + epsilon) and t = bias - s mean. In front of a Conv or Gemm it is (W s) x + (W t + b); with padding that is
-exact only where t = 0, since the padded zeros come after the normalisation. He et al. fold the same way before pruning
-("merge_bn" of the published code). All sums are made in float64.
+Behind a layer (Conv, ConvTranspose, Gemm) with y = W x + b, the normalisation s y + t is the layer (s W) x + (s b +
+t), with s = scale / sqrt(var + epsilon) and t = bias - s mean. In front of a Conv or Gemm it is (W s) x + (W t +
+b); with padding that is exact only where t = 0, since the padded zeros come after the normalisation. He et al. fold
+the same way before pruning ("merge_bn" of the published code). All sums are made in float64.
 """
 
 from __future__ import annotations
@@ -49,13 +49,9 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
         folded += 1
     net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
     left = [
-        Note(node.name, f"not folded: {_why_left(net, node)}")
-        for node in net.nodes
-        if node.op == "BatchNormalization"
+        Note(node.name, f"not folded: {_why_left(net, node)}") for node in net.nodes if node.op == "BatchNormalization"
     ]
-    notes = (
-        [Note("BatchNormalization", f"{folded} normalisations and constant scales folded")] if folded else []
-    )
+    notes = [Note("BatchNormalization", f"{folded} normalisations and constant scales folded")] if folded else []
     return net, (*notes, *left)
 
 
@@ -224,11 +220,7 @@ def _write(layer: Any, weight: Array, bias: Array) -> None:
     kind = layer.inputs[1].dtype
     old = layer.inputs[1]
     layer.inputs[1] = gs.Constant(old.name, weight.astype(kind))
-    name = (
-        layer.inputs[2].name
-        if len(layer.inputs) > 2 and not layer.inputs[2].is_empty()
-        else f"{layer.name}_bias"
-    )
+    name = layer.inputs[2].name if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else f"{layer.name}_bias"
     constant = gs.Constant(name, bias.astype(kind))
     if len(layer.inputs) > 2:
         layer.inputs[2] = constant

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import (
     ExternalDataInfo,
@@ -37,11 +38,7 @@ def load(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[Net,
     model, label = read_model(source)
     frozen, overridable = _graph_input_weights(model)
     net = Net.from_model(model, source=label, overridable=overridable)
-    notes = (
-        [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")]
-        if frozen
-        else []
-    )
+    notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
     net, more = normalize(net)
     return net, (*notes, *more)
 
@@ -90,13 +87,9 @@ def _check_versions(model: onnx.ModelProto, label: str) -> None:
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{label}: not an ONNX model (it holds no graph with nodes)")
     if model.ir_version < MIN_IR:
-        raise ModelError(
-            f"{label}: IR version {model.ir_version}; {MIN_IR} or newer is needed: export it again"
-        )
+        raise ModelError(f"{label}: IR version {model.ir_version}; {MIN_IR} or newer is needed: export it again")
     if model.ir_version > onnx.IR_VERSION:
-        raise ModelError(
-            f"{label}: IR version {model.ir_version} is newer than the installed onnx knows; update onnx"
-        )
+        raise ModelError(f"{label}: IR version {model.ir_version} is newer than the installed onnx knows; update onnx")
     newest = onnx.defs.onnx_opset_version()
     opset = next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), None)
     if opset is None:
@@ -118,9 +111,7 @@ def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> N
         info = ExternalDataInfo(tensor)
         file = root / info.location
         if Path(info.location).is_absolute() or not _inside(file, root):
-            raise ModelError(
-                f"{label}: weight '{tensor.name}' lies outside the model's folder ('{info.location}')"
-            )
+            raise ModelError(f"{label}: weight '{tensor.name}' lies outside the model's folder ('{info.location}')")
         if not file.is_file():
             raise ModelError(f"{label}: the file '{info.location}' with weight '{tensor.name}' is missing")
         if (info.offset or 0) + (info.length or 0) > file.stat().st_size:

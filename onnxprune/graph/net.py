@@ -53,9 +53,7 @@ class Net:
     overridable: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
-    def from_model(
-        cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()
-    ) -> Net:
+    def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Net:
         """Import a checked model, with shapes inferred where onnx can."""
         inferred = infer_shapes(model)
         header = Header(
@@ -106,7 +104,7 @@ class Net:
 
     def to_model(self) -> onnx.ModelProto:
         """The graph as a ModelProto, header restored."""
-        model = gs.export_onnx(self.graph, do_type_check=False)
+        model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         header = self.header
         model.ir_version = max(header.ir_version, 4)
         model.producer_name, model.producer_version = header.producer_name, header.producer_version
@@ -176,9 +174,7 @@ def values_of(tensor: Any) -> np.ndarray[Any, Any]:
 
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     """The numpy type of an onnx-graphsurgeon dtype (which may be an ONNX number for types numpy lacks)."""
-    return (
-        np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)) if isinstance(dtype, int) else np.dtype(dtype)
-    )
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)) if isinstance(dtype, int) else np.dtype(dtype)
 
 
 def captured_names(node: Any) -> Iterator[str]:

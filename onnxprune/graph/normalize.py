@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
@@ -20,14 +19,18 @@ from onnxprune.graph.net import Net, captured_names, dims, values_of
 from onnxprune.graph.shape_values import shape_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Note", "normalize"]
 
 _SHAPE_ARITHMETIC = frozenset(
-    "Add Cast Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Greater Identity Less Mod Mul Neg Range "
-    "Reshape Shape Slice Squeeze Sub Transpose Unsqueeze Where".split()
+    {
+        *("Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Greater"),
+        *("Identity", "Less", "Mod", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub"),
+        *("Transpose", "Unsqueeze", "Where"),
+    }
 )
+_SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
 _MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
 _MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way for more
 _SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get a copy for each use
@@ -58,7 +61,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
     protected = _protected(net)
     for _ in range(_MOST_ROUNDS):
         changed = False
-        while any([step(net, protected) for step in passes]):
+        while _once(net, passes, protected):
             changed = True
         if not changed:
             break
@@ -66,15 +69,17 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
     shared = _unshare_small_constants(net)
     if not any(_has_weights(node) for node in net.nodes):
-        raise ModelError(
-            f"{net.source}: no Conv, Gemm or MatMul with constant weights; there is nothing to prune"
-        )
-    notes = (
-        [Note("shared constants", f"{shared} uses of merged constants given their own copy")]
-        if shared
-        else []
-    )
+        raise ModelError(f"{net.source}: no Conv, Gemm or MatMul with constant weights; there is nothing to prune")
+    notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
     return net, tuple(notes)
+
+
+def _once(net: Net, passes: Iterable[Callable[[Net, frozenset[str]], bool]], protected: frozenset[str]) -> bool:
+    """Run every pass, whatever the others did."""
+    changed = False
+    for step in passes:
+        changed |= step(net, protected)
+    return changed
 
 
 def _has_weights(node: Any) -> bool:
@@ -130,7 +135,7 @@ def _inline_constants(net: Net, protected: frozenset[str]) -> bool:
 def _constant_value(attrs: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     if isinstance(attrs.get("value"), gs.Constant):
         return values_of(attrs["value"])
-    for name, kind in (("value_int", np.int64), ("value_float", np.float32)):
+    for name, kind in _SCALAR_ATTRIBUTES:
         if name in attrs:
             return np.array(attrs[name], kind)
         if name + "s" in attrs:
@@ -208,8 +213,8 @@ def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | 
         import_domains=net.graph.import_domains,
     )
     try:
-        model = gs.export_onnx(graph, do_type_check=False)
-        return np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+        results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
+        return np.asarray(results[0])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError):
         return None
 

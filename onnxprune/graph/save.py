@@ -52,9 +52,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}): give a folder that exists"
-        ) from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}): give a folder that exists") from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

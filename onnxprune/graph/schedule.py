@@ -1,8 +1,8 @@
 """An order of execution, and what is alive at each cut through it.
 
-Nodes are ordered by level (one more than the highest level among what they read), so that a shortcut is computed before the
-branch that it will be added to. A *cut* c lies before the c-th node; a tensor is live there when a node before it, or a graph
-input, makes it and a node behind it reads it.
+Nodes are ordered by level (one more than the highest level among what they read), so that a shortcut is computed
+before the branch that it will be added to. A *cut* c lies before the c-th node; a tensor is live there when a node
+before it, or a graph input, makes it and a node behind it reads it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class Schedule:
 
     def live(self, cut: int) -> tuple[str, ...]:
         """Tensors that must be held at a cut, sorted."""
-        return tuple(
-            sorted(name for name, made in self.made.items() if made < cut <= self.last_read.get(name, -1))
-        )
+        return tuple(sorted(name for name, made in self.made.items() if made < cut <= self.last_read.get(name, -1)))
 
 
 def schedule(net: Net) -> Schedule:
@@ -61,11 +59,11 @@ def schedule(net: Net) -> Schedule:
         level.update({tensor.name: mine for tensor in node.outputs})
         ranked.append((mine, position, node))
     ordered = [node for _, _, node in sorted(ranked, key=lambda entry: entry[:2])]
-    made = {name: -1 for name in net.input_names}
+    made = dict.fromkeys(net.input_names, -1)
     last_read: dict[str, int] = {}
     for position, node in enumerate(ordered):
         made.update({tensor.name: position for tensor in node.outputs if tensor.name})
-        last_read.update({name: position for name in _reads(node)})
+        last_read.update(dict.fromkeys(_reads(node), position))
     return Schedule(tuple(node.name for node in ordered), made, last_read)
 
 
@@ -77,8 +75,8 @@ def _reads(node: Any) -> list[str]:
 def segment(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[str]) -> Any:
     """Nodes start .. stop - 1 as a graph of their own.
 
-    Its inputs are the tensors live at `start` that it reads, its outputs those live at `stop` that it makes, and those in
-    `wanted` that it makes. None if there is nothing to run.
+    Its inputs are the tensors live at `start` that it reads, its outputs those live at `stop` that it makes, and
+    those in `wanted` that it makes. None if there is nothing to run.
     """
     by_name = {node.name: node for node in net.nodes}
     nodes = [by_name[name] for name in order.order[start:stop]]

@@ -1,7 +1,7 @@
 """What is known of a shape that a graph computes: integers where they are fixed, symbols where they follow an input.
 
-Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Unsqueeze and Concat. Evaluating that with symbols for the open
-sizes tells which entries of the result are copies of sizes of `x`.
+Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Unsqueeze and Concat. Evaluating that with symbols for the
+open sizes tells which entries of the result are copies of sizes of `x`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def shape_value(tensor: Any, depth: int = _MOST_STEPS) -> tuple[Dim, ...] | None
     """
     if isinstance(tensor, gs.Constant):
         values = values_of(tensor)
-        return (
-            tuple(int(v) for v in values.ravel()) if values.dtype.kind in "iu" and values.ndim <= 1 else None
-        )
+        return tuple(int(v) for v in values.ravel()) if values.dtype.kind in "iu" and values.ndim <= 1 else None
     if depth == 0 or not tensor.inputs:
         return None
     node = tensor.inputs[0]

@@ -1,8 +1,9 @@
 """Sites: the layers whose weights can be fitted anew, seen as one matrix that answers to an input patch.
 
-A site answers ``y = W x + b`` at every output position. For a Conv x is the input patch under that position, channel-major:
-p = (channels per group) * (kernel elements), a channel being a contiguous block. For Gemm and MatMul a position is a row.
-Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and `with_weights` writes it back.
+A site answers ``y = W x + b`` at every output position. For a Conv x is the input patch under that position,
+channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For Gemm and MatMul
+a position is a row. Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and
+`with_weights` writes it back.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ class Window:
                     extents, self.strides, self.kernel, self.dilations, strict=True
                 )
             ]
-            return tuple(
-                total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2 for total in totals
-            )
+            return tuple(total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2 for total in totals)
         if self.auto_pad == "VALID":
             return (0,) * len(self.kernel)
         return self.pads[: len(self.kernel)]
@@ -219,9 +218,7 @@ def ensure_biases(net: Net) -> Net:
         kind = numpy_dtype(node.inputs[1].dtype)
         bias = gs.Constant(_free(f"{node.name}_bias", taken), np.zeros(outputs, kind))
         node.outputs = [inner]
-        net.graph.nodes.append(
-            gs.Node("Add", f"{node.name}_add_bias", inputs=[inner, bias], outputs=[result])
-        )
+        net.graph.nodes.append(gs.Node("Add", f"{node.name}_add_bias", inputs=[inner, bias], outputs=[result]))
     net.graph.toposort()
     return net
 

@@ -1,8 +1,8 @@
 """Removing channels, and zeroing them: two ways to the same outputs.
 
-`remove` takes slots out of every value and weight that has them, then lets the fix-ups put attributes and shape constants
-right. `zero` keeps every shape and sets the weights that read the channels to zero. That both give the same outputs on any
-input is the contract that tests and every run check.
+`remove` takes slots out of every value and weight that has them, then lets the fix-ups put attributes and shape
+constants right. `zero` keeps every shape and sets the weights that read the channels to zero. That both give the
+same outputs on any input is the contract that tests and every run check.
 """
 
 from __future__ import annotations

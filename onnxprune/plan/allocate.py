@@ -1,9 +1,10 @@
 """From a budget to a count for every group, by single moves.
 
-All groups start with all of their channels and go down by levels (`levels`), one group at a time, until the cost is within the
-budget. ``greedy`` takes the group whose next level adds least error for what it saves; ``uniform`` does so among the groups that are
-furthest above the common ratio. The errors are those of `solve.error_curve`, known before anything is removed. Since a larger budget
-only stops the same descent earlier, it never leaves a group with fewer channels.
+All groups start with all of their channels and go down by levels (`levels`), one group at a time, until the cost is
+within the budget. ``greedy`` takes the group whose next level adds least error for what it saves; ``uniform`` does
+so among the groups that are furthest above the common ratio. The errors are those of `solve.error_curve`, known
+before anything is removed. Since a larger budget only stops the same descent earlier, it never leaves a group with
+fewer channels.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Allocation", "allocate", "levels"]
 
 Allocation = Literal["greedy", "uniform"]
 
-_LEAST_LEVELS = 4
+_LEAST_LEVELS = 3
 
 
 def levels(size: int, align: int) -> tuple[int, ...]:
@@ -51,14 +52,13 @@ def allocate(
     """Channels to keep, per group.
 
     Args:
-        cost: of the network.
-        curves: per group, (size + 1,) the error when so many channels are gone; its keys are the groups that may shrink.
-        budget: what to reach; for the kind ``selector`` there is nothing to allocate.
-        allocation: how the moves are ordered.
-        align: counts are multiples of it where groups are large enough.
+        cost: of the network. curves: per group, (size + 1,) the error when so many channels are gone; its keys are
+        the groups that may shrink. budget: what to reach; for the kind ``selector`` there is nothing to allocate.
+        allocation: how the moves are ordered. align: counts are multiples of it where groups are large enough.
 
     Raises:
-        PlanError: there is nothing to prune, or the budget is out of reach; the message has the closest that is in reach.
+        PlanError: there is nothing to prune, or the budget is out of reach; the message has the closest that is in
+        reach.
     """
     if not curves:
         raise PlanError(
@@ -114,6 +114,6 @@ def _check_reach(
     if least > budget.fraction * full:
         words = "MACs" if unit == "macs" else "parameters"
         raise PlanError(
-            f"{budget.text} is out of reach: with every prunable group at its smallest, {least / full:.1%} of the {words} "
-            f"remain ({full / max(least, 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
+            f"{budget.text} is out of reach: with every prunable group at its smallest, {least / full:.1%} of the "
+            f"{words} remain ({full / max(least, 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
         )

@@ -17,8 +17,8 @@ Kind = Literal["macs", "params", "keep-ratio", "selector"]
 class Budget:
     """What is limited, and to which fraction of what the original has.
 
-    ``macs`` and ``params``: the whole network's. ``keep-ratio``: the channels of every group alike. ``selector``: no limit,
-    the selector finds each group's count (LASSO with a fixed penalty).
+    ``macs`` and ``params``: the whole network's. ``keep-ratio``: the channels of every group alike. ``selector``:
+    no limit, the selector finds each group's count (LASSO with a fixed penalty).
     """
 
     kind: Kind

@@ -5,8 +5,9 @@
     {"format": "onnxprune-plan", "version": 1, "model": "net.onnx", "budget": "speedup 2 in MACs",
      "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}]}
 
-``kept`` may be missing: then the selector chooses. A plan made from one graph replays on any other in which a node of the name
-``producer`` makes as many channels that may go: a detector on the same backbone, the same net with another head.
+``kept`` may be missing: then the selector chooses. A plan made from one graph replays on any other in which a node
+of the name ``producer`` makes as many channels that may go: a detector on the same backbone, the same net with
+another head.
 """
 
 from __future__ import annotations

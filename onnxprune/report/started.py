@@ -90,7 +90,8 @@ class Started:
         few = tuple(
             Note(
                 name,
-                f"{outcome.samples} samples for {outcome.columns} unknowns: fewer than ten each; raise --points or --samples",
+                f"{outcome.samples} samples for {outcome.columns} unknowns: fewer than ten each; "
+                "raise --points or --samples",
             )
             for name, outcome in outcomes.items()
             if outcome.too_few

@@ -84,7 +84,8 @@ def _windows(source: Array, window: Window, where: Indices) -> Array:
         inside = inside & (line >= 0) & (line < extents[axis])
         index.append(line.clip(0, extents[axis] - 1))
     # Indices on both sides of the channel axis put it last: (B, P, *kernel, C).
-    taken = source[(index[0], slice(None), *index[1:])]
+    place: Any = (index[0], slice(None), *index[1:])
+    taken = source[place]
     if not inside.all():
         taken *= inside[..., None]
     ordered = np.moveaxis(taken, -1, 2)
@@ -102,5 +103,6 @@ def answers(response: Array, where: Indices, channel_axis: int) -> Array:
     batch, points, rank = where.shape
     rows = np.arange(batch)[:, None]
     index = tuple(where[:, :, axis] for axis in range(rank))
-    taken = response[(rows, slice(None), *index)] if channel_axis == 1 else response[(rows, *index)]
+    place: Any = (rows, slice(None), *index) if channel_axis == 1 else (rows, *index)
+    taken = response[place]
     return np.ascontiguousarray(taken, dtype=np.float32).reshape(batch * points, -1)

@@ -1,9 +1,10 @@
 """How far one model's outputs are from another's, gathered batch by batch.
 
-With a the reference and b the candidate, the relative error of an output is ``(sum (a - b)^2 / sum (a - mean a)^2)^(1/2)``, the mean
-taken over samples, element by element of a sample. An output (N, C), axes of size one aside, with two or more floating-point
-columns is taken for a classifier's: the share of samples with the same largest column, and ``KL(a || b)`` in nats, mean
-over samples. Rows that are non-negative and sum to one are probabilities, others logits.
+With a the reference and b the candidate, the relative error of an output is ``(sum (a - b)^2 / sum (a - mean
+a)^2)^(1/2)``, the mean taken over samples, element by element of a sample. An output (N, C), axes of size one
+aside, with two or more floating-point columns is taken for a classifier's: the share of samples with the same
+largest column, and ``KL(a || b)`` in nats, mean over samples. Rows that are non-negative and sum to one are
+probabilities, others logits.
 """
 
 from __future__ import annotations

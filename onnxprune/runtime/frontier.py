@@ -1,8 +1,8 @@
 """Frontier execution: a network is run once, piece by piece, over all calibration inputs.
 
-Re-running a network up to each layer costs the square of its depth. A `Frontier` holds, for every batch, the tensors that are
-alive at a cut, and moves to the next cut by running only the nodes in between. The original and the compressed network have
-a frontier each, over the same order of nodes.
+Re-running a network up to each layer costs the square of its depth. A `Frontier` holds, for every batch, the
+tensors that are alive at a cut, and moves to the next cut by running only the nodes in between. The original and
+the compressed network have a frontier each, over the same order of nodes.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Frontier:
     ) -> Iterator[Callable[[int], Mapping[str, Array]]]:
         """Move every batch to `cut`: yields a function that does so for one batch, to be called once for each.
 
-        The function returns all tensors live at `cut`, and those in `wanted`. Tensors in `later` that exist by then are held
-        on, too.
+        The function returns all tensors live at `cut`, and those in `wanted`. Tensors in `later` that exist by then
+        are held on, too.
 
         Raises:
             EngineError: a piece of the network cannot be run.
@@ -87,9 +87,7 @@ class Frontier:
                     self._store.put((self.name, batch, name), here[name])
             return {name: array for name, array in here.items() if name in keep}
 
-        if self.cut == 0 and not self._started:
-            advance = self._with_inputs(advance)
-        yield advance
+        yield advance if self._started else self._with_inputs(advance)
         self.cut, self._held = cut, hold
         self._narrowed.clear()
 
@@ -104,9 +102,7 @@ class Frontier:
             array = np.take(array, kept, axis=axis)
         return array
 
-    def _with_inputs(
-        self, advance: Callable[[int], Mapping[str, Array]]
-    ) -> Callable[[int], Mapping[str, Array]]:
+    def _with_inputs(self, advance: Callable[[int], Mapping[str, Array]]) -> Callable[[int], Mapping[str, Array]]:
         def first(batch: int) -> Mapping[str, Array]:
             for name, array in self._calibration.load(self._batches[batch].samples).items():
                 self._store.put((self.name, batch, name), array)

@@ -30,9 +30,7 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
         tensor = tensors.get(name)
         shape = None if tensor is None else dims(tensor)
         if tensor is None or tensor.dtype is None or shape is None or not shape:
-            raise ModelError(
-                f"{net.source}: input '{name}' is no tensor with a batch axis of a known type and rank"
-            )
+            raise ModelError(f"{net.source}: input '{name}' is no tensor with a batch axis of a known type and rank")
         kind = numpy_dtype(tensor.dtype)
         if kind.kind not in "fiub":
             raise ModelError(f"{net.source}: input '{name}' holds {kind}, expected numbers")
@@ -43,9 +41,7 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
-def batches(
-    indices: Sequence[int], specs: Sequence[InputSpec], batch: int
-) -> Iterator[tuple[list[int], int]]:
+def batches(indices: Sequence[int], specs: Sequence[InputSpec], batch: int) -> Iterator[tuple[list[int], int]]:
     """Samples to load together, and how many of them count.
 
     A model whose inputs fix the batch runs at that; its last batch is filled up with its last sample.

@@ -87,8 +87,8 @@ def resolve(
         )
     if wanted[0] != _CPU and not usable(wanted[0]):
         raise EngineError(
-            f"--provider {options.provider}: {wanted[0]} is installed but does not start here (no device, or its libraries "
-            "are missing or do not match): check the driver, or use --provider cpu"
+            f"--provider {options.provider}: {wanted[0]} is installed but does not start here (no device, or "
+            "its libraries are missing or do not match): check the driver, or use --provider cpu"
         )
     return tuple(name for name in wanted if name in offered)
 

@@ -122,7 +122,7 @@ def _loadable(model: onnx.ModelProto | bytes | str | Path, label: str) -> bytes 
         raise EngineError(
             f"{label}: {model.ByteSize() / 2**30:.1f} GB are more than onnxruntime loads in one message (2 GB)"
         )
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _said(error: Exception) -> str:

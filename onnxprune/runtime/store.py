@@ -1,7 +1,7 @@
 """Held tensors: in memory up to a limit, beyond that in files.
 
-Ordinary files, not memory maps: what is written there counts as the system's file cache, not as this process's memory, and a
-tensor is read back once, whole.
+Ordinary files, not memory maps: what is written there counts as the system's file cache, not as this process's
+memory, and a tensor is read back once, whole.
 """
 
 from __future__ import annotations
@@ -90,7 +90,5 @@ class TensorStore:
                     self._parent.mkdir(parents=True, exist_ok=True)
                 self._folder = tempfile.TemporaryDirectory(prefix="held-", dir=self._parent)
             except OSError as error:
-                raise OutputError(
-                    f"{self._parent}: no folder for held activations ({error.strerror})"
-                ) from error
+                raise OutputError(f"{self._parent}: no folder for held activations ({error.strerror})") from error
         return self._folder.name

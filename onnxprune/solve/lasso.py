@@ -52,9 +52,7 @@ def coordinate_descent(quadratic: Quadratic) -> Callable[[float], Array]:
     return minimise
 
 
-def lasso_select(
-    problems: Sequence[Regression], units: int, keep: int | None, options: SelectOptions
-) -> Selection:
+def lasso_select(problems: Sequence[Regression], units: int, keep: int | None, options: SelectOptions) -> Selection:
     """Keep the units that the chosen LASSO variant keeps; exactly ``keep`` of them unless it is None."""
     with blas_threads_for(_widest(problems)):
         quadratic = sum_quadratics(problems, [problem.weight for problem in problems], units)
@@ -103,9 +101,7 @@ def _by_search(quadratic: Quadratic, keep: int, options: SelectOptions) -> Selec
         best, alpha, low = beta, middle, middle
         if count <= _most(keep, options):
             break
-    return Selection(
-        _trim(quadratic, best, keep), alpha=alpha, status="path degenerate: penalty by bisection"
-    )
+    return Selection(_trim(quadratic, best, keep), alpha=alpha, status="path degenerate: penalty by bisection")
 
 
 def _by_fixed_penalty(

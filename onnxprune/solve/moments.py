@@ -136,9 +136,7 @@ class _Sums:
     def add(self, x: Array32, y: Array32 | None) -> None:
         y = np.empty((len(x), 0), dtype=np.float32) if y is None else y
         if x.shape != (len(x), self.columns) or y.shape != (len(x), self.outputs):
-            raise ValueError(
-                f"expected (n, {self.columns}) and (n, {self.outputs}), found {x.shape} and {y.shape}"
-            )
+            raise ValueError(f"expected (n, {self.columns}) and (n, {self.outputs}), found {x.shape} and {y.shape}")
         if len(x) and not len(self.block_x):
             self.block_x = np.empty((self.rows, self.columns), dtype=np.float32)
             self.block_y = np.empty((self.rows, self.outputs), dtype=np.float32)
@@ -217,9 +215,7 @@ def _pool(one: Part, two: Part) -> Part:
 
 
 def _columns(part: Part, index: npt.NDArray[np.int64]) -> Part:
-    return replace(
-        part, mean_x=part.mean_x[index], gram=part.gram[np.ix_(index, index)], cross=part.cross[index, :]
-    )
+    return replace(part, mean_x=part.mean_x[index], gram=part.gram[np.ix_(index, index)], cross=part.cross[index, :])
 
 
 def _outputs(part: Part, index: npt.NDArray[np.int64]) -> Part:

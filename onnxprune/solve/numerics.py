@@ -114,9 +114,7 @@ def scale_of(gram: Array) -> Array:
     return np.sqrt(np.maximum(np.diagonal(gram), 0.0))
 
 
-def factorise(
-    gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale: Array | None = None
-) -> Factor:
+def factorise(gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale: Array | None = None) -> Factor:
     """Factorise ``gram + (ridge + jitter) D^2``.
 
     Args:

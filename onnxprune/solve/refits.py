@@ -89,9 +89,7 @@ def _linear(kept: _Kept, options: RefitOptions) -> Solution:
 def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
     def fit(part: Part) -> tuple[Array, Array]:
         diagonal = np.diagonal(part.gram)
-        level = (
-            np.full(len(diagonal), np.sqrt(max(float(diagonal.mean()), 0.0))) if len(diagonal) else diagonal
-        )
+        level = np.full(len(diagonal), np.sqrt(max(float(diagonal.mean()), 0.0))) if len(diagonal) else diagonal
         weight = factorise(part.gram, ridge=options.ridge, scale=level).solve(part.cross).T
         return _with_bias(weight, part)
 

@@ -56,9 +56,7 @@ def refit_relu(
         return _refit(linear, samples, columns, moment_count, options)
 
 
-def _refit(
-    linear: Solution, samples: Samples, columns: Indices, moment_count: int, options: RefitOptions
-) -> Solution:
+def _refit(linear: Solution, samples: Samples, columns: Indices, moment_count: int, options: RefitOptions) -> Solution:
     x = samples.x[:, columns]
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     rows = _Rows(x - centre, np.maximum(samples.y, 0), samples.offset)
@@ -160,9 +158,7 @@ class _Rows:
         return _Sweep(error / self.power, cross, change)
 
 
-def _descend(
-    rows: _Rows, judge: _Rows, start: _Iterate, pull: float, steps: Sequence[tuple[float, int]]
-) -> _Descent:
+def _descend(rows: _Rows, judge: _Rows, start: _Iterate, pull: float, steps: Sequence[tuple[float, int]]) -> _Descent:
     """Turns on ``rows``, judged on ``judge``; each penalty starts from the best iterate so far."""
     regression = _Regression.of(rows, start, pull)
     best, error = start, judge.error(start)

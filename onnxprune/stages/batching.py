@@ -23,9 +23,7 @@ _LARGEST_TENSOR = (
 _MOST = 100
 
 
-def sample_shapes(
-    calibration: Calibration, specs: Sequence[InputSpec], batch: int = 1
-) -> dict[str, tuple[int, ...]]:
+def sample_shapes(calibration: Calibration, specs: Sequence[InputSpec], batch: int = 1) -> dict[str, tuple[int, ...]]:
     """Shape of each input as the calibration gives it, for a batch (or the model's own, where that is fixed)."""
     first = calibration.load([0])
     return {spec.name: (spec.shape[0] or batch, *first[spec.name].shape[1:]) for spec in specs}

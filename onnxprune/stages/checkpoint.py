@@ -1,8 +1,8 @@
 """What a killed run leaves behind, and how the next one finds it.
 
-A run's folder is named by a hash of everything that its results depend on. Each finished piece of work is one ``.npz`` file of plain
-arrays, written whole or not at all; a file that cannot be read counts as missing. The oldest runs go when all together
-take too much room.
+A run's folder is named by a hash of everything that its results depend on. Each finished piece of work is one
+``.npz`` file of plain arrays, written whole or not at all; a file that cannot be read counts as missing. The oldest
+runs go when all together take too much room.
 """
 
 from __future__ import annotations

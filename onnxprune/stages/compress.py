@@ -1,9 +1,9 @@
 """Compress: site by site in order of execution, capture, select, remove, refit.
 
-Both networks move through the calibration inputs on a frontier. At a step the sites that read one tensor are sampled there: their
-patches from the network as compressed so far, the answers that they should give from the original one. In front of a residual
-sum the wanted answer is the original sum less what the compressed network's shortcut brings to it, so that the branch puts
-the shortcut's error right.
+Both networks move through the calibration inputs on a frontier. At a step the sites that read one tensor are
+sampled there: their patches from the network as compressed so far, the answers that they should give from the
+original one. In front of a residual sum the wanted answer is the original sum less what the compressed network's
+shortcut brings to it, so that the branch puts the shortcut's error right.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.solve import Moments, RefitOptions, Samples, SelectOptions, Solution
     from onnxprune.stages.checkpoint import Checkpoint
     from onnxprune.stages.steps import Step, Target
-    from onnxprune.stages.workload import Workload
+    from onnxprune.stages.workload import Progress, Workload
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -133,13 +133,20 @@ def compress(
             done = _restore(checkpoint.load(f"step-{number}"), step)
             if done is None:
                 later = {t.tensor for other in steps[number + 1 :] for t in other.targets}
-                label = f"compress {number + 1} of {len(steps)}"
-                done = _solve(work, state, step, later, keep, chosen, select_options, refit_options, label)
+                report = _share(work.progress, number, len(steps))
+                done = _solve(
+                    replace(work, progress=report), state, step, later, keep, chosen, select_options, refit_options
+                )
                 checkpoint.save(f"step-{number}", _arrays(done))
             chosen.update(done.kept)
             outcomes.update(done.outcomes)
             state = _apply(work, state, step, done)
     return Compressed(state.net, state.alive, chosen, outcomes)
+
+
+def _share(progress: Progress, number: int, steps: int) -> Progress:
+    """Progress of one step as a part of all."""
+    return lambda stage, done, total: progress(stage, number * total + done, steps * total)
 
 
 def _early(steps: Sequence[Step], kept: Mapping[str, Indices]) -> dict[str, Indices]:
@@ -168,23 +175,17 @@ def _solve(
     settled: Mapping[str, Indices],
     select_options: SelectOptions,
     refit_options: RefitOptions,
-    label: str,
 ) -> _Fitted:
-    sampled = _sample(work, state, step, later, refit_options, label)
+    sampled = _sample(work, state, step, later, refit_options)
     problems = {
         target.site.name: _problems(state.net, target.site, sampled[target.site.name].moments)
         for target in step.targets
     }
-    columns = {
-        name: np.arange(len(regressions[0].unit), dtype=np.int64) for name, regressions in problems.items()
-    }
+    columns = {name: np.arange(len(regressions[0].unit), dtype=np.int64) for name, regressions in problems.items()}
     kept: dict[str, Indices] = {}
     alive = state.alive
     for group in step.groups:
-        here = {
-            name: _restricted(work, problems[name], name, group, alive, columns[name])
-            for name in group.consumers
-        }
+        here = {name: _restricted(work, problems[name], name, group, alive, columns[name]) for name in group.consumers}
         if group.name in settled:
             kept[group.name] = settled[group.name]
         elif keep[group.name] == group.size:
@@ -215,9 +216,7 @@ class _Sampled:
     samples: tuple[Samples, ...] | None
 
 
-def _sample(
-    work: Workload, state: _State, step: Step, later: set[str], options: RefitOptions, label: str
-) -> dict[str, _Sampled]:
+def _sample(work: Workload, state: _State, step: Step, later: set[str], options: RefitOptions) -> dict[str, _Sampled]:
     meters: dict[str, SiteMeter] = {}
     pools: dict[str, Reservoir] = {}
     expected = sum(batch.real for batch in work.batches) * work.positions.points
@@ -234,7 +233,7 @@ def _sample(
         state.current.moving(state.net, step.cut) as move_current,
     ):
         for number, batch in enumerate(work.batches):
-            work.progress(label, number, len(work.batches))
+            work.progress("compress", number, len(work.batches))
             reference, now = move_original(number), move_current(number)
             for target in step.targets:
                 x, y, offset = _rows(work, state.alive, step, target, number, reference, now)
@@ -242,7 +241,7 @@ def _sample(
                 meters[target.site.name].add(x, y if offset is None else y - offset, halves)
                 if target.site.name in pools:
                     pools[target.site.name].add(x, y, halves, offset)
-    work.progress(label, len(work.batches), len(work.batches))
+    work.progress("compress", len(work.batches), len(work.batches))
     return {
         name: _Sampled(meter.finish(), _split(pools[name].finish(), meter) if name in pools else None)
         for name, meter in meters.items()
@@ -390,7 +389,5 @@ def _restore(arrays: Mapping[str, Array] | None, step: Step) -> _Fitted | None:
         name = target.site.name
         weights[name] = arrays[f"weight.{position}"], arrays[f"bias.{position}"]
         error, held, samples, columns = arrays[f"numbers.{position}"].tolist()
-        outcomes[name] = SiteOutcome(
-            error, held, int(samples), int(columns), str(arrays[f"status.{position}"])
-        )
+        outcomes[name] = SiteOutcome(error, held, int(samples), int(columns), str(arrays[f"status.{position}"]))
     return _Fitted(kept, weights, outcomes)

@@ -39,9 +39,7 @@ class SiteMeter:
                 part = slice(index * self.columns, (index + 1) * self.columns)
                 answer = None
                 if wanted is not None:
-                    answer = np.ascontiguousarray(
-                        wanted[:, index * self.outputs : (index + 1) * self.outputs]
-                    )
+                    answer = np.ascontiguousarray(wanted[:, index * self.outputs : (index + 1) * self.outputs])
                 builder.add(np.ascontiguousarray(rows[:, part]), answer, half)
 
     def finish(self) -> tuple[Moments, ...]:
@@ -86,9 +84,7 @@ def moment_bytes(columns: int) -> int:
     return _ARRAYS_PER_SOLVE * 8 * columns * columns
 
 
-def unit_of_column(
-    channels: ChannelMap, site: Site, group: ChannelGroup, alive: Mask, columns: int
-) -> Indices:
+def unit_of_column(channels: ChannelMap, site: Site, group: ChannelGroup, alive: Mask, columns: int) -> Indices:
     """For each of a site's columns, the index of its channel in the group, or -1."""
     units = channels.unit_of_slots(site.input_axis, group, alive)
     return np.repeat(units, columns // max(len(units), 1))

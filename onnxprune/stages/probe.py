@@ -1,7 +1,8 @@
 """Probe: in which order each group would give up its channels, and at what error, on the original network.
 
-One pass over the calibration inputs gathers the second moments of what each consumer reads; what it answers follows in closed
-form. Where the moments of all consumers do not fit in memory together, there are as many passes as needed.
+One pass over the calibration inputs gathers the second moments of what each consumer reads; what it answers follows
+in closed form. Where the moments of all consumers do not fit in memory together, there are as many passes as
+needed.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class Ranking:
     """What is known of a group before anything is removed.
 
     Attributes:
-        order: (size,) int64 channels, first removed first.
-        curve: (size + 1,) float64, relative error of all consumers together when so many are gone and the rest is refitted.
-        count: channels that a selector without a budget keeps; else None.
+        order: (size,) int64 channels, first removed first. curve: (size + 1,) float64, relative error of all
+        consumers together when so many are gone and the rest is refitted. count: channels that a selector without a
+        budget keeps; else None.
     """
 
     order: Array
@@ -81,12 +82,10 @@ def _parts(work: Workload, groups: Sequence[ChannelGroup]) -> Iterable[list[Chan
 def _bytes(work: Workload, name: str) -> int:
     weight, _ = matrix(work.net, work.channels.sites[name])
     # Two halves of moments for each; the solver's own room is taken once, by the group that is ranked.
-    return weight.shape[0] * moment_bytes(weight.shape[2]) // 3
+    return int(weight.shape[0]) * moment_bytes(weight.shape[2]) // 3
 
 
-def _gather(
-    work: Workload, groups: Sequence[ChannelGroup], index: int, passes: int
-) -> dict[str, tuple[Moments, ...]]:
+def _gather(work: Workload, groups: Sequence[ChannelGroup], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
     sites = {name: work.channels.sites[name] for group in groups for name in group.consumers}
     meters = {}
     for name, site in sites.items():
@@ -98,7 +97,7 @@ def _gather(
     with TensorStore(work.memory // 2, work.scratch) as store:
         frontier = Frontier("original", work.engine, work.order, work.calibration, work.batches, store)
         with frontier.moving(work.net, stop, sources) as advance:
-            for number, batch in enumerate(work.batches):
+            for number in range(len(work.batches)):
                 work.progress(label, number, len(work.batches))
                 tensors = advance(number)
                 for name, site in sites.items():
@@ -138,9 +137,7 @@ def _rank(
     return Ranking(order, error_curve(problems, order), count)
 
 
-def save_rankings(
-    checkpoint: Checkpoint, groups: Sequence[ChannelGroup], rankings: Mapping[str, Ranking]
-) -> None:
+def save_rankings(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], rankings: Mapping[str, Ranking]) -> None:
     """Keep rankings for the next run."""
     arrays: dict[str, Array] = {}
     for position, group in enumerate(groups):

@@ -1,8 +1,8 @@
 """The order in which sites are fitted, decided before anything runs.
 
-One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read the same
-tensor is selected in that step, on what the compressed network really gives; a group whose consumers read several (a residual
-stream) cannot wait and is selected beforehand.
+One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read the
+same tensor is selected in that step, on what the compressed network really gives; a group whose consumers read
+several (a residual stream) cannot wait and is selected beforehand.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def plan_steps(
     return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
 
 
-def _changed_tensors(
-    net: Net, order: Schedule, channels: ChannelMap, shrinking: Collection[ChannelGroup]
-) -> set[str]:
+def _changed_tensors(net: Net, order: Schedule, channels: ChannelMap, shrinking: Collection[ChannelGroup]) -> set[str]:
     """Tensors that depend on a site that reads channels which are removed, or on a shrunk group early on."""
     starts = {name for group in shrinking for name in group.consumers}
     for group in early_groups(channels, shrinking):
@@ -144,9 +142,8 @@ def _sum_of(net: Net, answer: Any) -> Any:
     add = answer.outputs[0]
     if any(isinstance(tensor, gs.Constant) for tensor in add.inputs) or add.inputs[0] is add.inputs[1]:
         return None
-    shapes = [dims(tensor) for tensor in add.inputs]
-    same = shapes[0] is not None and shapes[1] is not None and len(shapes[0]) == len(shapes[1])
-    return add if same and shapes[0][1:] == shapes[1][1:] else None
+    left, right = (dims(tensor) for tensor in add.inputs)
+    return add if left is not None and right is not None and left[1:] == right[1:] else None
 
 
 def _only_relus(net: Net, tensor: Any) -> bool:

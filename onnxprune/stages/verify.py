@@ -1,7 +1,8 @@
 """Verify: the result is run against the original before anything is written.
 
-Three questions, each with its own answer when it fails: does removing channels equal zeroing them on this very network, is every
-output finite and of the original's shape, and is the difference from the original within what was asked for.
+Three questions, each with its own answer when it fails: does removing channels equal zeroing them on this very
+network, is every output finite and of the original's shape, and is the difference from the original within what was
+asked for.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
+    Limits = tuple[Mapping[np.dtype[Any], float], float]
 
 __all__ = ["check_drop", "check_removal", "compare_outputs", "first_difference"]
 
 # Share of the largest value of a tensor by which two ways of the same sum may differ.
-_TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float64): 1e-6}
+_TOLERANCE: dict[np.dtype[Any], float] = {np.dtype(np.float16): 3e-2, np.dtype(np.float64): 1e-6}
 _USUAL_TOLERANCE = 1e-3
 
 
@@ -56,7 +58,7 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
     worst = max((_difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
     if all(_close(removed[name], zeroed[name]) for name in outputs):
         return worst
-    limits = (_TOLERANCE, _USUAL_TOLERANCE)
+    limits: Limits = (_TOLERANCE, _USUAL_TOLERANCE)
     name, difference = first_difference(work, smaller, masked, alive, batch, limits) or (
         ", ".join(outputs),
         worst,
@@ -98,7 +100,7 @@ def first_difference(
     full: Net,
     alive: Mask,
     batch: Batch,
-    limits: tuple[Mapping[np.dtype[Any], float], float] = ({}, 0.5),
+    limits: Limits = ({}, 0.5),
 ) -> tuple[str, float] | None:
     """The first tensor, in order of execution, that two networks do not agree on, on the channels that both have.
 
@@ -189,14 +191,10 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
         return
     for output in divergence:
         classifier = output.top1_agreement is not None
-        lost = (
-            100 * (1 - output.top1_agreement)
-            if output.top1_agreement is not None
-            else 100 * output.relative_error
-        )
+        lost = 100 * (1 - output.top1_agreement) if output.top1_agreement is not None else 100 * output.relative_error
         if lost > max_drop:
             words = "top-1 agreement lost" if classifier else "relative error"
             raise VerifyError(
-                f"output '{output.name}': {lost:.2f} {'points of ' if classifier else '% '}{words} on held-back inputs, "
-                f"--max-drop allows {max_drop:g}: ask for less, or give more --samples"
+                f"output '{output.name}': {lost:.2f} {'points of ' if classifier else '% '}{words} on held-back "
+                f"inputs, --max-drop allows {max_drop:g}: ask for less, or give more --samples"
             )

@@ -38,9 +38,7 @@ def test_an_npy_file_is_mapped_and_what_is_loaded_is_not(tmp_path):
 def test_an_npz_gives_the_array_named_like_the_input_or_images_or_the_only_one(tmp_path, key):
     images = pixels(3, 8, 8, 3)
     np.savez_compressed(tmp_path / "x.npz", **{key: images})
-    np.testing.assert_array_equal(
-        open_calibration(tmp_path / "x.npz", [nhwc()], AS_IS).load([0, 1, 2])["x"], images
-    )
+    np.testing.assert_array_equal(open_calibration(tmp_path / "x.npz", [nhwc()], AS_IS).load([0, 1, 2])["x"], images)
 
 
 def test_images_are_preferred_to_other_arrays_which_are_named_in_a_note(tmp_path):
@@ -50,9 +48,7 @@ def test_images_are_preferred_to_other_arrays_which_are_named_in_a_note(tmp_path
 
 def test_an_npz_without_a_fitting_array_lists_what_it_has(tmp_path):
     np.savez(tmp_path / "x.npz", ilr=pixels(3, 8, 8, 3), gt=pixels(3, 8, 8, 3))
-    with pytest.raises(
-        DataError, match=re.escape("x.npz: arrays 'ilr', 'gt', expected 'x', 'images', or a single")
-    ):
+    with pytest.raises(DataError, match=re.escape("x.npz: arrays 'ilr', 'gt', expected 'x', 'images', or a single")):
         open_calibration(tmp_path / "x.npz", [nchw()], NO_OPTIONS)
     with pytest.raises(DataError, match=re.escape("arrays 'ilr', 'gt', expected 'x', 'size'")):
         open_calibration(tmp_path / "x.npz", TWO, NO_OPTIONS)
@@ -66,9 +62,7 @@ def test_labels_are_handed_on_and_must_be_one_integer_a_sample(tmp_path):
     assert labels.tolist() == [2, 0, 1]
     for wrong in (np.arange(4), np.zeros(3), np.zeros((3, 1), int)):
         np.savez(path, images=pixels(3, 8, 8, 3), labels=wrong)
-        with pytest.raises(
-            DataError, match=r"x\.npz: labels are .* expected one integer for each of 3 samples"
-        ):
+        with pytest.raises(DataError, match=r"x\.npz: labels are .* expected one integer for each of 3 samples"):
             open_calibration(path, [nchw()], NO_OPTIONS)
 
 
@@ -165,9 +159,7 @@ def test_a_member_that_claims_more_than_it_holds_is_refused(tmp_path):
     header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3)}"
     header = header.ljust(117) + "\n"
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
-        file.writestr(
-            "images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
-        )
+        file.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
     with pytest.raises(DataError, match=r"x\.npz: cannot be read"):
         open_calibration(tmp_path / "x.npz", [nchw()], NO_OPTIONS)
 

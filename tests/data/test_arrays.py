@@ -27,9 +27,7 @@ AS_IS = DataOptions(preset="none")
     model=st.sampled_from([nchw, nhwc]),
     floats=st.booleans(),
 )
-def test_either_layout_feeds_either_model_with_the_same_values(
-    count, height, width, channels, stored, model, floats
-):
+def test_either_layout_feeds_either_model_with_the_same_values(count, height, width, channels, stored, model, floats):
     images = pixels(count, height, width, channels)
     array = images if stored is nhwc else images.transpose(0, 3, 1, 2)
     found = open_calibration(
@@ -100,9 +98,7 @@ def test_the_layout_option_turns_values_of_a_model_whose_shape_does_not_tell():
 
 def test_gray_images_need_no_channel_axis():
     images = pixels(5, 8, 9)
-    np.testing.assert_array_equal(
-        open_calibration(images, [nchw(8, 9, 1)], AS_IS).load([4])["x"][0, 0], images[4]
-    )
+    np.testing.assert_array_equal(open_calibration(images, [nchw(8, 9, 1)], AS_IS).load([4])["x"][0, 0], images[4])
     found = open_calibration(images, [nchw(8, 9)], AS_IS)
     np.testing.assert_array_equal(found.load([4])["x"][0], np.stack([images[4]] * 3))
     assert "5 gray images repeated" in notes(found)
@@ -111,9 +107,7 @@ def test_gray_images_need_no_channel_axis():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_values_of_the_models_own_integer_type_pass_through(dtype):
     values = pixels(4, 5).astype(dtype)
-    found = open_calibration(values, [InputSpec("x", (None, 5), np.dtype(dtype))], NO_OPTIONS).load([1, 2])[
-        "x"
-    ]
+    found = open_calibration(values, [InputSpec("x", (None, 5), np.dtype(dtype))], NO_OPTIONS).load([1, 2])["x"]
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, values[1:3])
 

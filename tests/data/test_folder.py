@@ -83,9 +83,7 @@ def test_an_empty_folder_is_named_with_the_extensions_that_count(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
-)
+@pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_an_unreadable_image_is_named_when_the_folder_is_opened(tmp_path, content):
     save_image(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(content)
@@ -133,9 +131,7 @@ def test_different_sizes_on_a_dynamic_model_name_two_files_and_the_way_out(tmp_p
     save_image(tmp_path / "a.png", 8, 8)
     save_image(tmp_path / "b.png", 8, 8)
     save_image(tmp_path / "c.png", 8, 9)
-    with pytest.raises(
-        DataError, match=r"c\.png is 8x9 but .*a\.png is 8x8, expected one size: add --resize"
-    ):
+    with pytest.raises(DataError, match=r"c\.png is 8x9 but .*a\.png is 8x8, expected one size: add --resize"):
         open_calibration(tmp_path, [nchw(None, None)], AS_IS)
     for options in (DataOptions(resize=(8, 8)), DataOptions(crop=(6,)), DataOptions(resize=(9,), crop=(8,))):
         assert open_calibration(tmp_path, [nchw(None, None)], options).load([0, 1, 2])["x"].shape[0] == 3

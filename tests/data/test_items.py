@@ -62,9 +62,7 @@ def test_a_buffer_that_a_reader_fills_again_is_copied():
             buffer[:] = value
             yield buffer
 
-    np.testing.assert_array_equal(
-        open_calibration(refill(), [nchw()], NO_OPTIONS).load(range(5))["x"], VALUES
-    )
+    np.testing.assert_array_equal(open_calibration(refill(), [nchw()], NO_OPTIONS).load(range(5))["x"], VALUES)
 
 
 def test_all_sources_of_the_same_values_have_the_same_digest():
@@ -115,9 +113,7 @@ def test_inputs_of_different_counts_are_refused():
 
 
 def test_an_array_alone_is_refused_for_several_inputs():
-    with pytest.raises(
-        DataError, match=re.escape("item 0: one ndarray, expected a dict with inputs ['x', 'size']")
-    ):
+    with pytest.raises(DataError, match=re.escape("item 0: one ndarray, expected a dict with inputs ['x', 'size']")):
         open_calibration([VALUES], TWO, NO_OPTIONS)
 
 

@@ -56,9 +56,7 @@ def test_the_axis_of_one_or_three_channels_tells_the_layout(spec, layout, channe
     assert (found.layout, found.channels, (found.height, found.width)) == (layout, channels, size)
 
 
-@pytest.mark.parametrize(
-    "shape", [(None, None, None, None), (1, 3, 16, 3), (1, 1, 40, 1), (None, None, 8, 8)]
-)
+@pytest.mark.parametrize("shape", [(None, None, None, None), (1, 3, 16, 3), (1, 1, 40, 1), (None, None, 8, 8)])
 def test_a_shape_that_does_not_tell_the_layout_asks_for_the_option(shape):
     spec = InputSpec("x", shape, FLOAT)
     with pytest.raises(UsageError, match="add --layout nchw or --layout nhwc"):
@@ -67,9 +65,7 @@ def test_a_shape_that_does_not_tell_the_layout_asks_for_the_option(shape):
 
 
 def test_a_layout_that_contradicts_the_shape_is_refused_with_the_one_that_fits():
-    with pytest.raises(
-        UsageError, match=r"makes 32 channels of input 'x' \(N, 3, 32, 32\).*use --layout nchw"
-    ):
+    with pytest.raises(UsageError, match=r"makes 32 channels of input 'x' \(N, 3, 32, 32\).*use --layout nchw"):
         image_input(nchw(32, 32), DataOptions(layout="nhwc"))
 
 
@@ -79,6 +75,4 @@ def test_an_input_of_another_rank_or_channel_count_takes_no_images(shape):
 
 
 def test_a_spec_is_printed_as_people_write_it():
-    assert (
-        str(InputSpec("data", (1, 3, None, 224), np.dtype(np.uint8))) == "input 'data' (N, 3, ?, 224) uint8"
-    )
+    assert str(InputSpec("data", (1, 3, None, 224), np.dtype(np.uint8))) == "input 'data' (N, 3, ?, 224) uint8"

@@ -29,9 +29,7 @@ positives = st.floats(0.015625, 300, width=32)
 
 @settings(deadline=None, max_examples=50)
 @given(
-    images=hnp.arrays(
-        np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.just(3))
-    ),
+    images=hnp.arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.just(3))),
     scale=positives,
     mean=st.tuples(numbers, numbers, numbers),
     std=st.tuples(positives, positives, positives),
@@ -133,9 +131,7 @@ def test_pure_red_green_and_blue_have_the_luma_of_bt601():
     image = np.eye(3, dtype=np.uint8)[np.newaxis] * 255
     recipe = replace(PLAIN, color="gray", channels=1, mean=(0.0,), std=(1.0,))
     np.testing.assert_array_equal(recipe.apply([image]).ravel(), [76, 150, 29])
-    np.testing.assert_allclose(
-        recipe.apply([image.astype(np.float64)]).ravel(), [76.245, 149.685, 29.07], rtol=1e-6
-    )
+    np.testing.assert_allclose(recipe.apply([image.astype(np.float64)]).ravel(), [76.245, 149.685, 29.07], rtol=1e-6)
 
 
 def test_the_description_is_json_and_says_everything():

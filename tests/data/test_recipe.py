@@ -61,9 +61,7 @@ def test_no_recipe_at_all_leaves_a_note():
 
 def test_images_of_the_models_size_are_not_resized_by_a_preset():
     images = pixels(2, 8, 8, 3)
-    found = open_calibration(
-        images, [nhwc()], DataOptions(preset="imagenet", scale=1.0, mean=(0.0,), std=(1.0,))
-    )
+    found = open_calibration(images, [nhwc()], DataOptions(preset="imagenet", scale=1.0, mean=(0.0,), std=(1.0,)))
     np.testing.assert_array_equal(found.load([0, 1])["x"], images)
     assert "images are 8x8 already" in notes(found)
 

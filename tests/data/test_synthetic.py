@@ -139,9 +139,7 @@ def test_several_inputs_are_made_up_together():
 
 
 def test_integers_that_are_no_pixels_are_not_made_up():
-    with pytest.raises(
-        DataError, match=r"no --data, and values for input 'ids' \(N, 8\) int64 cannot be made up"
-    ):
+    with pytest.raises(DataError, match=r"no --data, and values for input 'ids' \(N, 8\) int64 cannot be made up"):
         made(InputSpec("ids", (None, 8), np.dtype(np.int64)), NO_OPTIONS)
 
 

@@ -127,9 +127,7 @@ def test_batches_never_take_both_copies_of_a_unit(unit: int, monkeypatch: pytest
     x = case.x.copy()
     x[:, 20:] = x[:, :20]
     y = (x @ case.problem.weight.T).astype(np.float32)
-    problem = Regression(
-        moments_of(x, y, case.half), case.problem.weight, case.problem.bias, case.problem.unit
-    )
+    problem = Regression(moments_of(x, y, case.half), case.problem.weight, case.problem.bias, case.problem.unit)
     done = obs([problem], 40)
     assert sorted(done.order[:20] % 20) == list(range(20))
     assert done.curve[20] < 1e-5

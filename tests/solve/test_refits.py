@@ -88,9 +88,7 @@ def test_the_reported_errors_are_those_of_the_samples(name: str) -> None:
 def test_refits_with_more_freedom_fit_better() -> None:
     case = make_case(4, samples=4000)
     columns = kept_columns(case.problem, [0, 1, 2])
-    errors = [
-        refit(case.problem, columns, RefitOptions(refit=name)).error for name in ("linear", "scale-only")
-    ]
+    errors = [refit(case.problem, columns, RefitOptions(refit=name)).error for name in ("linear", "scale-only")]
     weight = case.problem.weight[:, columns]
     total = case.problem.moments.columns(columns).total
     unscaled = total.error(weight, total.mean_y - weight @ total.mean_x) / total.power.sum()
@@ -186,9 +184,7 @@ def behind_relu(samples: Samples, columns: np.ndarray, weight: np.ndarray, bias:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=seeds, samples=counts, offset=st.booleans(), removed=st.integers(0, 5))
-def test_relu_is_never_worse_than_linear_behind_the_relu(
-    seed: int, samples: int, offset: bool, removed: int
-) -> None:
+def test_relu_is_never_worse_than_linear_behind_the_relu(seed: int, samples: int, offset: bool, removed: int) -> None:
     problem, rows = relu_case(seed, samples, offset)
     columns = kept_columns(problem, np.arange(removed, 6))
     linear = refit(problem, columns, LINEAR)
@@ -207,9 +203,7 @@ def test_relu_gains_where_half_of_the_responses_are_cut(offset: bool) -> None:
     linear = refit(problem, columns, LINEAR)
     aware = refit(problem, columns, RefitOptions(refit="relu"), rows)
     assert "turns" in aware.status
-    gain = behind_relu(rows, columns, aware.weight, aware.bias) / behind_relu(
-        rows, columns, linear.weight, linear.bias
-    )
+    gain = behind_relu(rows, columns, aware.weight, aware.bias) / behind_relu(rows, columns, linear.weight, linear.bias)
     assert gain < 0.97
     again = refit(problem, columns, RefitOptions(refit="relu"), rows)
     np.testing.assert_array_equal(aware.weight, again.weight)
@@ -223,9 +217,7 @@ def test_z_is_the_cheaper_of_the_two_candidates(target: float, response: float, 
 
     candidates = (min(response, 0), max(0, (penalty * response + target) / (penalty + 1)))
     change = wanted_change(np.float32([[target]]), np.float32([[response]]), penalty)
-    assert cost(response + float(change[0, 0])) == pytest.approx(
-        min(map(cost, candidates)), rel=1e-4, abs=1e-4
-    )
+    assert cost(response + float(change[0, 0])) == pytest.approx(min(map(cost, candidates)), rel=1e-4, abs=1e-4)
 
 
 def test_relu_without_samples_is_refused() -> None:

@@ -46,9 +46,7 @@ def explicit_lasso(case: Case, alpha: float) -> np.ndarray:
     x -= x.mean(axis=0)
     y = case.y.astype(np.float64)
     y -= y.mean(axis=0)
-    responses = np.stack(
-        [x[:, columns] @ case.problem.weight[:, columns].T for columns in _blocks(case)], axis=-1
-    )
+    responses = np.stack([x[:, columns] @ case.problem.weight[:, columns].T for columns in _blocks(case)], axis=-1)
     power = np.square(y).sum(axis=1).mean()
     # scikit-learn divides by all n * o rows, the objective here by n and by the power.
     solver = Lasso(alpha=alpha * power / y.shape[1], fit_intercept=False, tol=1e-10, max_iter=100_000)
@@ -128,14 +126,10 @@ def test_nothing_but_copies_and_dead_units_still_gives_the_count(options: Select
 
 @settings(deadline=None, max_examples=20)
 @given(seed=seeds, power_x=st.integers(-4, 4), power_y=st.integers(-4, 4), options=st.sampled_from(ALL))
-def test_units_of_measurement_change_no_choice(
-    seed: int, power_x: int, power_y: int, options: SelectOptions
-) -> None:
+def test_units_of_measurement_change_no_choice(seed: int, power_x: int, power_y: int, options: SelectOptions) -> None:
     case = make_case(seed)
     moments = case.problem.moments
-    scaled = replace(
-        case.problem, moments=type(moments)(*(scale_part(p, power_x, power_y) for p in parts(case)))
-    )
+    scaled = replace(case.problem, moments=type(moments)(*(scale_part(p, power_x, power_y) for p in parts(case))))
     scaled = replace(scaled, weight=case.problem.weight * 10.0 ** (power_y - power_x))
     np.testing.assert_array_equal(
         select([case.problem], case.units, 3, options).kept, select([scaled], case.units, 3, options).kept

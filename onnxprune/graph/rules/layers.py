@@ -17,11 +17,7 @@ def conv(node: NodeView) -> Coupling:
     channel of every group goes together, on either side, so that groups stay equally wide.
     """
     weight, source = node.input_shape(1), node.input_shape(0)
-    if (
-        weight is None
-        or source is None
-        or not all(isinstance(size, int) for size in (*weight[:2], source[1]))
-    ):
+    if weight is None or source is None or not all(isinstance(size, int) for size in (*weight[:2], source[1])):
         return Coupling(reason="its shapes are unknown")
     outputs, per_group, inputs = (int(size) for size in (*weight[:2], source[1]) if isinstance(size, int))
     groups = int(node.attribute("group", 1))

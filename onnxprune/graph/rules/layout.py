@@ -73,18 +73,16 @@ def reshape_target(node: NodeView) -> Edit:
     target, result = node.constant(1), node.output_shape()
     if target is None or result is None:
         return Edit()
-    sizes = [
-        size if old > 0 and isinstance(size, int) else int(old)
-        for old, size in zip(target, result, strict=True)
-    ]
+    sizes = [size if old > 0 and isinstance(size, int) else int(old) for old, size in zip(target, result, strict=True)]
     return Edit(constants={1: np.array(sizes, np.int64)})
 
 
 def _regrouped(node: NodeView) -> Coupling:
     """Ties for a reshape that keeps the order of the elements.
 
-    Both shapes are cut into the shortest runs of axes with equal products. In a run (A, rest) -> (A * rest), slot a goes
-    with the columns a * rest ... (a + 1) * rest - 1, and the same backwards; a run of one axis goes on as it is.
+    Both shapes are cut into the shortest runs of axes with equal products. In a run (A, rest) -> (A * rest), slot a
+    goes with the columns a * rest ... (a + 1) * rest - 1, and the same backwards; a run of one axis goes on as it
+    is.
     """
     source, result = node.input_shape(0), node.output_shape()
     if source is None or result is None:
@@ -150,7 +148,7 @@ def _runs(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> list[tuple[list[i
                 j += 1
             else:
                 return None
-            if a == b and a > 1 or i == len(left) and j == len(right):
+            if (a == b and a > 1) or (i == len(left) and j == len(right)):
                 break
         runs.append(members)
     return runs

@@ -1,8 +1,8 @@
 """How an operator carries channels: the data that a rule returns, and the table of rules.
 
-A *slot* is one index on one axis of one value; weights are values like activations. A rule ties slots that must be removed
-together. It sees one node and returns data; it changes nothing. An axis of a known size that a node's rule does not tie is
-pinned, and so is every axis of a node without a rule: the world is closed.
+A *slot* is one index on one axis of one value; weights are values like activations. A rule ties slots that must be
+removed together. It sees one node and returns data; it changes nothing. An axis of a known size that a node's rule
+does not tie is pinned, and so is every axis of a node without a rule: the world is closed.
 """
 
 from __future__ import annotations

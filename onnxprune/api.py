@@ -1,0 +1,86 @@
+"""The Python interface: two functions in front of the pipeline and the comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.compare import CompareOptions, Comparison, run_comparison
+from onnxprune.options import Options
+from onnxprune.pipeline import Result, run
+from onnxprune.plan import Plan, budget_from
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import numpy as np
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.stages.workload import Progress
+
+    Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["compare", "prune"]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def prune(
+    model: Model,
+    *,
+    data: CalibrationSource | None = None,
+    speedup: float | None = None,
+    macs: str | float | None = None,
+    params: str | float | None = None,
+    keep_ratio: float | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    options: Options | None = None,
+    progress: Progress = _silent,
+) -> Result:
+    """Prune the channels of a network.
+
+    Args:
+        model: path, bytes or ModelProto; it is not changed. data: calibration inputs: a path, an array, a dict of
+        arrays, an iterable of either, or a reader with ``get_next()``. speedup: original MACs over the result's; 2
+        if no budget is given. macs: MACs left, 0.5 or "50%". params: parameters left, 0.5 or "50%". keep_ratio:
+        channels left in every group. plan: do this instead of a budget. dry_run: stop when the plan is made.
+        options: everything else; a budget given above replaces its. progress: called with stage, done, total.
+
+    Raises:
+        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+    """
+    chosen = options or Options()
+    budget = budget_from(speedup=speedup, macs=macs, params=params, keep_ratio=keep_ratio, default=chosen.budget)
+    planned = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
+    return run(model, data, replace(chosen, budget=budget), plan=planned, dry_run=dry_run, progress=progress)
+
+
+def compare(
+    original: Model,
+    candidate: Model,
+    *,
+    data: CalibrationSource | None = None,
+    labels: str | os.PathLike[str] | Sequence[int] | np.ndarray[Any, Any] | None = None,
+    options: CompareOptions | None = None,
+    progress: Progress = _silent,
+) -> Comparison:
+    """Two models side by side on the same inputs.
+
+    Args:
+        original: path, bytes or ModelProto.
+        candidate: the same.
+        data: inputs, as for `prune`; None: ``<original>.test.npz`` beside the first model if there is one.
+        labels: a file or integers; None: those of the data, if it has any.
+        options: everything else.
+        progress: called with stage, done, total.
+
+    Raises:
+        OnnxPruneError: one of its kinds, see `onnxprune.errors`; a drop beyond ``max_drop`` is no error here, see
+            `Comparison.within`.
+    """
+    return run_comparison(original, candidate, data, labels, options or CompareOptions(), progress)

@@ -1,0 +1,177 @@
+"""What the terminal shows of a run: a table of layers that can be pasted into a message, and a last panel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from onnxprune.compare import Comparison
+    from onnxprune.report.record import Change, LayerRow, Report
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.runtime.timing import Timing
+
+__all__ = ["show_comparison", "show_report"]
+
+
+def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
+    """Print the table of layers, warnings and notes, and the summary."""
+    console.print(_layers(report.layers))
+    shown = report.notes if verbose else report.notes[:6]
+    for note in shown:
+        console.print(f"[dim]note[/dim] {escape(note.subject)}: {escape(note.text)}", highlight=False)
+    if len(report.notes) > len(shown):
+        console.print(f"[dim]note[/dim] {len(report.notes) - len(shown)} more with -v", highlight=False)
+    if verbose:
+        for stage, seconds in report.seconds.items():
+            console.print(f"[dim]time[/dim] {stage}: {seconds:.1f} s", highlight=False)
+    for warning in report.warnings:
+        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    console.print(Panel(_summary(report), title=_title(report), title_align="left"))
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print two models side by side."""
+    table = _plain("output", "relative error", "largest difference", "top-1 agreement", "KL")
+    for output in comparison.divergence:
+        table.add_row(
+            escape(output.name),
+            f"{output.relative_error:.4f}",
+            f"{output.max_abs:.3g}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
+            "" if output.kl is None else f"{output.kl:.2e}",
+        )
+    console.print(table)
+    rows: list[tuple[str, str]] = [
+        ("MACs", _change(comparison.macs)),
+        ("parameters", _change(comparison.params)),
+        ("file", _bytes(comparison.file_bytes)),
+    ]
+    if comparison.accuracy is not None:
+        before, after = comparison.accuracy
+        rows.append(("top-1 accuracy", f"{before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"))
+    rows.append((comparison.drop_kind, f"{comparison.drop:.3f} on {comparison.samples} inputs"))
+    if comparison.timing is not None:
+        rows.append(("latency", _latency(comparison.timing)))
+    for warning in comparison.warnings:
+        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    console.print(Panel(_pairs(rows), title="before -> after", title_align="left"))
+
+
+def _title(report: Report) -> str:
+    return f"plan for {escape(report.model)}" if report.dry_run else f"{escape(report.model)}: before -> after"
+
+
+def _layers(rows: tuple[LayerRow, ...]) -> Table:
+    table = _plain("layer", "in", "out", "MACs", "params", "error", "why")
+    for row in rows:
+        table.add_row(
+            escape(row.name),
+            _arrow(row.inputs),
+            _arrow(row.outputs),
+            _arrow_short(row.macs),
+            _arrow_short(row.params),
+            "" if row.error is None else f"{row.error:.4f}",
+            escape(row.reason),
+        )
+    return table
+
+
+def _plain(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        last = column == "why"
+        table.add_column(
+            column,
+            justify="left" if position == 0 or last else "right",
+            overflow="fold",
+            no_wrap=not last and position > 0,
+            ratio=None,
+        )
+    return table
+
+
+def _summary(report: Report) -> RenderableType:
+    rows = [
+        ("asked for", report.budget),
+        ("MACs", _change(report.macs)),
+        ("parameters", _change(report.params)),
+    ]
+    if report.file_bytes is not None:
+        rows.append(("file", _bytes(report.file_bytes)))
+    if report.timing is not None:
+        rows.append(("latency", _latency(report.timing)))
+    held = report.data.get("held_back")
+    rows += [(f"output {output.name}", _agreement(output, held)) for output in report.divergence]
+    if report.data.get("source"):
+        count = report.data.get("fit")
+        rows.append(("calibrated on", f"{count} inputs of {report.data['source']}"))
+    if report.output is not None:
+        rows.append(("written to", report.output))
+        rows.append(
+            ("next", f"onnxprune compare {report.model} {report.output}   (or: trtexec --onnx={report.output})")
+        )
+    elif report.dry_run:
+        rows.append(("next", "the same command without --dry-run"))
+    return Group(_pairs(rows))
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(escape(name), escape(value))
+    return table
+
+
+def _agreement(output: OutputDivergence, held: object) -> str:
+    text = f"relative error {output.relative_error:.4f}"
+    if output.top1_agreement is not None:
+        text = f"top-1 agreement {output.top1_agreement:.2%}, KL {output.kl:.2e}, {text}"
+    return f"{text} on {held} held-back inputs"
+
+
+def _latency(timing: Timing) -> str:
+    threads = "default threads" if timing.threads == 0 else f"{timing.threads} threads"
+    verdict = ""
+    if timing.ratio_high < 1:
+        verdict = ": SLOWER than the original"
+    elif timing.ratio_low <= 1:
+        verdict = ": no certain difference"
+    return (
+        f"median {timing.before.median_ms:.3g} -> {timing.after.median_ms:.3g} ms, p90 {timing.before.p90_ms:.3g} -> "
+        f"{timing.after.p90_ms:.3g} ms, {timing.ratio:.2f}x [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]{verdict} "
+        f"({timing.provider}, batch {timing.batch}, {threads})"
+    )
+
+
+def _change(change: Change) -> str:
+    return f"{_short(change.before)} -> {_short(change.after)} ({change.ratio:.2f}x fewer)"
+
+
+def _bytes(change: Change) -> str:
+    before, after = (f"{size / 1e6:.2f} MB" for size in (change.before, change.after))
+    return f"{before} -> {after} ({change.ratio:.2f}x smaller)"
+
+
+def _arrow(change: Change) -> str:
+    return str(change.before) if change.before == change.after else f"{change.before} -> {change.after}"
+
+
+def _arrow_short(change: Change) -> str:
+    before, after = _short(change.before), _short(change.after)
+    return before if change.before == change.after else f"{before} -> {after}"
+
+
+def _short(number: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
