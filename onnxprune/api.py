@@ -45,11 +45,17 @@ def prune(
     """Prune the channels of a network.
 
     Args:
-        model: path, bytes or ModelProto; it is not changed. data: calibration inputs: a path, an array, a dict of
-        arrays, an iterable of either, or a reader with ``get_next()``. speedup: original MACs over the result's; 2
-        if no budget is given. macs: MACs left, 0.5 or "50%". params: parameters left, 0.5 or "50%". keep_ratio:
-        channels left in every group. plan: do this instead of a budget. dry_run: stop when the plan is made.
-        options: everything else; a budget given above replaces its. progress: called with stage, done, total.
+        model: path, bytes or ModelProto; it is not changed.
+        data: calibration inputs: a path, an array, a dict of arrays, an iterable of either, or a reader with
+            ``get_next()``.
+        speedup: original MACs over the result's; 2 if no budget is given.
+        macs: MACs left, 0.5 or "50%".
+        params: parameters left, 0.5 or "50%".
+        keep_ratio: channels left in every group.
+        plan: do this instead of a budget.
+        dry_run: stop when the plan is made.
+        options: everything else; a budget given above replaces its.
+        progress: called with stage, done, total.
 
     Raises:
         OnnxPruneError: one of its kinds, see `onnxprune.errors`.
@@ -72,10 +78,9 @@ def compare(
     """Two models side by side on the same inputs.
 
     Args:
-        original: path, bytes or ModelProto.
-        candidate: the same.
-        data: inputs, as for `prune`; None: ``<original>.test.npz`` beside the first model if there is one.
-        labels: a file or integers; None: those of the data, if it has any.
+        original: path, bytes or ModelProto. candidate: the same.
+        data: inputs, as for `prune`; None: ``<original>.test.npz`` beside the first model if there is one. labels:
+            a file or integers; None: those of the data, if it has any.
         options: everything else.
         progress: called with stage, done, total.
 

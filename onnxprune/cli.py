@@ -98,8 +98,8 @@ class SampleFlags:
 
     samples: int | None = None
     "Calibration inputs at most; a tenth of them is held back for the verification."
-    points: int = 10
-    "Positions an input and layer."
+    points: int | None = None
+    "Positions an input and layer; 10 unless given, and more where inputs are few."
     seed: int = 0
     "Of all sampling."
     memory: str | None = None
@@ -187,7 +187,7 @@ def prune(
     if show.json is not None:
         write_bytes(show.json, _json({**report.to_dict(), "plan": result.plan.to_dict()}))
     if not show.quiet:
-        show_report(Console(), report, verbose=show.verbose)
+        show_report(_paper(), report, verbose=show.verbose)
 
 
 @app.command
@@ -245,7 +245,7 @@ def compare(
     if show.json is not None:
         write_bytes(show.json, _json(comparison.to_dict()))
     if not show.quiet:
-        show_comparison(Console(), comparison)
+        show_comparison(_paper(), comparison)
     if not comparison.within:
         raise DropError(f"{comparison.drop_kind}: {comparison.drop:.3f}, --max-drop allows {max_drop:g}")
 
@@ -315,6 +315,12 @@ def _check_targets(model: Path, targets: list[Path]) -> None:
 def _bars(show: ShowFlags) -> StageBars:
     console = Console(stderr=True)
     return StageBars(console, enabled=not show.quiet and console.is_terminal)
+
+
+def _paper() -> Console:
+    """Stdout; wide enough for the tables where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def _json(content: object) -> bytes:

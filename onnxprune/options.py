@@ -17,6 +17,7 @@ __all__ = ["Options", "parse_bytes"]
 
 _MEMORY_SHARE = 4
 _LEAST_MEMORY = 64 << 20
+_LEAST_POINTS, _ENOUGH_ROWS = 10, 25_000
 _UNITS = {
     "": 1,
     "B": 1,
@@ -34,16 +35,26 @@ class Options:
     """How a network is pruned.
 
     Attributes:
-        budget: how much may be kept. allocation: how the budget is spread over the groups. align: counts are
-        multiples of it where groups are large enough; engines run such layers faster. include: only groups all of
-        whose producers match one of these node-name globs. exclude: no group with a producer or consumer that
-        matches one of these. select: which channels stay. refit: how weights are fitted. downstream: also fit the
-        layers anew that only see the effects of the removal. samples: calibration inputs, of which a tenth is held
-        back for the verification; None: all. points: positions an input and layer. seed: of all sampling. data:
-        preprocessing. engine: onnxruntime's provider and threads. memory: bytes for held activations and moments;
-        None: a quarter of what the machine has. cache_dir: where finished steps are kept; None: nowhere. max_drop:
-        how far the result may be from the original on held-back inputs, see `verify.check_drop`; None: anything.
-        bench: measure latency before and after. bench_batch: at this batch size.
+        budget: how much may be kept.
+        allocation: how the budget is spread over the groups.
+        align: counts are multiples of it where groups are large enough; engines run such layers faster.
+        include: only groups all of whose producers match one of these node-name globs.
+        exclude: no group with a producer or consumer that matches one of these.
+        select: which channels stay.
+        refit: how weights are fitted.
+        downstream: also fit the layers anew that only see the effects of the removal.
+        samples: calibration inputs, of which a tenth is held back for the verification; None: all.
+        points: positions an input and layer; None: 10 as published, and more where inputs are so few that a layer
+            would see less than 25 000 in all.
+        seed: of all sampling.
+        data: preprocessing.
+        engine: onnxruntime's provider and threads.
+        memory: bytes for held activations and moments; None: a quarter of what the machine has.
+        cache_dir: where finished steps are kept; None: nowhere.
+        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; None:
+            anything.
+        bench: measure latency before and after.
+        bench_batch: at this batch size.
     """
 
     budget: Budget = field(default_factory=budget_from)
@@ -55,7 +66,7 @@ class Options:
     refit: RefitOptions = field(default_factory=RefitOptions)
     downstream: bool = True
     samples: int | None = None
-    points: int = 10
+    points: int | None = None
     seed: int = 0
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -68,7 +79,7 @@ class Options:
     def __post_init__(self) -> None:
         for flag, value in (
             ("--align", self.align),
-            ("--points", self.points),
+            ("--points", 1 if self.points is None else self.points),
             ("--bench-batch", self.bench_batch),
         ):
             if value < 1:
@@ -85,6 +96,10 @@ class Options:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
+
+    def points_for(self, inputs: int) -> int:
+        """`points`, or its default for so many inputs to fit on."""
+        return self.points or max(_LEAST_POINTS, _ENOUGH_ROWS // inputs)
 
     @property
     def memory_bytes(self) -> int:

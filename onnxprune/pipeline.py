@@ -161,7 +161,7 @@ def _workload(net: Net, inputs: Inputs, options: Options, progress: Progress) ->
             engine=Engine.open(options.engine),
             calibration=inputs.calibration,
             batches=group_batches(inputs.fit, inputs.specs, size),
-            positions=Positions(options.points, options.seed),
+            positions=Positions(options.points_for(len(inputs.fit)), options.seed),
             memory=memory,
             scratch=Path(scratch),
             progress=progress,
@@ -274,7 +274,7 @@ class _Cache:
                 "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
                 "data": inputs.calibration.digest(),
                 "samples": hashlib.sha256(inputs.fit.tobytes()).hexdigest(),
-                "points": options.points,
+                "points": options.points_for(len(inputs.fit)),
                 "seed": options.seed,
             }
 

@@ -205,22 +205,42 @@ def _integers(node: Any, name: str, default: tuple[int, ...]) -> tuple[int, ...]
 
 
 def ensure_biases(net: Net) -> Net:
-    """The same network in which every MatMul that is a site is followed by an Add of its bias, zero if new."""
-    bare = {site.name for site in find_sites(net) if site.op == "MatMul" and site.add is None}
+    """The same network in which every site has a bias of its own, one value an output, zero where it is new.
+
+    A fitted site needs one, and the channel map must know it: where its outputs go, its bias goes with them.
+    """
+    bare = [site for site in find_sites(net) if not _has_bias(net, site)]
     if not bare:
         return net
     net = net.copy()
     taken = set(net.tensors())
-    for node in [node for node in net.nodes if node.name in bare]:
-        result, outputs = node.outputs[0], int(node.inputs[1].shape[1])
-        name = _free(f"{result.name}_before_bias", taken)
-        inner = gs.Variable(name, dtype=result.dtype, shape=result.shape)
-        kind = numpy_dtype(node.inputs[1].dtype)
-        bias = gs.Constant(_free(f"{node.name}_bias", taken), np.zeros(outputs, kind))
-        node.outputs = [inner]
-        net.graph.nodes.append(gs.Node("Add", f"{node.name}_add_bias", inputs=[inner, bias], outputs=[result]))
+    nodes = {node.name: node for node in net.nodes}
+    for site in bare:
+        node = nodes[site.name]
+        weight = node.inputs[1]
+        outputs = int(weight.shape[site.output_axis.axis])
+        known = np.zeros(outputs) if site.op == "MatMul" else _values_or_zero(node, 2, outputs)
+        bias = gs.Constant(_free(f"{site.name}_bias", taken), known.astype(numpy_dtype(weight.dtype)))
+        if site.op == "MatMul":
+            result = node.outputs[0]
+            inner = gs.Variable(_free(f"{result.name}_before_bias", taken), dtype=result.dtype, shape=result.shape)
+            node.outputs = [inner]
+            add = _free(f"{site.name}_add_bias", set(nodes))
+            net.graph.nodes.append(gs.Node("Add", add, inputs=[inner, bias], outputs=[result]))
+        else:
+            _set_bias(node, bias)
     net.graph.toposort()
     return net
+
+
+def _has_bias(net: Net, site: Site) -> bool:
+    if site.op == "MatMul":
+        return site.add is not None
+    node = net.node(site.name)
+    if len(node.inputs) <= 2 or node.inputs[2].is_empty():
+        return False
+    outputs = net.tensors()[site.weight].shape[site.output_axis.axis]
+    return int(np.prod(node.inputs[2].shape)) == int(outputs)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -287,13 +307,16 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
 
 def _write_bias(net: Net, node: Any, bias: np.ndarray[Any, Any]) -> None:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        node.inputs[2] = gs.Constant(node.inputs[2].name, bias)
-        return
-    constant = gs.Constant(_free(f"{node.name}_bias", set(net.tensors())), bias)
-    if len(node.inputs) > 2:
-        node.inputs[2] = constant
+        _set_bias(node, gs.Constant(node.inputs[2].name, bias))
     else:
-        node.inputs.append(constant)
+        _set_bias(node, gs.Constant(_free(f"{node.name}_bias", set(net.tensors())), bias))
+
+
+def _set_bias(node: Any, bias: Any) -> None:
+    if len(node.inputs) > 2:
+        node.inputs[2] = bias
+    else:
+        node.inputs.append(bias)
 
 
 def _write_added(net: Net, site: Site, bias: np.ndarray[Any, Any]) -> None:

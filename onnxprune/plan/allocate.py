@@ -52,9 +52,12 @@ def allocate(
     """Channels to keep, per group.
 
     Args:
-        cost: of the network. curves: per group, (size + 1,) the error when so many channels are gone; its keys are
-        the groups that may shrink. budget: what to reach; for the kind ``selector`` there is nothing to allocate.
-        allocation: how the moves are ordered. align: counts are multiples of it where groups are large enough.
+        cost: of the network.
+        curves: per group, (size + 1,) the error when so many channels are gone; its keys are the groups that may
+            shrink.
+        budget: what to reach; for the kind ``selector`` there is nothing to allocate.
+        allocation: how the moves are ordered.
+        align: counts are multiples of it where groups are large enough.
 
     Raises:
         PlanError: there is nothing to prune, or the budget is out of reach; the message has the closest that is in

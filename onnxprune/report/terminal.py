@@ -22,7 +22,10 @@ __all__ = ["show_comparison", "show_report"]
 
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
     """Print the table of layers, warnings and notes, and the summary."""
-    console.print(_layers(report.layers))
+    reasons = {reason: number for number, reason in enumerate(_reasons(report.layers), 1)}
+    console.print(_layers(report.layers, reasons))
+    for reason, number in reasons.items():
+        console.print(f"[dim]{number:>4}[/dim]  {escape(reason)}", highlight=False)
     shown = report.notes if verbose else report.notes[:6]
     for note in shown:
         console.print(f"[dim]note[/dim] {escape(note.subject)}: {escape(note.text)}", highlight=False)
@@ -68,7 +71,12 @@ def _title(report: Report) -> str:
     return f"plan for {escape(report.model)}" if report.dry_run else f"{escape(report.model)}: before -> after"
 
 
-def _layers(rows: tuple[LayerRow, ...]) -> Table:
+def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
+    """All different reasons, in the order in which they first come."""
+    return list(dict.fromkeys(row.reason for row in rows if row.reason))
+
+
+def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int]) -> Table:
     table = _plain("layer", "in", "out", "MACs", "params", "error", "why")
     for row in rows:
         table.add_row(
@@ -78,7 +86,7 @@ def _layers(rows: tuple[LayerRow, ...]) -> Table:
             _arrow_short(row.macs),
             _arrow_short(row.params),
             "" if row.error is None else f"{row.error:.4f}",
-            escape(row.reason),
+            str(reasons.get(row.reason, "")),
         )
     return table
 
@@ -86,14 +94,7 @@ def _layers(rows: tuple[LayerRow, ...]) -> Table:
 def _plain(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        last = column == "why"
-        table.add_column(
-            column,
-            justify="left" if position == 0 or last else "right",
-            overflow="fold",
-            no_wrap=not last and position > 0,
-            ratio=None,
-        )
+        table.add_column(column, justify="right" if position else "left", overflow="fold", no_wrap=position > 0)
     return table
 
 

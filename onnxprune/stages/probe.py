@@ -38,9 +38,10 @@ class Ranking:
     """What is known of a group before anything is removed.
 
     Attributes:
-        order: (size,) int64 channels, first removed first. curve: (size + 1,) float64, relative error of all
-        consumers together when so many are gone and the rest is refitted. count: channels that a selector without a
-        budget keeps; else None.
+        order: (size,) int64 channels, first removed first.
+        curve: (size + 1,) float64, relative error of all consumers together when so many are gone and the rest is
+            refitted.
+        count: channels that a selector without a budget keeps; else None.
     """
 
     order: Array
