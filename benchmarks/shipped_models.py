@@ -1,0 +1,69 @@
+"""Both shipped models at ``--speedup 2``: accuracy, MACs, parameters, size and latency before and after.
+
+Every figure is read from the files that the command line writes, on the test images that ship with the models.
+
+Run: ``python benchmarks/shipped_models.py``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import ROOT, arguments, machine, table
+
+import onnxprune
+from onnxprune.compare import CompareOptions
+from onnxprune.runtime.timing import Timing
+
+_BATCHES = (1, 32)
+
+
+def _words(t: Timing) -> str:
+    return (
+        f"{t.before.median_ms:.3f} -> {t.after.median_ms:.3f} ms, "
+        f"{t.ratio:.2f}x [{t.ratio_low:.2f}, {t.ratio_high:.2f}]"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    arguments(__doc__, zoo=False).parse_args()
+    rows = []
+    for name in ("digits_vgg", "digits_resnet"):
+        original = ROOT / "models" / f"{name}.onnx"
+        with tempfile.TemporaryDirectory() as folder:
+            pruned = Path(folder) / "pruned.onnx"
+            command = [
+                sys.executable,
+                "-m",
+                "onnxprune",
+                str(original),
+                "-o",
+                str(pruned),
+                "--speedup",
+                "2",
+                "--no-cache",
+                "-q",
+            ]
+            subprocess.run(command, check=True)
+            found = [onnxprune.compare(original, pruned, options=CompareOptions(bench_batch=b)) for b in _BATCHES]
+        timings = [comparison.timing for comparison in found if comparison.timing is not None]
+        accuracy = found[0].accuracy or (float("nan"), float("nan"))
+        rows.append(
+            [
+                name,
+                f"{accuracy[0]:.2f} -> {accuracy[1]:.2f}",
+                f"{found[0].macs.before / 1e6:.2f} -> {found[0].macs.after / 1e6:.2f} M ({found[0].macs.ratio:.2f}x)",
+                f"{found[0].params.before / 1e3:.0f} -> {found[0].params.after / 1e3:.0f} k",
+                *(_words(timing) for timing in timings),
+            ]
+        )
+    print(machine())
+    print(table(["model", "top-1 of 500", "MACs", "parameters", *(f"latency, batch {b}" for b in _BATCHES)], rows))
+
+
+if __name__ == "__main__":
+    main()
