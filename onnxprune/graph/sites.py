@@ -291,9 +291,10 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
         node = net.node(site.name)
         old = node.inputs[1]
         flat = weight.reshape(-1, weight.shape[-1])
+        outputs = int(old.shape[site.output_axis.axis])
+        if flat.size != int(np.prod(old.shape)) or len(flat) != outputs or bias.shape != (outputs,):
+            raise ValueError(f"{site.name}: {weight.shape} and {bias.shape} for weights {tuple(old.shape)}")
         shaped = flat.reshape(old.shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
-        if shaped.shape != tuple(old.shape) or bias.shape != (flat.shape[0],):
-            raise ValueError(f"{site.name}: {shaped.shape} and {bias.shape} for weights {tuple(old.shape)}")
         kind = numpy_dtype(old.dtype)
         node.inputs[1] = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
         if site.op == "MatMul":

@@ -33,7 +33,8 @@ _LEAST_LEVELS = 3
 def levels(size: int, align: int) -> tuple[int, ...]:
     """Counts that a group of `size` channels may keep, largest first: `size`, then multiples of the alignment.
 
-    Groups too small for four levels get a finer one: the largest power of two that gives them four, at least 1.
+    Groups of fewer than three multiples of it get a finer one: the largest power of two below it that gives them
+    three, at least 1.
     """
     step = align
     while step > 1 and size // step < _LEAST_LEVELS:

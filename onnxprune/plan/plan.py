@@ -110,8 +110,9 @@ class Plan:
         """A plan from what `to_dict` returned."""
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise PlanError(f'{source}: not a plan (expected "format": "{_FORMAT}")')
-        if content.get("version") != _VERSION:
-            raise PlanError(f"{source}: plan version {content.get('version')}, expected {_VERSION}")
+        version = content.get("version")
+        if type(version) is not int or version != _VERSION:
+            raise PlanError(f"{source}: plan version {version!r:.40}, expected {_VERSION}")
         entries = content.get("groups")
         if not isinstance(entries, list):
             raise PlanError(f"{source}: 'groups' must be a list")
@@ -120,7 +121,7 @@ class Plan:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise PlanError(f"{source}: producer '{twice}' is listed twice")
-        return cls(groups, str(content.get("model", "")), str(content.get("budget", "")))
+        return cls(groups, _text(content, "model", source), _text(content, "budget", source))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -199,6 +200,13 @@ def _group(entry: object, where: str) -> GroupPlan:
     if not good or len(kept) != keep or len(set(kept)) != keep:
         raise PlanError(f"{where}: 'kept' must be {keep} different channels from 0 to {channels - 1}")
     return GroupPlan(producer, tuple(consumers), channels, keep, tuple(sorted(kept)))
+
+
+def _text(content: Mapping[str, object], field: str, source: str) -> str:
+    value = content.get(field, "")
+    if not isinstance(value, str):
+        raise PlanError(f"{source}: '{field}' must be text")
+    return value
 
 
 def _integer(entry: Mapping[str, object], field: str, where: str) -> int:

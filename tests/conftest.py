@@ -1,0 +1,30 @@
+"""What all tests share: the shipped models, and the zoo where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = ROOT.parent / "shared" / "zoo"
+
+
+@pytest.fixture(scope="session")
+def vgg() -> Path:
+    """A shipped chain of convs."""
+    return ROOT / "models" / "digits_vgg.onnx"
+
+
+@pytest.fixture(scope="session")
+def resnet() -> Path:
+    """A shipped residual network."""
+    return ROOT / "models" / "digits_resnet.onnx"
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The folder of zoo models; tests that need it are skipped where it is absent."""
+    if not (ZOO / "models").is_dir():
+        pytest.skip(f"NO ZOO: {ZOO} is absent, so nothing is tested on real models beyond the shipped ones")
+    return ZOO

@@ -1,0 +1,130 @@
+"""The world is closed: what no rule ties is pinned, with node and reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnxprune.graph.channels import channel_map
+from onnxprune.graph.load import load
+from onnxprune.graph.rules import rule_for
+
+from .cases import CASES
+from .nets import around, build, ints
+
+_TAIL = " p = GlobalAveragePool(z) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"
+
+
+def groups_of(model: onnx.ModelProto):
+    net, _ = load(model)
+    return {group.name: group for group in channel_map(net).groups}
+
+
+def pins_of_first(model: onnx.ModelProto) -> str:
+    return " | ".join(groups_of(model)["conv0"].pins)
+
+
+def test_a_chain_has_one_group_between_two_convs():
+    groups = groups_of(CASES["Conv"])
+    assert groups["conv0"].producers == ("conv0",)
+    assert groups["conv0"].consumers == ("conv2",)
+    assert groups["conv0"].size == 6
+    assert not groups["conv0"].pins
+
+
+def test_graph_outputs_are_pinned():
+    assert "graph output 'y'" in groups_of(CASES["Conv"])["gemm6"].pins[0]
+
+
+def test_an_operator_without_a_rule_pins_its_channels():
+    pins = pins_of_first(around("k = InstanceNormalization(h, s, t)", {"s": (6,), "t": (6,)}))
+    assert "InstanceNormalization 'instancenormalization1'" in pins
+    assert "no rule" in pins
+
+
+def test_an_unknown_domain_and_an_unknown_revision_have_no_rule():
+    assert "domain" in str(rule_for("Relu", "com.example", 14))
+    assert "revision 99" in str(rule_for("Relu", "", 99))
+
+
+@pytest.mark.parametrize(
+    ("operator", "weights"),
+    [
+        ("k = Pad(h, pads)", {"pads": ints(0, 2, 0, 0, 0, 1, 0, 0)}),
+        (
+            "a = Concat<axis=1>(h, h) k = Slice(a, starts, ends, axes)",
+            {"starts": ints(0), "ends": ints(6), "axes": ints(1)},
+        ),
+        ("k = Softmax<axis=1>(h)", {}),
+    ],
+)
+def test_work_on_the_channel_axis_pins_it(operator, weights):
+    group = groups_of(around(operator, weights) if "Pad" not in operator else padded())["conv0"]
+    assert group.pins
+
+
+def padded() -> onnx.ModelProto:
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) k = Pad(h, pads) z = Conv(k, w2, b2)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 9, 3, 3), "b2": (7,), "w3": (5, 7), "b3": (5,)}
+    return build(body, {**weights, "pads": ints(0, 2, 0, 0, 0, 1, 0, 0)})
+
+
+def test_shared_conv_weights_pin_what_they_read():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2) b = Conv(h, w2) z = Add(a, b)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
+    assert "shared" in pins_of_first(build(body, weights))
+
+
+def test_computed_weights_pin_what_they_read():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) v = Relu(w2) z = Conv(h, v)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
+    assert "computed" in pins_of_first(build(body, weights))
+
+
+def test_weights_that_a_caller_may_replace_are_pinned():
+    model = onnx.ModelProto()
+    model.CopyFrom(CASES["Conv"])
+    model.graph.input.append(helper.make_tensor_value_info("w2", 1, [7, 6, 3, 3]))
+    assert "caller may replace" in pins_of_first(model)
+
+
+def test_what_a_control_flow_body_reads_is_pinned():
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["h"], ["out"])], "branch", [], [helper.make_tensor_value_info("out", 1, None)]
+    )
+    model = onnx.ModelProto()
+    model.CopyFrom(around("k = Relu(h)"))
+    model.graph.node[1].CopyFrom(
+        helper.make_node("If", ["always"], ["k"], name="choice", then_branch=branch, else_branch=branch)
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    assert "'choice'" in pins_of_first(model)
+
+
+def test_a_reason_given_from_outside_pins_the_input_channels():
+    net, _ = load(CASES["Conv"])
+    channels = channel_map(net, forbidden={"conv2": "too large for --memory"})
+    group = next(group for group in channels.groups if group.name == "conv0")
+    assert group.pins == ("too large for --memory",)
+
+
+def test_grouped_convs_lose_channels_in_every_group_alike():
+    net, _ = load(CASES["Conv between grouped convs"])
+    channels = channel_map(net)
+    group = next(group for group in channels.prunable if group.name == "conv2")
+    first = group.units[0]
+    slots = np.flatnonzero(channels.labels[channels.sites["conv2"].output_axis] == first)
+    assert len(slots) == 2
+
+
+def test_a_concat_keeps_its_branches_apart():
+    groups = groups_of(CASES["Concat"])
+    assert {groups["conv0"].size, groups["conv1"].size} == {6, 4}
+    assert groups["conv0"].consumers == groups["conv1"].consumers
+
+
+def test_a_sum_couples_its_branches():
+    groups = groups_of(CASES["two branches"])
+    assert groups["conv0"].producers == ("conv0", "conv1")

@@ -1,0 +1,124 @@
+"""Removing equals zeroing, for every rule and for any channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.graph.channels import ChannelMap, channel_map
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.load import load
+from onnxprune.graph.net import Net
+from onnxprune.graph.rules import registered
+from onnxprune.graph.save import finished_model
+from onnxprune.graph.surgery import alive_without, remove, zero
+
+from .cases import CASES
+from .nets import operators, outputs_of, worst_difference
+
+
+def drawn_removal(channels: ChannelMap, data: st.DataObject) -> dict[str, list[int]]:
+    removed = {}
+    for group in channels.prunable:
+        removed[group.name] = sorted(
+            data.draw(st.sets(st.integers(0, group.size - 1), max_size=group.size - 1), label=group.name)
+        )
+    return removed
+
+
+def mapped(model: onnx.ModelProto) -> tuple[Net, ChannelMap]:
+    net, _ = load(model)
+    return net, channel_map(net)
+
+
+def test_every_registered_rule_has_a_case():
+    covered = set().union(*(operators(model) for model in CASES.values()))
+    assert registered() - covered == set()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_has_channels_that_may_go(name):
+    _, channels = mapped(CASES[name])
+    assert channels.prunable, [group.pins for group in channels.groups]
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_removing_equals_zeroing(name, data):
+    net, channels = mapped(CASES[name])
+    alive = alive_without(channels, drawn_removal(channels, data))
+    smaller = remove(net, channels, channels.all_alive(), alive)
+    left = outputs_of(finished_model(smaller))
+    right = outputs_of(zero(net, channels, alive).to_model())
+    assert worst_difference(left, right) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["Conv between grouped convs", "dense block", "Flatten", "squeeze and excite"])
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_removing_in_two_steps_equals_removing_at_once(name, data):
+    net, channels = mapped(CASES[name])
+    whole = channels.all_alive()
+    first = alive_without(channels, drawn_removal(channels, data))
+    second = first & alive_without(channels, drawn_removal(channels, data))
+    groups = [group for group in channels.prunable if not second[group.units].any()]
+    for group in groups:
+        second[group.units] = first[group.units]
+    at_once = remove(net, channels, whole, second)
+    in_steps = remove(remove(net, channels, whole, first), channels, first, second)
+    assert worst_difference(outputs_of(at_once.to_model()), outputs_of(in_steps.to_model())) == 0
+
+
+@pytest.mark.parametrize("name", ["Conv", "two branches", "depthwise Conv with a multiplier", "MatMul"])
+def test_removing_leaves_the_given_network_as_it_was(name):
+    net, channels = mapped(CASES[name])
+    before = net.to_model().SerializeToString()
+    group = channels.prunable[0]
+    alive = alive_without(channels, {group.name: [0]})
+    remove(net, channels, channels.all_alive(), alive)
+    zero(net, channels, alive)
+    assert net.to_model().SerializeToString() == before
+
+
+def test_removing_nothing_changes_no_output():
+    net, channels = mapped(CASES["dense block"])
+    same = remove(net, channels, channels.all_alive(), channels.all_alive())
+    assert worst_difference(outputs_of(same.to_model()), outputs_of(net.to_model())) == 0
+
+
+def test_a_group_never_loses_its_last_channel():
+    _, channels = mapped(CASES["Conv"])
+    group = channels.prunable[0]
+    with pytest.raises(ValueError, match="all of its channels"):
+        alive_without(channels, {group.name: range(group.size)})
+
+
+def test_an_unknown_group_is_refused():
+    _, channels = mapped(CASES["Conv"])
+    with pytest.raises(ValueError, match="no group"):
+        alive_without(channels, {"nobody": [0]})
+
+
+@pytest.mark.parametrize(
+    "name", ["Conv in two groups", "depthwise Conv", "Flatten", "dense block", "MatMul", "Transpose"]
+)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_costs_by_count_are_those_of_the_network_that_was_really_cut(name, data):
+    net, channels = mapped(CASES[name])
+    shapes = {net.input_names[0]: (1, 3, 8, 8)}
+    cost = cost_model(net, channels, shapes)
+    removal = drawn_removal(channels, data)
+    smaller = remove(net, channels, channels.all_alive(), alive_without(channels, removal))
+    keep = {group.name: group.size - len(removal[group.name]) for group in channels.prunable}
+    recounted = cost_model(smaller, channel_map(smaller), shapes)
+    assert cost.macs(keep) == recounted.macs({})
+    assert cost.params(keep) == recounted.params({}) == smaller.parameters()
+    for group in channels.prunable:
+        for unit, total in (("macs", cost.macs), ("params", cost.params)):
+            fewer = {**keep, group.name: 1}
+            assert np.isclose(cost.saving(keep, group.name, 1, unit=unit), total(keep) - total(fewer))

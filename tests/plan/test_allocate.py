@@ -1,0 +1,181 @@
+"""From a budget to counts: legal, within the budget, and never less for more."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.errors import PlanError
+from onnxprune.plan import Allocation, Budget, allocate, levels
+
+from .helpers import costs
+
+Array = np.ndarray[Any, Any]
+ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
+UNITS = ("macs", "params")
+MODELS = ("vgg", "resnet")
+
+seeds = st.integers(0, 10_000)
+fractions = st.floats(0.2, 0.99)
+aligns = st.sampled_from([1, 4, 6, 8, 16])
+
+
+def budget_of(unit: str, fraction: float) -> Budget:
+    return Budget(unit, fraction, f"{fraction:.4g} of the {unit}")  # type: ignore[arg-type]
+
+
+def random_curves(model: str, seed: int) -> dict[str, Array]:
+    generator = np.random.default_rng(seed)
+    return {
+        name: np.concatenate([[0.0], np.cumsum(generator.exponential(generator.uniform(0.01, 10), size))])
+        for name, size in costs(model).sizes.items()
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 2048), st.integers(1, 64))
+def test_levels_fall_from_the_whole_group_to_at_least_one_channel(size: int, align: int) -> None:
+    found = levels(size, align)
+    assert found[0] == size
+    assert found[-1] >= 1
+    assert all(left > right for left, right in zip(found, found[1:], strict=False))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 2048), st.integers(1, 64))
+def test_levels_below_the_whole_are_multiples_of_one_step_the_alignment_where_there_is_room(
+    size: int, align: int
+) -> None:
+    found = levels(size, align)
+    step = found[-1]
+    assert all(level % step == 0 for level in found[1:])
+    if size // align >= 3:
+        assert found == (size, *(k for k in range(size - 1, 0, -1) if k % align == 0))
+    elif size > 1:
+        assert step < align
+        assert step & (step - 1) == 0
+        assert size // step >= min(3, size)
+        assert 2 * step >= align or size // (2 * step) < 3
+
+
+def test_a_group_of_one_channel_has_one_level() -> None:
+    assert levels(1, 16) == (1,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, fractions, aligns, st.sampled_from(MODELS))
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_what_is_kept_is_legal_and_within_the_budget(
+    allocation: Allocation, unit: str, seed: int, fraction: float, align: int, model: str
+) -> None:
+    cost = costs(model)
+    curves = random_curves(model, seed)
+    keep = allocate(cost, curves, budget_of(unit, fraction), allocation=allocation, align=align)
+    total = cost.macs if unit == "macs" else cost.params
+    assert total(keep) <= fraction * total({})
+    assert set(keep) == set(curves)
+    assert all(count in levels(cost.sizes[name], align) for name, count in keep.items())
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, fractions, st.sampled_from(MODELS))
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_the_last_move_was_needed(allocation: Allocation, unit: str, seed: int, fraction: float, model: str) -> None:
+    cost = costs(model)
+    keep = allocate(cost, random_curves(model, seed), budget_of(unit, fraction), allocation=allocation)
+    total = cost.macs if unit == "macs" else cost.params
+    larger = [total({**keep, name: count + 1}) for name, count in keep.items() if count < cost.sizes[name]]
+    assert max(larger) > fraction * total({})
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, fractions, fractions, aligns, st.sampled_from(MODELS))
+@pytest.mark.parametrize("unit", [*UNITS, "keep-ratio"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_a_larger_budget_keeps_no_fewer_channels_in_any_group(
+    allocation: Allocation, unit: str, seed: int, one: float, other: float, align: int, model: str
+) -> None:
+    curves = random_curves(model, seed)
+    less, more = (
+        allocate(costs(model), curves, budget_of(unit, fraction), allocation=allocation, align=align)
+        for fraction in sorted((one, other))
+    )
+    assert all(more[name] >= count for name, count in less.items())
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds, fractions, st.randoms(use_true_random=False))
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_the_same_question_has_the_same_answer(allocation: Allocation, seed: int, fraction: float, random: Any) -> None:
+    curves = random_curves("vgg", seed)
+    names = list(curves)
+    random.shuffle(names)
+    budget = budget_of("macs", fraction)
+    first, again, shuffled = (
+        allocate(costs("vgg"), asked, budget, allocation=allocation)
+        for asked in (curves, dict(curves), {name: curves[name] for name in names})
+    )
+    assert first == again
+    if allocation == "greedy":  # continuous prices: no ties to break
+        assert first == shuffled
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_uniform_leaves_all_groups_within_one_channel_of_a_common_ratio(unit: str) -> None:
+    cost = costs("vgg")
+    keep = allocate(cost, random_curves("vgg", 0), budget_of(unit, 0.4), allocation="uniform")
+    ratios = [count / cost.sizes[name] for name, count in keep.items()]
+    assert max(ratios) - min(ratios) <= 1 / min(cost.sizes.values()) + 1e-12
+
+
+def test_greedy_takes_from_the_group_that_costs_nothing_and_spares_the_one_that_costs_all() -> None:
+    cost = costs("vgg")
+    curves = {name: np.linspace(0.0, 1.0, size + 1) for name, size in cost.sizes.items()}
+    cheap, dear = "stage2.conv1", "stage2.conv2"
+    curves[cheap], curves[dear] = curves[cheap] * 1e-9, curves[dear] * 1e9
+    keep = allocate(cost, curves, budget_of("macs", 0.8))
+    assert keep[cheap] < cost.sizes[cheap]
+    assert keep[dear] == cost.sizes[dear]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
+def test_a_keep_ratio_takes_the_nearest_level_of_every_group(fraction: float) -> None:
+    cost = costs("vgg")
+    keep = allocate(cost, random_curves("vgg", 0), budget_of("keep-ratio", fraction), align=8)
+    for name, count in keep.items():
+        rungs = levels(cost.sizes[name], 8)
+        assert abs(count - fraction * rungs[0]) == min(abs(rung - fraction * rungs[0]) for rung in rungs)
+
+
+def test_groups_without_a_curve_keep_all_of_their_channels() -> None:
+    curves = random_curves("vgg", 0)
+    del curves["stage2.conv1"]
+    assert "stage2.conv1" not in allocate(costs("vgg"), curves, budget_of("macs", 0.6))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_a_budget_out_of_reach_says_what_is_in_reach(allocation: Allocation, unit: str) -> None:
+    cost = costs("vgg")
+    curves = {"fc1": np.linspace(0, 1, cost.sizes["fc1"] + 1)}
+    with pytest.raises(PlanError, match="out of reach") as caught:
+        allocate(cost, curves, budget_of(unit, 0.3), allocation=allocation)
+    said = re.search(r"([\d.]+)% of the (MACs|parameters) remain", str(caught.value))
+    assert said is not None
+    assert said[2] == {"macs": "MACs", "params": "parameters"}[unit]
+    assert "\n" not in str(caught.value)
+    reachable = float(said[1]) / 100 + 0.001
+    assert allocate(cost, curves, budget_of(unit, reachable), allocation=allocation)["fc1"] >= 1
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "keep-ratio"])
+def test_nothing_to_prune_is_a_plan_error(kind: str) -> None:
+    with pytest.raises(PlanError, match="no group of channels"):
+        allocate(costs("vgg"), {}, budget_of(kind, 0.5))

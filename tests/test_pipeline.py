@@ -1,0 +1,243 @@
+"""The main job on the shipped models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune import Options, Plan
+from onnxprune.compare import CompareOptions
+from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
+from onnxprune.graph import surgery
+from onnxprune.plan import Budget
+from onnxprune.solve import RefitOptions, SelectOptions
+from onnxprune.stages import verify
+
+QUICK = Options(bench=False, samples=300)
+
+
+def accuracy(model: onnx.ModelProto, path) -> float:
+    found = onnxprune.compare(path, model, options=CompareOptions(bench=False))
+    assert found.accuracy is not None
+    return found.accuracy[1]
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet"])
+def test_half_of_the_macs_costs_less_than_a_point(name, request):
+    path = request.getfixturevalue(name)
+    result = onnxprune.prune(path, speedup=2.0, options=replace(QUICK, samples=None))
+    assert result.report.macs.ratio >= 2
+    assert accuracy(result.model, path) > accuracy(onnx.load(path), path) - 1
+
+
+def test_the_report_counts_what_is_in_the_file(vgg):
+    result = onnxprune.prune(vgg, options=QUICK)
+    floats = sum(
+        numpy_helper.to_array(tensor).size for tensor in result.model.graph.initializer if tensor.data_type == 1
+    )
+    assert result.report.params.after == floats
+    assert sum(row.macs.after for row in result.report.layers) == result.report.macs.after
+    for row in result.report.layers:
+        weight = next(node.input[1] for node in result.model.graph.node if node.name == row.name)
+        shape = next(tensor.dims for tensor in result.model.graph.initializer if tensor.name == weight)
+        assert np.prod(shape) == row.params.after
+
+
+def test_inputs_outputs_and_open_sizes_are_those_of_the_original(resnet):
+    original, result = onnx.load(resnet), onnxprune.prune(resnet, options=QUICK).model
+    assert result.graph.input == original.graph.input
+    assert [value.name for value in result.graph.output] == [value.name for value in original.graph.output]
+    assert result.graph.output[0].type == original.graph.output[0].type
+
+
+def test_the_same_seed_gives_the_same_bytes_and_the_original_is_not_changed(vgg):
+    model = onnx.load(vgg)
+    before = model.SerializeToString()
+    data = {"input": np.random.default_rng(0).standard_normal((40, 1, 16, 16)).astype(np.float32)}
+    first, second = (onnxprune.prune(model, data=data, options=QUICK) for _ in range(2))
+    assert first.model.SerializeToString() == second.model.SerializeToString()
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("selector", ["lasso", "magnitude", "max-response", "first-k", "random"])
+def test_every_selector_meets_the_budget(resnet, selector):
+    options = replace(QUICK, select=SelectOptions(selector=selector))
+    assert onnxprune.prune(resnet, speedup=1.5, options=options).report.macs.ratio >= 1.5
+
+
+@pytest.mark.parametrize("variant", ["alternating", "path"])
+def test_every_lasso_keeps_what_the_plan_says(vgg, variant):
+    options = replace(QUICK, select=SelectOptions(selector="lasso", lasso=variant))
+    result = onnxprune.prune(vgg, keep_ratio=0.75, options=options)
+    assert all(len(group.kept) == group.keep for group in result.plan.groups)
+
+
+def test_a_fixed_penalty_finds_its_own_counts(vgg):
+    select = SelectOptions(selector="lasso", lasso="fixed", lasso_alpha=1e-3)
+    options = replace(QUICK, select=select, budget=Budget("selector", 1.0, "what the LASSO keeps"))
+    result = onnxprune.prune(vgg, options=options)
+    assert any(group.keep < group.channels for group in result.plan.groups)
+
+
+@pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "relu", "none"])
+def test_every_refit_runs_and_a_fit_is_better_than_none(vgg, refit):
+    def errors(kind):
+        result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, refit=RefitOptions(refit=kind)))
+        return result.report.divergence[0].relative_error
+
+    assert refit == "none" or errors(refit) < errors("none")
+
+
+def test_uniform_keeps_one_ratio_in_all_groups_that_have_the_level(vgg):
+    result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, align=1))
+    assert {group.keep / group.channels for group in result.plan.groups} == {0.5}
+
+
+def test_a_budget_in_parameters_is_met(vgg):
+    report = onnxprune.prune(vgg, params="60%", options=QUICK).report
+    assert report.params.after <= 0.6 * report.params.before
+
+
+def test_a_dry_run_has_a_plan_and_no_model(vgg):
+    result = onnxprune.prune(vgg, dry_run=True, options=QUICK)
+    assert result.model is None
+    assert result.plan.groups
+    with pytest.raises(UsageError, match="dry run"):
+        result.save("nowhere.onnx")
+
+
+def test_a_plan_replays_channel_by_channel(resnet, tmp_path):
+    first = onnxprune.prune(resnet, options=QUICK)
+    path = tmp_path / "plan.json"
+    path.write_text(first.plan.to_json())
+    again = onnxprune.prune(resnet, plan=path, options=QUICK)
+    assert again.plan.groups == first.plan.groups
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+
+
+def test_a_plan_without_channels_leaves_the_choice_to_the_selector(resnet):
+    first = onnxprune.prune(resnet, options=QUICK)
+    counts = Plan(tuple(replace(group, kept=None) for group in first.plan.groups))
+    assert onnxprune.prune(resnet, plan=counts, options=QUICK).plan.groups == first.plan.groups
+
+
+def test_excluded_layers_stay_as_they_are(vgg):
+    result = onnxprune.prune(vgg, speedup=1.3, options=replace(QUICK, exclude=("stage2.*",)))
+    for row in result.report.layers:
+        if row.name.startswith("stage2."):
+            assert row.params.before == row.params.after
+            assert row.error is None
+
+
+def test_only_included_layers_lose_channels(vgg):
+    result = onnxprune.prune(vgg, speedup=1.2, options=replace(QUICK, include=("stage1.*",)))
+    lost = {row.name for row in result.report.layers if row.outputs.after < row.outputs.before}
+    assert lost
+    assert all(name.startswith("stage1.") for name in lost)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(vgg):
+    with pytest.raises(UsageError, match=r"--exclude 'stage9\.\*' matches no layer"):
+        onnxprune.prune(vgg, options=replace(QUICK, exclude=("stage9.*",)))
+
+
+def test_an_unreachable_budget_is_an_error(vgg):
+    with pytest.raises(PlanError, match="out of reach"):
+        onnxprune.prune(vgg, speedup=500.0, options=QUICK)
+
+
+def test_a_drop_that_is_too_large_fails_and_names_a_tensor(vgg):
+    options = replace(QUICK, max_drop=0.0, refit=RefitOptions(refit="none"))
+    with pytest.raises(VerifyError, match="first tensor that diverges"):
+        onnxprune.prune(vgg, keep_ratio=0.2, options=options)
+
+
+def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
+    def wrong(net, channels, after):
+        zeroed = surgery.zero(net, channels, after)
+        weight = next(node for node in zeroed.nodes if node.op == "Conv").inputs[1]
+        weight.values = np.array(weight.values) * 1.5
+        return zeroed
+
+    monkeypatch.setattr(verify, "zero", wrong)
+    with pytest.raises(VerifyError, match="is the first to differ"):
+        onnxprune.prune(vgg, options=QUICK)
+
+
+def test_few_samples_are_said_with_the_layer(vgg):
+    report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
+    assert any("fewer than ten each" in note.text and note.subject == "stage3.conv2" for note in report.notes)
+
+
+def test_without_data_the_warning_is_in_the_report(tmp_path, vgg):
+    lonely = tmp_path / "net.onnx"
+    lonely.write_bytes(vgg.read_bytes())
+    report = onnxprune.prune(lonely, options=replace(QUICK, samples=40)).report
+    assert any("NO CALIBRATION DATA" in warning for warning in report.warnings)
+
+
+def test_readers_and_iterables_are_calibration_data(vgg):
+    class Reader:
+        def __init__(self):
+            self.left = 30
+
+        def get_next(self):
+            self.left -= 1
+            return None if self.left < 0 else {"input": np.full((1, 1, 16, 16), self.left / 30, np.float32)}
+
+    assert onnxprune.prune(vgg, data=Reader(), options=QUICK).report.data["fit"] == 27
+    items = (np.random.default_rng(i).standard_normal((1, 16, 16)).astype(np.float32) for i in range(20))
+    assert onnxprune.prune(vgg, data=items, options=QUICK).report.data["fit"] == 18
+
+
+def test_data_of_the_wrong_shape_is_an_error(vgg):
+    with pytest.raises(DataError):
+        onnxprune.prune(vgg, data=np.zeros((5, 3, 7, 7), np.float32), options=QUICK)
+
+
+def test_spilling_to_disk_changes_nothing(resnet, tmp_path):
+    roomy = onnxprune.prune(resnet, options=replace(QUICK, memory=4 << 30))
+    tight = onnxprune.prune(resnet, options=replace(QUICK, memory=64 << 20, samples=300))
+    worst = max(
+        np.abs(numpy_helper.to_array(a).astype(float) - numpy_helper.to_array(b)).max()
+        for a, b in zip(roomy.model.graph.initializer, tight.model.graph.initializer, strict=True)
+        if a.data_type == 1
+    )
+    assert worst < 1e-3
+
+
+def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
+    options = replace(QUICK, cache_dir=tmp_path)
+    whole = onnxprune.prune(vgg, options=replace(QUICK))
+    seen: list[int] = []
+
+    class Killed(Exception):
+        pass
+
+    def kill(stage, done, total):
+        if stage == "compress" and done > 0.6 * total:
+            raise Killed
+
+    def watch(stage, done, total):
+        if stage == "compress":
+            seen.append(done)
+
+    with pytest.raises(Killed):
+        onnxprune.prune(vgg, options=options, progress=kill)
+    assert list(tmp_path.rglob("step-0.npz"))
+    resumed = onnxprune.prune(vgg, options=options, progress=watch)
+    assert min(seen) > 0
+    assert resumed.model.SerializeToString() == whole.model.SerializeToString()
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none(vgg, tmp_path):
+    options = replace(QUICK, cache_dir=tmp_path)
+    first = onnxprune.prune(vgg, options=options)
+    for file in tmp_path.rglob("*.npz"):
+        file.write_bytes(file.read_bytes()[:50])
+    assert onnxprune.prune(vgg, options=options).model.SerializeToString() == first.model.SerializeToString()
