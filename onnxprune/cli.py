@@ -39,6 +39,7 @@ app = App(
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
     help_epilogue=EXIT_CODES,
     version=__version__,
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 

@@ -145,8 +145,7 @@ def run_comparison(
     """
     models = [read_model(source) for source in (original, candidate)]
     nets = [load(model)[0] for model, _ in models]
-    specs = input_specs(nets[0])
-    _check_alike(nets, specs, [label for _, label in models])
+    specs = _common_inputs(nets, [label for _, label in models])
     path = Path(original) if isinstance(original, (str, os.PathLike)) else None
     calibration = open_calibration(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
@@ -187,16 +186,21 @@ def run_comparison(
     )
 
 
-def _check_alike(nets: Sequence[Net], specs: Sequence[InputSpec], labels: Sequence[str]) -> None:
-    other = input_specs(nets[1])
-    ours, theirs = ([str(spec) for spec in found] for found in (specs, other))
+def _common_inputs(nets: Sequence[Net], labels: Sequence[str]) -> tuple[InputSpec, ...]:
+    """The inputs that both models take; where one of them fixes the batch, at that batch."""
+    first, second = (input_specs(net) for net in nets)
+    ours, theirs = ("; ".join(map(str, found)) for found in (first, second))
     if ours != theirs:
-        raise ModelError(f"{labels[1]} takes {'; '.join(theirs)}, but {labels[0]} takes {'; '.join(ours)}")
+        raise ModelError(f"{labels[1]} takes {theirs}, but {labels[0]} takes {ours}")
+    batches_fixed = {spec.shape[0] for spec in (*first, *second) if spec.shape[0]}
+    if len(batches_fixed) > 1:
+        raise ModelError(f"{labels[1]} and {labels[0]} fix different batch sizes: {sorted(batches_fixed)}")
     if nets[0].output_names != nets[1].output_names:
         raise ModelError(
             f"{labels[1]} gives {', '.join(nets[1].output_names)}, "
             f"but {labels[0]} gives {', '.join(nets[0].output_names)}"
         )
+    return first if any(spec.shape[0] for spec in first) else second
 
 
 def _test_file(path: Path | None) -> Path | None:

@@ -1,14 +1,15 @@
 """From a budget to a count for every group, by single moves.
 
-All groups start with all of their channels and go down by levels (`levels`), one group at a time, until the cost is
-within the budget. ``greedy`` takes the group whose next level adds least error for what it saves; ``uniform`` does
-so among the groups that are furthest above the common ratio. The errors are those of `solve.error_curve`, known
-before anything is removed. Since a larger budget only stops the same descent earlier, it never leaves a group with
-fewer channels.
+All groups start with all of their channels and go down by levels (`levels`), one group at a time. ``greedy`` takes the
+group whose next level adds least error for what it saves; ``uniform`` does so among the groups that are furthest above
+the common ratio. The errors are those of `solve.error_curve`, known before anything is removed. Of all states on the
+way, and all that are one move away from them, the one within the budget that has the least error is the answer: the
+last move need not be the greedy one. The way is the same for every budget, so more of it never ends with more error.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -75,34 +76,59 @@ def allocate(
     total = cost.params if unit == "params" else cost.macs
     limit = budget.fraction * total({})
     _check_reach(cost, ladder, unit, budget)
-    place = dict.fromkeys(ladder, 0)
     keep = {name: rungs[0] for name, rungs in ladder.items()}
-    left = float(total(keep))
+    place = dict.fromkeys(ladder, 0)
+    left, error = float(total(keep)), 0.0
+    best, best_error = dict(keep), np.inf
     while left > limit:
-        moves = {name: ladder[name][rung + 1] for name, rung in place.items() if rung + 1 < len(ladder[name])}
-        if allocation == "uniform":
-            most = max((keep[name] + to) / cost.sizes[name] for name, to in moves.items())
-            moves = {name: to for name, to in moves.items() if (keep[name] + to) / cost.sizes[name] == most}
-        chosen = min(moves, key=lambda name: _price(cost, curves[name], keep, name, moves[name], unit))
-        left -= cost.saving(keep, chosen, moves[chosen], unit=unit)
-        keep[chosen] = moves[chosen]
-        place[chosen] += 1
-    return keep
+        moves = [
+            _Move(name, to, cost.saving(keep, name, to, unit=unit), _added(curves[name], keep[name], to))
+            for name, to in _next_levels(ladder, place, keep, cost, allocation).items()
+        ]
+        for move in moves:
+            if left - move.saved <= limit and error + move.added < best_error:
+                best, best_error = {**keep, move.group: move.to}, error + move.added
+        chosen = min(moves, key=lambda move: move.price)
+        left, error = left - chosen.saved, error + chosen.added
+        keep[chosen.group] = chosen.to
+        place[chosen.group] += 1
+    return best if best_error < np.inf else keep  # curves that are not finite order nothing
 
 
-def _price(
-    cost: CostModel,
-    curve: Array,
+@dataclass(frozen=True)
+class _Move:
+    """One group goes down to its next level; ``saved``: of the cost, ``added``: to the error."""
+
+    group: str
+    to: int
+    saved: float
+    added: float
+
+    @property
+    def price(self) -> float:
+        """Error per cost saved."""
+        return self.added / self.saved if self.saved > 0 else np.inf
+
+
+def _next_levels(
+    ladder: Mapping[str, tuple[int, ...]],
+    place: Mapping[str, int],
     keep: Mapping[str, int],
-    name: str,
-    to: int,
-    unit: Literal["macs", "params"],
-) -> float:
-    """Error added per unit of cost saved by one move."""
-    size = cost.sizes[name]
-    saved = cost.saving(keep, name, to, unit=unit)
-    added = float(curve[size - to] - curve[size - keep[name]])
-    return max(added, 0.0) / saved if saved > 0 else np.inf
+    cost: CostModel,
+    allocation: Allocation,
+) -> dict[str, int]:
+    """The groups that may go down one level, and to what."""
+    moves = {name: ladder[name][rung + 1] for name, rung in place.items() if rung + 1 < len(ladder[name])}
+    if allocation == "greedy":
+        return moves
+    ratios = {name: (keep[name] + to) / cost.sizes[name] for name, to in moves.items()}
+    most = max(ratios.values())
+    return {name: to for name, to in moves.items() if ratios[name] == most}
+
+
+def _added(curve: Array, before: int, after: int) -> float:
+    size = len(curve) - 1
+    return max(float(curve[size - after] - curve[size - before]), 0.0)
 
 
 def _nearest(rungs: tuple[int, ...], fraction: float) -> int:

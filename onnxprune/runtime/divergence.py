@@ -3,8 +3,8 @@
 With a the reference and b the candidate, the relative error of an output is ``(sum (a - b)^2 / sum (a - mean
 a)^2)^(1/2)``, the mean taken over samples, element by element of a sample. An output (N, C), axes of size one
 aside, with two or more floating-point columns is taken for a classifier's: the share of samples with the same
-largest column, and ``KL(a || b)`` in nats, mean over samples. Rows that are non-negative and sum to one are
-probabilities, others logits.
+largest column, and ``KL(a || b)`` in nats, mean over samples. Where all rows are non-negative and sum to one they
+are probabilities, elsewhere logits. NaN is infinitely far from everything, and agrees with nothing.
 """
 
 from __future__ import annotations
@@ -82,38 +82,51 @@ class _Sums:
     largest: float = 0.0
     classified: int = 0
     agreed: int = 0
-    kl: float = 0.0
+    probable: list[bool] = field(default_factory=lambda: [True, True])
+    kl: Array = field(default_factory=lambda: np.zeros((2, 2)))  # both taken for logits (0) or probabilities (1)
 
     def add(self, wanted: Array, found: Array, rows: int) -> None:
         whole = wanted.ndim == 0 or len(wanted) < rows
         a, b = (np.atleast_1d(v if whole else v[:rows]).astype(np.float64) for v in (wanted, found))
-        apart = a - b
+        with np.errstate(invalid="ignore"):
+            apart = np.where(a == b, 0.0, a - b)
+            flat = a.sum(axis=0).ravel()
+            self.squares += float(np.vdot(a, a))
+        apart[np.isnan(apart)] = np.inf
         self.apart += float(np.vdot(apart, apart))
-        self.squares += float(np.vdot(a, a))
-        flat = a.sum(axis=0).ravel()
         self.total = flat if not self.samples or flat.shape != self.total.shape else self.total + flat
         self.samples += len(a)
         self.largest = max(self.largest, float(np.abs(apart).max(initial=0.0)))
         scores = class_scores(wanted), class_scores(found)
         if scores[0] is not None and scores[1] is not None and not whole:
-            left, right = scores[0][:rows], scores[1][:rows]
-            self.classified += len(left)
-            self.agreed += int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
-            self.kl += _kl(left, right)
+            self._add_scores(scores[0][:rows], scores[1][:rows])
+
+    def _add_scores(self, left: Array, right: Array) -> None:
+        self.classified += len(left)
+        known = ~(np.isnan(left) | np.isnan(right)).any(axis=1)
+        self.agreed += int((known & (left.argmax(axis=1) == right.argmax(axis=1))).sum())
+        for side, scores in enumerate((left, right)):
+            self.probable[side] &= bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=_SUM_TOLERANCE))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            both = [(log_softmax(scores, axis=1), _logarithms(scores)) for scores in (left, right)]
+            self.kl += [[_kl(a, b) for b in both[1]] for a in both[0]]
 
     def finish(self, name: str) -> OutputDivergence:
         count = max(self.samples, 1)
-        power = self.squares - float(np.vdot(self.total, self.total)) / count
+        with np.errstate(invalid="ignore"):
+            power = self.squares - float(np.vdot(self.total, self.total)) / count
         # One sample, or an output that never varies, has no variance: its size stands in.
         power = power if power > 1e-12 * self.squares else self.squares
-        relative = (self.apart / power) ** 0.5 if power > 0 else (0.0 if self.apart == 0 else float("inf"))
+        relative = (self.apart / power) ** 0.5 if 0 < power < np.inf else np.inf
         return OutputDivergence(
             name=name,
             samples=self.samples,
-            relative_error=float(relative),
+            relative_error=float(relative) if self.apart else 0.0,
             max_abs=self.largest,
             top1_agreement=self.agreed / self.classified if self.classified else None,
-            kl=self.kl / self.classified if self.classified else None,
+            kl=float(self.kl[int(self.probable[0]), int(self.probable[1])]) / self.classified
+            if self.classified
+            else None,
         )
 
 
@@ -124,17 +137,16 @@ def class_scores(output: Array) -> Array | None:
     wide = [axis for axis in range(1, output.ndim) if output.shape[axis] != 1]
     if len(wide) != 1 or output.shape[wide[0]] < 2:
         return None
-    return output.reshape(len(output), -1).astype(np.float64)
+    return output.reshape(len(output), output.shape[wide[0]]).astype(np.float64)
+
+
+def _logarithms(scores: Array) -> Array:
+    """Of probabilities, none of them zero."""
+    clipped = scores.clip(_LEAST_PROBABILITY, None)
+    return np.asarray(np.log(clipped / clipped.sum(axis=1, keepdims=True)))
 
 
 def _kl(left: Array, right: Array) -> float:
-    a, b = _log_probabilities(left), _log_probabilities(right)
-    return float(max((np.exp(a) * (a - b)).sum(), 0.0))
-
-
-def _log_probabilities(scores: Array) -> Array:
-    sums = scores.sum(axis=1)
-    if (scores >= 0).all() and np.allclose(sums, 1, atol=_SUM_TOLERANCE):
-        clipped = scores.clip(_LEAST_PROBABILITY, None)
-        return np.asarray(np.log(clipped / clipped.sum(axis=1, keepdims=True)))
-    return np.asarray(log_softmax(scores, axis=1))
+    """Of two lists of logarithms, summed over rows."""
+    total = float(np.where(left > -np.inf, np.exp(left) * (left - right), 0.0).sum())
+    return np.inf if np.isnan(total) else max(total, 0.0)

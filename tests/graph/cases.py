@@ -13,9 +13,24 @@ _CONVS = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "b2": (7,)}
 
 
 def _unary() -> dict[str, onnx.ModelProto]:
-    plain = (
-        ["Abs", "Neg", "Ceil", "Floor", "Exp", "Relu", "Sigmoid", "Tanh", "Elu", "Selu", "HardSigmoid", "LeakyRelu", "Softplus", "Softsign", "Sign", "Round"]
-    )
+    plain = [
+        "Abs",
+        "Neg",
+        "Ceil",
+        "Floor",
+        "Exp",
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "HardSigmoid",
+        "LeakyRelu",
+        "Softplus",
+        "Softsign",
+        "Sign",
+        "Round",
+    ]
     plain += ["ThresholdedRelu", "Erf", "Identity", "HardSwish", "Dropout"]
     nets = {op: around(f"k = {op}(h)") for op in plain}
     for op in ("Sqrt", "Log", "Reciprocal"):
@@ -71,7 +86,8 @@ def _layout() -> dict[str, onnx.ModelProto]:
         ),
         "Transpose": build(
             head
-            + "t = Transpose<perm=[0,2,3,1]>(r) m = MatMul(t, w3) a = Add(m, b3) y = ReduceMean<axes=[1,2], keepdims=0>(a)",
+            + "t = Transpose<perm=[0,2,3,1]>(r) m = MatMul(t, w3) a = Add(m, b3) "
+            + "y = ReduceMean<axes=[1,2], keepdims=0>(a)",
             {"w1": (6, 3, 3, 3), "b1": (6,), "w3": (6, 5), "b3": (5,)},
         ),
         "Squeeze": build(
@@ -112,7 +128,8 @@ def _layers() -> dict[str, onnx.ModelProto]:
             {**six, "v": (12, 1, 3, 3), "c": (12,), "w2": (7, 12, 3, 3), "b2": (7,), **_DENSE},
         ),
         "Gemm": build(
-            "f = Flatten(x) h = Gemm<transB=1>(f, w1, b1) r = Relu(h) g = Gemm<alpha=0.5, beta=2.0>(r, w2, b2) y = Relu(g)",
+            "f = Flatten(x) h = Gemm<transB=1>(f, w1, b1) r = Relu(h) g = Gemm<alpha=0.5, beta=2.0>(r, w2, b2) "
+            "y = Relu(g)",
             {"w1": (9, 192), "b1": (9,), "w2": (9, 5), "b2": (5,)},
         ),
         "MatMul": build(
@@ -129,7 +146,8 @@ def _layers() -> dict[str, onnx.ModelProto]:
 def _whole() -> dict[str, onnx.ModelProto]:
     return {
         "residual block with a shortcut that shrinks": build(
-            "s = Conv<pads=[1,1,1,1]>(x, w0, b0) a = Relu(s) h = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w1, b1) r = Relu(h) "
+            "s = Conv<pads=[1,1,1,1]>(x, w0, b0) a = Relu(s) "
+            "h = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w1, b1) r = Relu(h) "
             "g = Conv<pads=[1,1,1,1]>(r, w2, b2) d = Conv<strides=[2,2]>(a, v, c) m = Add(g, d) z = Relu(m)" + _TAIL,
             {
                 "w0": (4, 3, 3, 3),

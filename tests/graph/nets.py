@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
 
@@ -82,11 +82,12 @@ def worst_difference(left: list[Array], right: list[Array]) -> float:
 def around(
     operator: str, weights: Mapping[str, tuple[int, ...] | Array] | None = None, **options: Any
 ) -> onnx.ModelProto:
-    """conv -> `operator` (h to k, six channels of 8 x 8) -> conv -> pool -> dense: what an element-wise operator sits in."""
+    """conv -> `operator` (h to k, six channels of 8 x 8) -> conv -> pool -> dense."""
     body = (
         "h = Conv<pads=[1,1,1,1]>(x, w1, b1) "
         + operator
-        + " z = Conv<pads=[1,1,1,1]>(k, w2, b2) r = Relu(z) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"
+        + " z = Conv<pads=[1,1,1,1]>(k, w2, b2) r = Relu(z) p = GlobalAveragePool(r) f = Flatten(p) "
+        "y = Gemm<transB=1>(f, w3, b3)"
     )
     drawn: dict[str, tuple[int, ...] | Array] = {
         "w1": (6, 3, 3, 3),
@@ -115,11 +116,6 @@ def without_value_info(model: onnx.ModelProto) -> bytes:
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     return bytes(copy.SerializeToString(deterministic=True))
-
-
-def float_type() -> int:
-    """ONNX's number for float32."""
-    return int(TensorProto.FLOAT)
 
 
 def one_line(message: str) -> bool:

@@ -34,14 +34,21 @@ def test_what_is_held_comes_back(limit, sizes, tmp_path_factory):
 
 
 def test_beyond_the_limit_tensors_lie_in_files_that_go_at_the_end(tmp_path):
-    class Stop(Exception):
-        pass
-
-    with pytest.raises(Stop), TensorStore(10, tmp_path) as store:
+    with TensorStore(10, tmp_path) as store:
         store.put("a", np.zeros(100))
         assert store.spilled == 1
         assert list(tmp_path.rglob("*.npy"))
-        raise Stop
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_go_when_an_error_ends_the_work(tmp_path):
+    def interrupted():
+        with TensorStore(10, tmp_path) as store:
+            store.put("a", np.zeros(100))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,198 @@
+"""The command line: what it writes, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune import cli
+from onnxprune.errors import OnnxPruneError
+
+QUICK = ["--samples", "120", "--no-bench", "--no-cache"]
+
+
+@pytest.fixture
+def model(vgg, tmp_path):
+    """A shipped model with its data, in a folder of its own."""
+    for name in ("digits_vgg.onnx", "digits_vgg.calib.npz", "digits_vgg.test.npz"):
+        shutil.copy(vgg.parent / name, tmp_path / name)
+    return tmp_path / "digits_vgg.onnx"
+
+
+def ended(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_run_writes_the_model_the_json_and_the_plan(capsys, model, tmp_path):
+    out, record, plan = (tmp_path / name for name in ("pruned.onnx", "report.json", "plan.json"))
+    code, text, _ = ended(capsys, model, "-o", out, "--json", record, "--plan-out", plan, *QUICK)
+    assert code == 0
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    content = json.loads(record.read_text())
+    assert content["schema"] == 1
+    assert content["output"] == str(out)
+    assert content["macs"]["after"] <= content["macs"]["before"] / 2
+    assert content["plan"] == json.loads(plan.read_text())
+    assert {"MACs", "parameters", "written to"} <= {
+        word for word in ("MACs", "parameters", "written to") if word in text
+    }
+    for row in content["layers"]:
+        assert row["name"] in text
+
+
+def test_json_of_a_run_holds_only_plain_numbers(capsys, model, tmp_path):
+    record = tmp_path / "report.json"
+    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--json", record, *QUICK[:2], "--no-cache")[0] == 0
+    content = json.loads(record.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["timing"]["ratio"] > 0
+
+
+def test_a_plan_file_replays(capsys, model, tmp_path):
+    first, second, plan = (tmp_path / name for name in ("a.onnx", "b.onnx", "plan.json"))
+    assert ended(capsys, model, "-o", first, "--plan-out", plan, *QUICK)[0] == 0
+    assert ended(capsys, model, "-o", second, "--plan", plan, *QUICK)[0] == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_dry_run_shows_the_plan_and_writes_no_model(capsys, model, tmp_path):
+    plan = tmp_path / "plan.json"
+    code, text, _ = ended(capsys, model, "--dry-run", "--plan-out", plan, *QUICK)
+    assert code == 0
+    assert "plan for" in text
+    assert plan.is_file()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_quiet_prints_nothing(capsys, model, tmp_path):
+    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "-q", *QUICK) == (0, "", "")
+
+
+def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    with np.load(tmp_path / "digits_vgg.calib.npz") as archive:
+        pixels = archive["images"][:30]
+    for index, image in enumerate(pixels):
+        Image.fromarray(image[..., 0]).save(images / f"{index}.png")
+    np.save(tmp_path / "pixels.npy", pixels)
+    for data in (images, tmp_path / "pixels.npy"):
+        code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", "--data", data, *QUICK)
+        assert (code, err) == (0, "")
+
+
+def bad(message: str, code: int, *arguments):
+    return pytest.param(arguments, code, message, id=message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        bad("-o FILE is missing", 2, "MODEL"),
+        bad("nowhere.onnx: no such file", 3, "DIR/nowhere.onnx", "-o", "DIR/p.onnx"),
+        bad("is the original itself", 2, "MODEL", "-o", "MODEL"),
+        bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
+        bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
+        bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),
+        bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--speedup", "900"),
+        bad("nowhere", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/nowhere"),
+        bad("empty", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/empty"),
+        bad("--memory", 2, "MODEL", "-o", "DIR/p.onnx", "--memory", "lots"),
+        bad("--exclude", 2, "MODEL", "-o", "DIR/p.onnx", "--exclude", "nothing*"),
+        bad("plan.json", 5, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json"),
+        bad("--provider cuda", 7, "MODEL", "-o", "DIR/p.onnx", "--provider", "cuda"),
+        bad("--max-drop", 6, "MODEL", "-o", "DIR/p.onnx", "--keep-ratio", "0.2", "--refit", "none", "--max-drop", "0"),
+        bad("--no-such-option", 2, "MODEL", "-o", "DIR/p.onnx", "--no-such-option"),
+        bad("--selector", 2, "MODEL", "-o", "DIR/p.onnx", "--selector", "best"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_its_own_exit_code(capsys, model, tmp_path, arguments, code, message):
+    (tmp_path / "empty").mkdir()
+    told = [a.replace("MODEL", str(model)).replace("DIR", str(tmp_path)) for a in arguments]
+    before = sorted(tmp_path.iterdir())
+    found, out, err = ended(capsys, *told, *(QUICK if "-o" in told else []))
+    assert (found, out) == (code, "")
+    assert message.split(":")[0] in err
+    assert len(err.strip().splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ctrl_c_leaves_no_file_and_says_so(capsys, model, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *QUICK)
+    assert code == 130
+    assert "interrupted" in err
+    assert not list(tmp_path.glob("p.onnx*"))
+
+
+def test_comparing_a_model_with_itself_finds_nothing(capsys, model, tmp_path):
+    record = tmp_path / "c.json"
+    code, text, _ = ended(capsys, "compare", model, model, "--max-drop", "0", "--json", record, "--no-bench")
+    assert code == 0
+    assert "100.00%" in text
+    content = json.loads(record.read_text())
+    assert content["within"] is True
+    assert content["divergence"][0]["relative_error"] == 0
+
+
+def test_comparing_with_a_worse_model_exits_with_8_after_saying_by_how_much(capsys, model, tmp_path):
+    worse = onnx.load(model)
+    for tensor in worse.graph.initializer:
+        if len(tensor.dims) == 4:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, axis=0), tensor.name))
+    onnx.save(worse, tmp_path / "worse.onnx")
+    code, text, err = ended(capsys, "compare", model, tmp_path / "worse.onnx", "--max-drop", "1", "--no-bench")
+    assert code == 8
+    assert "top-1 accuracy" in text
+    assert "--max-drop allows 1" in err
+
+
+def test_labels_from_a_file_count(capsys, model, tmp_path):
+    with np.load(tmp_path / "digits_vgg.test.npz") as archive:
+        np.save(tmp_path / "x.npy", archive["images"])
+        (tmp_path / "labels.txt").write_text("\n".join(map(str, archive["labels"])))
+    given = ["--data", tmp_path / "x.npy", "--labels", tmp_path / "labels.txt", "--no-bench"]
+    assert "top-1 accuracy  " in ended(capsys, "compare", model, model, *given)[1]
+
+
+def test_a_model_with_a_fixed_batch_is_compared_at_that_batch(capsys, model, tmp_path):
+    other = onnx.load(model)
+    other.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(other, tmp_path / "fixed.onnx")
+    assert ended(capsys, "compare", model, tmp_path / "fixed.onnx", "--no-bench", "--max-drop", "0")[0] == 0
+
+
+def test_models_that_do_not_take_the_same_inputs_are_refused(capsys, model, tmp_path):
+    other = onnx.load(model)
+    other.graph.input[0].name = other.graph.node[0].input[0] = "pixels"
+    onnx.save(other, tmp_path / "other.onnx")
+    code, _, err = ended(capsys, "compare", model, tmp_path / "other.onnx", "--no-bench")
+    assert code == 3
+    assert "pixels" in err
+
+
+def test_every_error_class_has_an_exit_code_of_its_own():
+    kinds = OnnxPruneError.__subclasses__()
+    codes = [kind.exit_code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    for kind in kinds:
+        assert re.search(rf"\b{kind.exit_code}\b", cli.EXIT_CODES)
+
+
+def test_the_program_runs_as_a_module_and_says_its_version():
+    found = subprocess.run([sys.executable, "-m", "onnxprune", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.strip()
