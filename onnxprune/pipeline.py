@@ -24,15 +24,16 @@ from onnxprune.graph.load import load, read_model
 from onnxprune.graph.save import finished_model, write_bytes
 from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
+from onnxprune.note import Note
 from onnxprune.plan import Plan, allocate
-from onnxprune.report.record import Change, Note, Report
+from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Clock, Inputs, Started
 from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
-from onnxprune.stages.checkpoint import Checkpoint, make_cache_dir, open_checkpoint
+from onnxprune.stages.checkpoint import SCRATCH_PREFIX, Checkpoint, make_cache_dir, open_checkpoint
 from onnxprune.stages.choose import eligible_groups, forbidden_sites
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.probe import Ranking, load_rankings, probe, save_rankings
@@ -121,7 +122,7 @@ def run(
             keep, kept = _planned(work, cost, groups, plan, options, cache)
         if dry_run:
             made = Plan.from_keep(work.channels, keep, kept, model=label, budget=started.budget(plan))
-            return Result(None, made, started.report(keep, plan, dry_run=True))
+            return Result(None, made, started.report(keep, plan, dry_run=True, notes=cache.notes()))
         with clock("compress"):
             compressed = _compressed(work, groups, keep, kept, plan, options, cache)
         with clock("verify"):
@@ -130,14 +131,22 @@ def run(
             timing = _timed(work, original, model, inputs, options) if options.bench else None
         made = Plan.from_keep(work.channels, keep, compressed.kept, model=label, budget=started.budget(plan))
         sizes = Change(original.ByteSize(), model.ByteSize())
-        report = started.report(keep, plan, compressed.outcomes, file_bytes=sizes, divergence=divergence, timing=timing)
+        report = started.report(
+            keep,
+            plan,
+            compressed.outcomes,
+            notes=cache.notes(),
+            file_bytes=sizes,
+            divergence=divergence,
+            timing=timing,
+        )
         return Result(model, made, report)
 
 
 def _prepared(original: onnx.ModelProto) -> tuple[Net, tuple[Note, ...]]:
     net, loaded = load(original)
     net, folded = fold(net)
-    return ensure_biases(net), tuple(Note(note.subject, note.text) for note in (*loaded, *folded))
+    return ensure_biases(net), (*loaded, *folded)
 
 
 def _open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
@@ -153,7 +162,7 @@ def _workload(net: Net, inputs: Inputs, options: Options, progress: Progress) ->
     memory = options.memory_bytes
     forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), memory // 2)
     size = batch_size(net, sample_shapes(inputs.calibration, inputs.specs), memory)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-", dir=_scratch(options)) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=_scratch(options)) as scratch:
         yield Workload(
             net=net,
             channels=channel_map(net, forbidden=forbidden),
@@ -267,6 +276,7 @@ class _Cache:
 
     def __init__(self, options: Options, original: onnx.ModelProto, inputs: Inputs) -> None:
         self._folder = options.cache_dir
+        self._opened: list[Checkpoint] = []
         self._parts: dict[str, object] = {}
         if self._folder is not None:
             self._parts = {
@@ -282,4 +292,10 @@ class _Cache:
         """Where a stage keeps its results."""
         if self._folder is None:
             return Checkpoint(None)
-        return open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)})
+        self._opened.append(open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)}))
+        return self._opened[-1]
+
+    def notes(self) -> tuple[Note, ...]:
+        """What was not computed anew."""
+        reused = sum(checkpoint.reused for checkpoint in self._opened)
+        return (Note("cache", f"{reused} results of an earlier run used; --no-cache does without"),) if reused else ()

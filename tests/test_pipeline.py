@@ -84,13 +84,13 @@ def test_a_fixed_penalty_finds_its_own_counts(vgg):
     assert any(group.keep < group.channels for group in result.plan.groups)
 
 
-@pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "relu", "none"])
-def test_every_refit_runs_and_a_fit_is_better_than_none(vgg, refit):
+@pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "relu"])
+def test_every_refit_is_better_than_none(vgg, refit):
     def errors(kind):
         result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, refit=RefitOptions(refit=kind)))
         return result.report.divergence[0].relative_error
 
-    assert refit == "none" or errors(refit) < errors("none")
+    assert errors(refit) < errors("none")
 
 
 def test_uniform_keeps_one_ratio_in_all_groups_that_have_the_level(vgg):
@@ -229,6 +229,7 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
     assert list(tmp_path.rglob("step-0.npz"))
     resumed = onnxprune.prune(vgg, options=options, progress=watch)
     assert min(seen) > 0
+    assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
 
 

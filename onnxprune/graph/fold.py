@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.net import Net, dims, values_of
-from onnxprune.graph.normalize import Note
+from onnxprune.note import Note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

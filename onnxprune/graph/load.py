@@ -16,7 +16,8 @@ from onnx.external_data_helper import (
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import Net, first_line
-from onnxprune.graph.normalize import Note, normalize
+from onnxprune.graph.normalize import normalize
+from onnxprune.note import Note
 
 __all__ = ["MIN_OPSET", "load", "read_model"]
 

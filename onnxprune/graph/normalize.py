@@ -7,7 +7,6 @@ since sharing would couple strangers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from onnx.reference import ReferenceEvaluator
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import Net, captured_names, dims, values_of
 from onnxprune.graph.shape_values import shape_value
+from onnxprune.note import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Note", "normalize"]
+__all__ = ["normalize"]
 
 _SHAPE_ARITHMETIC = frozenset(
     {
@@ -34,14 +34,6 @@ _SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np
 _MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
 _MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way for more
 _SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get a copy for each use
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that was done to a graph, or left undone, that the user is told."""
-
-    subject: str
-    text: str
 
 
 def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:

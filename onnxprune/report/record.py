@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.note import Note
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
-__all__ = ["Change", "LayerRow", "Note", "Report"]
+__all__ = ["Change", "LayerRow", "Report"]
 
 SCHEMA = 1
 """Version of the JSON document; it grows when a field changes its meaning or goes."""
@@ -53,14 +54,6 @@ class LayerRow:
     error: float | None = None
     held_error: float | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that the user should know: `subject` a node, file or option, `text` what about it."""
-
-    subject: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.net import Net
-    from onnxprune.stages.compress import SiteOutcome
+    from onnxprune.stages.fit import SiteOutcome
 
 __all__ = ["layer_rows"]
 

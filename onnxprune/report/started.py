@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune._version import __version__
-from onnxprune.report.record import Change, Note, Report
+from onnxprune.note import Note
+from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
-    from onnxprune.stages.compress import SiteOutcome
+    from onnxprune.stages.fit import SiteOutcome
     from onnxprune.stages.workload import Workload
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -79,6 +80,7 @@ class Started:
         outcomes: Mapping[str, SiteOutcome] | None = None,
         *,
         dry_run: bool = False,
+        notes: tuple[Note, ...] = (),
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
         timing: Timing | None = None,
@@ -106,7 +108,7 @@ class Started:
             data={**described, "fit": len(self.inputs.fit), "held_back": len(self.inputs.held)},
             provider=work.engine.provider,
             threads=self.options.engine.threads or 0,
-            notes=(*self.notes, *few),
+            notes=(*self.notes, *notes, *few),
             warnings=(str(warning),) if warning else (),
             layers=layer_rows(work.net, work.channels, cost, keep, outcomes, self.skipped),
             macs=Change(cost.macs({}), cost.macs(keep)),

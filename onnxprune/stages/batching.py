@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_size", "group_batches", "sample_shapes"]
 
-_LARGEST_TENSOR = (
-    32 << 20
-)  # bytes of the largest activation of a batch: a few of them fit the caches of no machine anyway
+_LARGEST_TENSOR = 32 << 20  # bytes; larger activations leave the caches of any machine, and gain nothing
 _MOST = 100
 
 

@@ -12,7 +12,9 @@ import io
 import json
 import os
 import shutil
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Checkpoint", "default_cache_dir", "make_cache_dir", "open_checkpoint"]
+__all__ = ["SCRATCH_PREFIX", "Checkpoint", "default_cache_dir", "make_cache_dir", "open_checkpoint"]
 
+SCRATCH_PREFIX = "onnxprune-"
+"""Folders of held activations are named so; a run deletes its own at its end, unless it is killed."""
 _MOST_BYTES = 2 << 30
+_DIGITS = 32
+_STALE_SECONDS = 3 * 24 * 3600
 
 
 def default_cache_dir() -> Path:
@@ -38,7 +44,7 @@ def default_cache_dir() -> Path:
 
 
 class Checkpoint:
-    """Arrays of one run by name, in a folder; or nowhere, if that is None."""
+    """Arrays of one run by name, in a folder; or nowhere, if that is None. ``reused``: how many were found."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -67,12 +73,6 @@ class Checkpoint:
         except OutputError:
             return
 
-    def discard(self, prefix: str) -> None:
-        """Forget everything whose name starts so."""
-        if self.folder is not None:
-            for path in self.folder.glob(f"{prefix}*.npz"):
-                path.unlink(missing_ok=True)
-
 
 def open_checkpoint(cache_dir: Path, parts: Mapping[str, object]) -> Checkpoint:
     """The checkpoint of the run that ``parts`` (JSON-able) describe completely.
@@ -81,9 +81,10 @@ def open_checkpoint(cache_dir: Path, parts: Mapping[str, object]) -> Checkpoint:
         UsageError: the folder cannot be made.
     """
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    folder = cache_dir / digest[:32]
+    folder = cache_dir / digest[:_DIGITS]
     make_cache_dir(folder)
-    os.utime(folder)
+    with suppress(OSError):
+        os.utime(folder)
     _trim(cache_dir, folder)
     return Checkpoint(folder)
 
@@ -97,19 +98,27 @@ def make_cache_dir(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--cache-dir: {folder} cannot be made ({error.strerror})") from error
+        raise UsageError(
+            f"--cache-dir: {folder} cannot be made ({error.strerror}); give another folder, or --no-cache"
+        ) from error
 
 
 def _trim(cache_dir: Path, current: Path) -> None:
-    """Delete the oldest runs beyond the limit. Only folders with a name of ours and files of ours are touched."""
-    runs = []
+    """Delete the oldest runs beyond the limit, and what killed runs left. Only folders named as ours are touched."""
+    runs, leavings = [], []
     for folder in cache_dir.iterdir():
-        ours = len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef")
-        if ours and folder.is_dir() and not folder.is_symlink() and folder != current:
-            size = sum(file.stat().st_size for file in folder.glob("*.npz"))
-            runs.append((folder.stat().st_mtime, size, folder))
+        with suppress(OSError):  # another run may be deleting it too
+            if folder == current or folder.is_symlink() or not folder.is_dir():
+                continue
+            changed = folder.stat().st_mtime
+            if len(folder.name) == _DIGITS and set(folder.name) <= set("0123456789abcdef"):
+                runs.append((changed, sum(file.stat().st_size for file in folder.glob("*.npz")), folder))
+            elif folder.name.startswith(SCRATCH_PREFIX) and time.time() - changed > _STALE_SECONDS:
+                leavings.append(folder)
     total = 0
     for _, size, folder in sorted(runs, reverse=True):
         total += size
         if total > _MOST_BYTES:
-            shutil.rmtree(folder, ignore_errors=True)
+            leavings.append(folder)
+    for folder in leavings:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.solve import Moments, MomentsBuilder, Regression, Samples
+from onnxprune.solve import Moments, MomentsBuilder, Samples
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
@@ -90,8 +90,7 @@ def unit_of_column(channels: ChannelMap, site: Site, group: ChannelGroup, alive:
     return np.repeat(units, columns // max(len(units), 1))
 
 
-def channel_of_column(site: Site, regression: Regression | Moments) -> Indices:
+def channel_of_column(site: Site, columns: int) -> Indices:
     """For each column the index of its input channel: a Conv's kernel elements belong together."""
-    columns = len(regression.unit) if isinstance(regression, Regression) else len(regression.even.mean_x)
     kernel = int(np.prod(site.window.kernel)) if site.window is not None else 1
     return np.arange(columns, dtype=np.int64) // kernel
