@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
 
 from onnxprune._version import __version__
@@ -37,13 +37,27 @@ the exit code is 0."""
 app = App(
     name="onnxprune",
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
+    usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]",
     help_epilogue=EXIT_CODES,
     version=__version__,
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 
-_FLAT = Parameter(name="*")
+_NO_DEFAULT = Parameter(show_default=False)
+
+
+def _panel(title: str) -> Parameter:
+    """Fields of a dataclass as options of their own, under a title of the help."""
+    return Parameter(name="*", group=Group.create_ordered(title))
+
+
+_BUDGET = _panel("Budget: how much is left")
+_METHOD = _panel("Method: what goes, and how the rest is fitted")
+_SAMPLING = _panel("Sampling")
+_PIXELS = _panel("Preprocessing of images: (pixel * scale - mean) / std")
+_ENGINE = _panel("Engine")
+_SHOW = _panel("Output")
 _AS_IT_IS = DataOptions()
 
 
@@ -52,7 +66,7 @@ class BudgetFlags:
     """How much may be kept. Give one; --speedup 2 unless another is given."""
 
     speedup: float | None = None
-    "Original MACs over the result's: 2 leaves half."
+    "Original MACs over the result's: 2 leaves half. This, at 2, unless another budget is given."
     macs: str | None = None
     "MACs left: 50% or 0.5."
     params: str | None = None
@@ -65,9 +79,9 @@ class BudgetFlags:
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     align: int = 16
     "Channel counts are multiples of this in groups that are wide enough; engines run such layers faster."
-    include: tuple[str, ...] = ()
+    include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
     "Only layers whose node names match these globs lose channels."
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
     "Layers whose node names match these globs stay as they are."
 
 
@@ -131,9 +145,9 @@ class ShowFlags:
 
     json: Path | None = None
     "Write everything that the terminal shows to this file, as JSON."
-    verbose: Annotated[bool, Parameter(alias="-v", negative=())] = False
+    verbose: Annotated[bool, Parameter(alias="-v", negative=(), show_default=False)] = False
     "Show all notes, and the time of each stage."
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), show_default=False)] = False
     "Show errors only."
 
 
@@ -143,15 +157,15 @@ def prune(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     data: Path | None = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan_out: Path | None = None,
     max_drop: float | None = None,
-    budget: Annotated[BudgetFlags, _FLAT] = BudgetFlags(),
-    method: Annotated[MethodFlags, _FLAT] = MethodFlags(),
-    sampling: Annotated[SampleFlags, _FLAT] = SampleFlags(),
-    preprocessing: Annotated[DataOptions, _FLAT] = _AS_IT_IS,
-    engine: Annotated[EngineFlags, _FLAT] = EngineFlags(),
-    show: Annotated[ShowFlags, _FLAT] = ShowFlags(),
+    budget: Annotated[BudgetFlags, _BUDGET] = BudgetFlags(),
+    method: Annotated[MethodFlags, _METHOD] = MethodFlags(),
+    sampling: Annotated[SampleFlags, _SAMPLING] = SampleFlags(),
+    preprocessing: Annotated[DataOptions, _PIXELS] = _AS_IT_IS,
+    engine: Annotated[EngineFlags, _ENGINE] = EngineFlags(),
+    show: Annotated[ShowFlags, _SHOW] = ShowFlags(),
 ) -> None:
     """Prune the channels of a network: onnxprune model.onnx -o pruned.onnx
 
@@ -162,7 +176,7 @@ def prune(
     output
         Where the result goes; required unless --dry-run.
     data
-        Inputs to calibrate on: an image folder, .npy or .npz. Without it <model>.calib.npz beside the model, or
+        Inputs to calibrate on: an image folder, .npy or .npz. Without it MODEL.calib.npz beside MODEL.onnx, or
         synthetic images with a warning.
     dry_run
         Only plan, and show the plan.
@@ -202,9 +216,9 @@ def compare(
     samples: int | None = None,
     max_drop: float | None = None,
     seed: int = 0,
-    preprocessing: Annotated[DataOptions, _FLAT] = _AS_IT_IS,
-    engine: Annotated[EngineFlags, _FLAT] = EngineFlags(),
-    show: Annotated[ShowFlags, _FLAT] = ShowFlags(),
+    preprocessing: Annotated[DataOptions, _PIXELS] = _AS_IT_IS,
+    engine: Annotated[EngineFlags, _ENGINE] = EngineFlags(),
+    show: Annotated[ShowFlags, _SHOW] = ShowFlags(),
 ) -> None:
     """Compare two models on the same inputs: outputs, accuracy where there are labels, latency.
 
@@ -215,8 +229,8 @@ def compare(
     candidate
         The second model.
     data
-        Inputs: an image folder, .npy or .npz. Without it <original>.test.npz or .calib.npz beside the first model, or
-        synthetic images.
+        Inputs: an image folder, .npy or .npz. Without it ORIGINAL.test.npz or ORIGINAL.calib.npz beside the first
+        model, or synthetic images.
     labels
         Classes: .npy, .npz with 'labels', or one integer a line; the data's own 'labels' unless given.
     label_offset

@@ -51,7 +51,7 @@ class Frontier:
     ) -> None:
         """Start at cut 0, where the graph's inputs are all there is."""
         self.name, self.cut, self.order = name, 0, order
-        self._engine, self._calibration, self._batches, self._store = engine, calibration, batches, store
+        self._engine, self._calibration, self._batches, self._store = engine.for_pieces(), calibration, batches, store
         self._held: frozenset[str] = frozenset(name for name, made in order.made.items() if made == -1)
         self._narrowed: dict[str, list[tuple[int, Array]]] = {}
         self._started = False

@@ -15,12 +15,12 @@ from onnxprune.errors import EngineError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["EngineOptions", "ProviderName", "onnxruntime", "resolve"]
+__all__ = ["TENSORRT", "EngineOptions", "ProviderName", "onnxruntime", "resolve"]
 
 ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
 
-_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (_TENSORRT, _CUDA, _CPU)}
+_CPU, _CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (TENSORRT, _CUDA, _CPU)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import EngineError
-from onnxprune.runtime.providers import EngineOptions, onnxruntime, resolve
+from onnxprune.runtime.providers import TENSORRT, EngineOptions, onnxruntime, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +48,10 @@ class Engine:
     def provider(self) -> str:
         """The best provider, without its suffix: ``CPU``, ``CUDA``, ``Tensorrt``."""
         return self.providers[0].removesuffix("ExecutionProvider")
+
+    def for_pieces(self) -> Engine:
+        """The engine for pieces of a network that run once: without TensorRT, whose builds outlast such runs."""
+        return Engine(self.options, tuple(name for name in self.providers if name != TENSORRT))
 
     def session(self, model: onnx.ModelProto | bytes | str | Path, *, label: str) -> Session:
         """Load a model.

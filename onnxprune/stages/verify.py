@@ -73,7 +73,7 @@ def _run(work: Workload, net: Net, feeds: Mapping[str, Array], names: Sequence[s
     piece = segment(net, work.order, 0, len(work.order.order), names)
     model = gs.export_onnx(piece, do_type_check=False)
     model.ir_version = max(net.header.ir_version, 4)
-    session = work.engine.session(model, label="self check")
+    session = work.engine.for_pieces().session(model, label="self check")
     results = session.run({name: feeds[name] for name in session.input_names}, list(session.output_names))
     # A graph may hand an input straight through.
     return {name: results.get(name, feeds.get(name, np.zeros(0))) for name in names}

@@ -86,3 +86,9 @@ def test_provider_and_threads_are_those_that_were_asked_for() -> None:
     session = engine.session(ADD, label="net")
     assert (engine.provider, session.provider, session.threads) == ("CPU", "CPU", 2)
     assert Engine.open(EngineOptions(provider="cpu")).session(ADD, label="net").threads == 0
+
+
+def test_pieces_of_a_network_do_not_go_to_tensorrt() -> None:
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert Engine(EngineOptions(), providers).for_pieces().providers == providers[1:]
+    assert Engine(EngineOptions(), providers[1:]).for_pieces().providers == providers[1:]
