@@ -2,11 +2,12 @@
 
 First the whole run, with default options, with the ReLU-aware refit and with a uniform budget: accuracy on 5 000
 test images, seconds, and seconds over those that onnxruntime takes to run the original once over the same images,
-in the same process. Then, with ``--selectors``, the selectors side by side at equal counts (those of the first
-plan): reconstruction error of the layers that read pruned channels, mean over layers, on the half of the images
-that they were not fitted on; and accuracy. Last the baseline that needs no data: magnitude without a refit.
+in the same process. With ``--selectors``, instead: the selectors side by side at equal counts, those of the greedy
+and those of the uniform plan: reconstruction error of the layers that read pruned channels, mean over layers, on the
+half of the images that they were not fitted on; and accuracy; each the mean over ``--seeds``, with the lowest and
+the highest accuracy. Last the baseline that needs no data: magnitude without a refit.
 
-Run: ``python benchmarks/cifar_resnet56.py --data FOLDER``.
+Run: ``python benchmarks/cifar_resnet56.py --data FOLDER``, and again with ``--selectors --seeds 3``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from common import arguments, machine, table, top1
 
 import onnxprune
 from onnxprune import DataOptions, Options
-from onnxprune.plan import GroupPlan, Plan
+from onnxprune.plan import Allocation, Plan
 from onnxprune.solve import RefitOptions, SelectOptions, Selector
 
 _SAMPLES = 3000
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BASE = Options(samples=_SAMPLES, data=DataOptions(mean=_MEAN, std=_STD), bench=False)
+
+Test = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def _prepared(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -52,60 +56,60 @@ def _held_error(result: onnxprune.Result) -> float:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print one of the two tables."""
     parser = arguments(__doc__)
-    parser.add_argument("--selectors", action="store_true", help="the second table too")
+    parser.add_argument("--selectors", action="store_true", help="the second table instead")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each selector")
     options = parser.parse_args()
     model = str(options.zoo / "models" / "cifar10_resnet56.onnx")
-    calibration = options.data / "cifar10_calib.npz"
     with np.load(options.data / "cifar10_test.npz") as archive:
-        images, labels = _prepared(archive["images"]), archive["labels"]
+        test = _prepared(archive["images"]), archive["labels"]
+    show = _selectors if options.selectors else _runs
+    print(machine())
+    show(model, options.data / "cifar10_calib.npz", test, options.seeds)
+
+
+def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
     with np.load(calibration) as archive:
         once = _seconds_once(model, _prepared(archive["images"][:_SAMPLES]))
-    base = Options(samples=_SAMPLES, data=DataOptions(mean=_MEAN, std=_STD), bench=False)
-    print(machine())
     print(f"one pass of onnxruntime over {_SAMPLES} images: {once:.2f} s\n")
-    rows: list[list[object]] = [["original", 1.0, top1(model, images, labels), "", ""]]
-    plan: Plan | None = None
+    rows: list[list[object]] = [["original", 1.0, top1(model, *test), "", ""]]
     for label, chosen in (
-        ("default (obs, linear)", base),
-        ("--refit relu", replace(base, refit=RefitOptions(refit="relu"))),
-        ("--allocation uniform", replace(base, allocation="uniform")),
+        ("default (obs, linear)", _BASE),
+        ("--refit relu", replace(_BASE, refit=RefitOptions(refit="relu"))),
+        ("--allocation uniform", replace(_BASE, allocation="uniform")),
     ):
         start = time.perf_counter()
-        result = onnxprune.prune(model, data=calibration, speedup=2.0, options=chosen)
+        result = onnxprune.prune(model, data=calibration, speedup=2.0, options=replace(chosen, bench=True))
         taken = time.perf_counter() - start
-        accuracy = top1(result.model, images, labels) if result.model is not None else float("nan")
-        rows.append([label, result.report.macs.ratio, accuracy, taken, taken / once])
-        plan = plan or result.plan
-    print(table(["run", "MACs before / after", "top-1 of 5 000", "seconds", "of one pass"], rows), "\n")
-    if options.selectors and plan is not None:
-        counts = Plan(tuple(GroupPlan(g.producer, g.consumers, g.channels, g.keep) for g in plan.groups))
-        print(
-            table(
-                ["selector", "refit", "held-out error", "top-1 of 5 000"],
-                _selectors(model, calibration, base, counts, images, labels),
-            )
-        )
+        rows.append([label, result.report.macs.ratio, _accuracy(result, test), taken, taken / once])
+    print(table(["run", "MACs before / after", "top-1 of 5 000", "seconds", "of one pass"], rows))
 
 
-def _selectors(
-    model: str,
-    calibration: Path,
-    base: Options,
-    counts: Plan,
-    images: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
-) -> list[list[object]]:
-    rows: list[list[object]] = []
+def _selectors(model: str, calibration: Path, test: Test, seeds: int) -> None:
     linear, none = RefitOptions(refit="linear"), RefitOptions(refit="none")
     cases = [(selector, linear) for selector in get_args(Selector)] + [("magnitude", none)]
-    for selector, refit in cases:
-        chosen = replace(base, select=SelectOptions(selector=selector), refit=refit)
-        result = onnxprune.prune(model, data=calibration, plan=counts, options=chosen)
-        accuracy = top1(result.model, images, labels) if result.model is not None else float("nan")
-        rows.append([selector, refit.refit, f"{_held_error(result):.4f}", accuracy])
-    return rows
+    for allocation in get_args(Allocation):
+        chosen = replace(_BASE, allocation=allocation)
+        planned = onnxprune.prune(model, data=calibration, speedup=2.0, options=chosen, dry_run=True).plan
+        counts = Plan(tuple(replace(group, kept=None) for group in planned.groups))
+        rows: list[list[object]] = []
+        for selector, refit in cases:
+            errors, accuracies = [], []
+            for seed in range(seeds):
+                select = SelectOptions(selector=selector, seed=seed)
+                found = replace(_BASE, select=select, refit=refit, seed=seed)
+                result = onnxprune.prune(model, data=calibration, plan=counts, options=found)
+                errors.append(_held_error(result))
+                accuracies.append(_accuracy(result, test))
+            spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
+            rows.append([selector, refit.refit, f"{np.mean(errors):.4f}", float(np.mean(accuracies)), spread])
+        print(f"\ncounts of the {allocation} plan, {seeds} seeds\n")
+        print(table(["selector", "refit", "held-out error", "top-1 of 5 000", "lowest to highest"], rows), flush=True)
+
+
+def _accuracy(result: onnxprune.Result, test: Test) -> float:
+    return top1(result.model, *test) if result.model is not None else float("nan")
 
 
 if __name__ == "__main__":

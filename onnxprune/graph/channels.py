@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 
 from onnxprune.graph.net import captured_names, dims
 from onnxprune.graph.rules import Axis, NodeView, Pin, Tie, rule_for
-from onnxprune.graph.sites import Site, find_sites
+from onnxprune.graph.sites import LAYERS, Site, find_sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -71,12 +71,14 @@ class ChannelMap:
         labels: the unit of each slot: per axis (size,) int64.
         count: number of units.
         sites: all sites of the graph by name.
+        fixed: layers that are no sites, by name, and why: their weights stay as they are.
     """
 
     groups: tuple[ChannelGroup, ...]
     labels: Mapping[Axis, IntArray]
     count: int
     sites: Mapping[str, Site]
+    fixed: Mapping[str, str]
 
     @property
     def prunable(self) -> tuple[ChannelGroup, ...]:
@@ -129,9 +131,14 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
         found, pinned = _read_node(net, node, slots)
         ties += found
         pins += pinned
-    pins += _weight_pins(net, sites, forbidden or {})
+    fixed = {
+        node.name: _why_no_site(net, node)
+        for node in net.nodes
+        if node.op in LAYERS and len(node.inputs) > 1 and node.name not in sites
+    }
+    pins += _weight_pins(net, fixed, forbidden or {})
     labels, count = slots.components(ties)
-    return ChannelMap(_groups(labels, count, pins, sites), labels, count, sites)
+    return ChannelMap(_groups(labels, count, pins, sites), labels, count, sites, fixed)
 
 
 class _Slots:
@@ -175,7 +182,7 @@ def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]
     coupling = found(NodeView(node, net.opset, net.overridable))
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
-    reason = coupling.reason or "it does not carry this axis"
+    reason = coupling.reason or "the channels do not pass through it one to one"
     return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied)]
 
 
@@ -205,15 +212,13 @@ def _boundary_pins(net: Net) -> Iterator[Pin]:
         yield from pin(sorted(set(captured_names(node))), node.name, reason)
 
 
-def _weight_pins(net: Net, sites: Mapping[str, Site], forbidden: Mapping[str, str]) -> Iterator[Pin]:
+def _weight_pins(net: Net, fixed: Mapping[str, str], forbidden: Mapping[str, str]) -> Iterator[Pin]:
     """Input channels of layers whose weights cannot be fitted anew."""
     for node in net.nodes:
-        if node.op not in {"Conv", "Gemm", "MatMul"} or len(node.inputs) < 2:
-            continue
-        site = sites.get(node.name)
-        reason = forbidden.get(node.name) if site else f"{node.op} '{node.name}': {_why_no_site(net, node)}"
-        shape = dims(node.inputs[1])
-        if reason is None or shape is None:
+        reason = forbidden.get(node.name)
+        if node.name in fixed:
+            reason = f"{node.op} '{node.name}': {fixed[node.name]}"
+        if reason is None or dims(node.inputs[1]) is None:
             continue
         source = node.inputs[0].name
         for axis, size in enumerate(dims(node.inputs[0]) or ()):
@@ -223,6 +228,8 @@ def _weight_pins(net: Net, sites: Mapping[str, Site], forbidden: Mapping[str, st
 
 def _why_no_site(net: Net, node: Any) -> str:
     weight = node.inputs[1]
+    if node.op == "ConvTranspose":
+        return "a layer of this kind is not fitted anew"
     if not isinstance(weight, gs.Constant):
         return "its weights are computed"
     if weight.name in net.overridable:

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.rules import Axis
+from onnxprune.graph.sites import LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["CostModel", "cost_model"]
 
 T = TypeVar("T")
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
     layers = {
         node.name: _Layer(_positions(node) / batch, extents(node.inputs[1].name))
         for node in concrete.nodes
-        if node.op in _LAYERS and isinstance(node.inputs[1], gs.Constant)
+        if node.op in LAYERS and isinstance(node.inputs[1], gs.Constant)
     }
     constants = tuple(
         extents(name)

@@ -25,7 +25,10 @@ Dim = int | str | None  # a fixed size, a symbol, or nothing known
 
 @dataclass(frozen=True)
 class Header:
-    """What a model carries beside its graph, kept from the input file to the output file."""
+    """What a model carries beside its graph, kept from the input file to the output file.
+
+    ``has_shapes``: whether it lists the shapes of tensors between the nodes.
+    """
 
     ir_version: int
     producer_name: str = ""
@@ -34,6 +37,7 @@ class Header:
     model_version: int = 0
     doc_string: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    has_shapes: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,7 @@ class Net:
             model_version=model.model_version,
             doc_string=model.doc_string,
             metadata=tuple((entry.key, entry.value) for entry in model.metadata_props),
+            has_shapes=bool(model.graph.value_info),
         )
         return cls(gs.import_onnx(inferred), header, source, frozenset(overridable))
 

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import shape_inference
+from onnx import TensorProto, numpy_helper, shape_inference
 
 from onnxprune.errors import OutputError, VerifyError
-from onnxprune.graph.net import first_line
+from onnxprune.graph.net import captured_names, first_line
 
 if TYPE_CHECKING:
     from onnxprune.graph.net import Net
 
 __all__ = ["finished_model", "write_bytes"]
 
+_INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL})
 _STRICT_LIMIT = 2**31 - 1  # bytes; protobuf's limit for one message
 
 
@@ -29,13 +30,35 @@ def finished_model(net: Net) -> onnx.ModelProto:
         VerifyError: the checker or strict shape inference rejects it.
     """
     model = net.to_model()
+    _share_integers(model.graph, {name for node in net.nodes for name in captured_names(node)})
     # Shapes that were kept along the way may hide a mistake: only what follows from the inputs counts.
     del model.graph.value_info[:]
     try:
         onnx.checker.check_model(model, full_check=model.ByteSize() < _STRICT_LIMIT)
-        return shape_inference.infer_shapes(model, check_type=True, strict_mode=_is_standard(model))
+        inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=_is_standard(model))
     except (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise VerifyError(f"the result is not a valid model: {first_line(error)}") from error
+    return inferred if net.header.has_shapes else model
+
+
+def _share_integers(graph: onnx.GraphProto, captured: set[str]) -> None:
+    """One initializer for all equal integer constants: what loading gave a copy for each use."""
+    outside = captured | {value.name for value in (*graph.input, *graph.output)}
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor) if tensor.data_type in _INTEGERS else None
+        if values is None or tensor.name in outside:
+            continue
+        name = first.setdefault((tensor.data_type, values.shape, values.tobytes()), tensor.name)
+        if name != tensor.name:
+            renamed[tensor.name] = name
+    kept = [tensor for tensor in graph.initializer if tensor.name not in renamed]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
 
 
 def _is_standard(model: onnx.ModelProto) -> bool:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Site", "Window", "ensure_biases", "find_sites", "matrix", "with_weights"]
+__all__ = ["LAYERS", "Site", "Window", "ensure_biases", "find_sites", "matrix", "with_weights"]
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
 
 Operator = Literal["Conv", "Gemm", "MatMul"]
 

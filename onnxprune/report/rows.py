@@ -73,7 +73,7 @@ def layer_rows(
 
 def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:
     """Per layer, why its output channels all stay."""
-    reasons: dict[str, str] = {}
+    reasons = dict(channels.fixed)
     for group in channels.groups:
         if group.pins:
             text = group.pins[0]

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["show_comparison", "show_report"]
 
+_NAME_WIDTH = 40
+
 
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
     """Print the table of layers, warnings and notes, and the summary."""
     reasons = {reason: number for number, reason in enumerate(_reasons(report.layers), 1)}
-    console.print(_layers(report.layers, reasons))
+    console.print(_layers(report.layers, reasons, None if verbose else _NAME_WIDTH))
     for reason, number in reasons.items():
         console.print(f"[dim]{number:>4}[/dim]  {escape(reason)}", highlight=False)
     shown = report.notes if verbose else report.notes[:6]
@@ -76,11 +78,11 @@ def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
     return list(dict.fromkeys(row.reason for row in rows if row.reason))
 
 
-def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int]) -> Table:
+def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | None) -> Table:
     table = _plain("layer", "in", "out", "MACs", "params", "error", "why")
     for row in rows:
         table.add_row(
-            escape(row.name),
+            escape(_end_of(row.name, width)),
             _arrow(row.inputs),
             _arrow(row.outputs),
             _arrow_short(row.macs),
@@ -89,6 +91,11 @@ def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int]) -> Table:
             str(reasons.get(row.reason, "")),
         )
     return table
+
+
+def _end_of(name: str, width: int | None) -> str:
+    """The end of a long name, which is where exporters' names differ."""
+    return name if width is None or len(name) <= width else "…" + name[1 - width :]
 
 
 def _plain(*columns: str) -> Table:
@@ -154,12 +161,16 @@ def _latency(timing: Timing) -> str:
 
 
 def _change(change: Change) -> str:
-    return f"{_short(change.before)} -> {_short(change.after)} ({change.ratio:.2f}x fewer)"
+    return f"{_short(change.before)} -> {_short(change.after)} ({_times(change, 'fewer', 'more')})"
 
 
 def _bytes(change: Change) -> str:
     before, after = (f"{size / 1e6:.2f} MB" for size in (change.before, change.after))
-    return f"{before} -> {after} ({change.ratio:.2f}x smaller)"
+    return f"{before} -> {after} ({_times(change, 'smaller', 'larger')})"
+
+
+def _times(change: Change, less: str, more: str) -> str:
+    return f"{change.ratio:.2f}x {less}" if change.after <= change.before else f"{1 / change.ratio:.2f}x {more}"
 
 
 def _arrow(change: Change) -> str:

@@ -77,6 +77,17 @@ def test_shared_conv_weights_pin_what_they_read():
     assert "shared" in pins_of_first(build(body, weights))
 
 
+def test_a_layer_that_is_no_site_has_a_reason_of_its_own():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2) b = Conv(h, w2) z = Add(a, b)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
+    net, _ = load(build(body, weights))
+    channels = channel_map(net)
+    layers = {node.name for node in net.nodes if node.op in {"Conv", "Gemm"}}
+    assert set(channels.fixed) == layers - set(channels.sites)
+    assert len(channels.fixed) == 2
+    assert set(channels.fixed.values()) == {"its weights are shared with another node"}
+
+
 def test_computed_weights_pin_what_they_read():
     body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) v = Relu(w2) z = Conv(h, v)" + _TAIL
     weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
