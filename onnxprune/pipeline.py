@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxprune._version import __version__
 from onnxprune.data import open_calibration, split
-from onnxprune.errors import UsageError, VerifyError
+from onnxprune.errors import PlanError, UsageError, VerifyError
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.fold import fold
@@ -34,7 +34,7 @@ from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
 from onnxprune.stages.checkpoint import SCRATCH_PREFIX, Checkpoint, make_cache_dir, open_checkpoint
-from onnxprune.stages.choose import eligible_groups, forbidden_sites
+from onnxprune.stages.choose import eligible_groups, forbidden_sites, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.probe import Ranking, load_rankings, probe, save_rankings
 from onnxprune.stages.steps import early_groups, plan_steps
@@ -111,13 +111,15 @@ def run(
     clock = Clock()
     with clock("load"):
         original, label = read_model(source)
-        net, notes = _prepared(original)
+        net, notes, params = _prepared(original)
         inputs = _open_inputs(source, data, net, options)
     with _workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
+        if not (groups or plan or dry_run):
+            raise PlanError(nothing_to_prune(work.channels, skipped))
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = _Cache(options, original, inputs)
-        started = Started(label, work, cost, skipped, notes, options, inputs, clock)
+        started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         with clock("probe"):
             keep, kept = _planned(work, cost, groups, plan, options, cache)
         if dry_run:
@@ -143,10 +145,11 @@ def run(
         return Result(model, made, report)
 
 
-def _prepared(original: onnx.ModelProto) -> tuple[Net, tuple[Note, ...]]:
+def _prepared(original: onnx.ModelProto) -> tuple[Net, tuple[Note, ...], int]:
+    """The network to work on, what was done to it, and the number of its parameters before."""
     net, loaded = load(original)
-    net, folded = fold(net)
-    return ensure_biases(net), (*loaded, *folded)
+    plain, folded = fold(net)
+    return ensure_biases(plain), (*loaded, *folded), net.parameters()
 
 
 def _open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
@@ -203,7 +206,7 @@ def _planned(
         rankings = found if found is not None else probe(work, groups, options.select)
         if found is None:
             save_rankings(checkpoint, groups, rankings)
-        keep, kept = _counts(cost, rankings, options), {}
+        keep, kept = _counts(cost, rankings, options) if groups else {}, {}
     for group in early_groups(work.channels, groups):
         if group.name in rankings:
             kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])

@@ -146,6 +146,15 @@ def test_a_pattern_that_matches_nothing_is_an_error(vgg):
         onnxprune.prune(vgg, options=replace(QUICK, exclude=("stage9.*",)))
 
 
+def test_nothing_to_prune_is_an_error_with_the_reason_and_a_dry_run_lists_all(vgg):
+    options = replace(QUICK, exclude=("*",))
+    with pytest.raises(PlanError, match=r"groups \d+ because: .*--dry-run"):
+        onnxprune.prune(vgg, options=options)
+    result = onnxprune.prune(vgg, options=options, dry_run=True)
+    assert all(row.reason for row in result.report.layers)
+    assert result.report.macs.before == result.report.macs.after
+
+
 def test_an_unreachable_budget_is_an_error(vgg):
     with pytest.raises(PlanError, match="out of reach"):
         onnxprune.prune(vgg, speedup=500.0, options=QUICK)
@@ -171,7 +180,8 @@ def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
 
 def test_few_samples_are_said_with_the_layer(vgg):
     report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
-    assert any("fewer than ten each" in note.text and note.subject == "stage3.conv2" for note in report.notes)
+    assert any("FEW SAMPLES" in warning and "stage3.conv2 (" in warning for warning in report.warnings)
+    assert next(row for row in report.layers if row.name == "stage3.conv2").reason == "few samples"
 
 
 def test_without_data_the_warning_is_in_the_report(tmp_path, vgg):

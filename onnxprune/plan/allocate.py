@@ -62,13 +62,8 @@ def allocate(
         align: counts are multiples of it where groups are large enough.
 
     Raises:
-        PlanError: there is nothing to prune, or the budget is out of reach; the message has the closest that is in
-        reach.
+        PlanError: the budget is out of reach; the message has the closest that is in reach.
     """
-    if not curves:
-        raise PlanError(
-            "no group of channels may be pruned: see the reasons with --dry-run, or relax --include/--exclude"
-        )
     ladder = {name: levels(cost.sizes[name], align) for name in curves}
     if budget.kind == "keep-ratio":
         return {name: _nearest(ladder[name], budget.fraction) for name in ladder}

@@ -70,11 +70,11 @@ class Report:
         data: the calibration's description, with `fit` and `held_back` counts.
         provider: onnxruntime's provider in use.
         threads: its threads; 0: its own default.
-        notes: what was changed or left alone on the way in, few samples, and the like.
+        notes: what was changed or left alone on the way in, and the like.
         warnings: what must not be overlooked.
         layers: in topological order.
         macs: for one sample.
-        params: floating-point numbers in all constants.
+        params: floating-point numbers in all constants of the file.
         file_bytes: size of the model as stored.
         divergence: outputs against the original's on held-back inputs.
         timing: latency before and after; None if it was not measured.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "Inputs", "Started"]
 
+_MOST_NAMED = 6
+
 
 class Clock:
     """Wall time of named stages: ``with clock("probe"): ...``."""
@@ -58,11 +60,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Started:
-    """A run that is under way."""
+    """A run that is under way; ``params``: of the original, its normalisations not yet folded."""
 
     model: str
     work: Workload
     cost: CostModel
+    params: int
     skipped: Mapping[str, str]
     notes: tuple[Note, ...]
     options: Options
@@ -89,16 +92,7 @@ class Started:
         outcomes = outcomes or {}
         work, cost = self.work, self.cost
         described = self.inputs.calibration.description
-        few = tuple(
-            Note(
-                name,
-                f"{outcome.samples} samples for {outcome.columns} unknowns: fewer than ten each; "
-                "raise --points or --samples",
-            )
-            for name, outcome in outcomes.items()
-            if outcome.too_few
-        )
-        warning = described.get("warning")
+        warnings = (described.get("warning"), _few_samples(outcomes))
         return Report(
             version=__version__,
             model=self.model,
@@ -108,16 +102,30 @@ class Started:
             data={**described, "fit": len(self.inputs.fit), "held_back": len(self.inputs.held)},
             provider=work.engine.provider,
             threads=self.options.engine.threads or 0,
-            notes=(*self.notes, *notes, *few),
-            warnings=(str(warning),) if warning else (),
+            notes=(*self.notes, *notes),
+            warnings=tuple(str(warning) for warning in warnings if warning),
             layers=layer_rows(work.net, work.channels, cost, keep, outcomes, self.skipped),
             macs=Change(cost.macs({}), cost.macs(keep)),
-            params=Change(cost.params({}), cost.params(keep)),
+            params=Change(self.params, cost.params(keep)),
             file_bytes=file_bytes,
             divergence=divergence,
             timing=timing,
             seconds=self.clock.seconds,
         )
+
+
+def _few_samples(outcomes: Mapping[str, SiteOutcome]) -> str:
+    """A warning that names the layers with fewer samples than ten times the unknowns, the worst first."""
+    few = {name: outcome for name, outcome in outcomes.items() if outcome.too_few}
+    if not few:
+        return ""
+    worst = sorted(few, key=lambda name: few[name].samples / few[name].columns)
+    named = ", ".join(f"{name} ({few[name].samples} for {few[name].columns})" for name in worst[:_MOST_NAMED])
+    more = f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else ""
+    return (
+        f"FEW SAMPLES: these layers were fitted on fewer than ten samples an unknown: {named}{more}; "
+        "give more inputs (--samples) or more positions of each (--points)"
+    )
 
 
 def _options(options: Options) -> dict[str, object]:

@@ -24,13 +24,14 @@ _NAME_WIDTH = 40
 
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
     """Print the table of layers, warnings and notes, and the summary."""
+    width = None if verbose else _NAME_WIDTH
     reasons = {reason: number for number, reason in enumerate(_reasons(report.layers), 1)}
-    console.print(_layers(report.layers, reasons, None if verbose else _NAME_WIDTH))
+    console.print(_layers(report.layers, reasons, width))
     for reason, number in reasons.items():
         console.print(f"[dim]{number:>4}[/dim]  {escape(reason)}", highlight=False)
     shown = report.notes if verbose else report.notes[:6]
     for note in shown:
-        console.print(f"[dim]note[/dim] {escape(note.subject)}: {escape(note.text)}", highlight=False)
+        console.print(f"[dim]note[/dim] {escape(_end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
     if len(report.notes) > len(shown):
         console.print(f"[dim]note[/dim] {len(report.notes) - len(shown)} more with -v", highlight=False)
     if verbose:
@@ -126,7 +127,8 @@ def _summary(report: Report) -> RenderableType:
             ("next", f"onnxprune compare {report.model} {report.output}   (or: trtexec --onnx={report.output})")
         )
     elif report.dry_run:
-        rows.append(("next", "the same command without --dry-run"))
+        changes = report.macs.after < report.macs.before
+        rows.append(("next", "the same command without --dry-run" if changes else "nothing may be removed, see above"))
     return Group(_pairs(rows))
 
 

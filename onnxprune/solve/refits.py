@@ -155,5 +155,5 @@ def _solution(kept: _Kept, fit: _Fit, ridge: float, crossed: tuple[float, float]
         remarks.append("one half has no samples: errors are not cross-validated")
     even, odd = crossed or _cross_errors(moments, fit)
     if moments.count < _ROWS_PER_COLUMN * len(kept.unit):
-        remarks.append(f"few samples: {moments.count} for {len(kept.unit)} columns")
+        remarks.append("few samples")
     return Solution(weight, bias, error, even, odd, float(ridge), "; ".join(remarks) or "ok")

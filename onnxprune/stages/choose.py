@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
     from onnxprune.graph.net import Net
 
-__all__ = ["eligible_groups", "forbidden_sites"]
+__all__ = ["eligible_groups", "forbidden_sites", "nothing_to_prune"]
 
 
 def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
@@ -67,6 +68,18 @@ def eligible_groups(
         else:
             chosen.append(group)
     return tuple(chosen), skipped
+
+
+def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
+    """Why no group is left, in one line."""
+    reasons = Counter(skipped[g.name] if g.name in skipped else g.pins[0] for g in channels.groups)
+    if not reasons:
+        return "no layer makes channels that another one reads: there is nothing to prune"
+    reason, times = reasons.most_common(1)[0]
+    return (
+        f"no group of channels may be pruned; of {reasons.total()} groups {times} because: {reason}; "
+        "see the others with --dry-run"
+    )
 
 
 def _why_not(group: ChannelGroup, include: Sequence[str], exclude: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ def test_linear_is_least_squares_when_samples_abound(seed: int) -> None:
 def test_few_samples_are_pulled_harder_and_said_aloud() -> None:
     few = refit(make_case(2, samples=30).problem, np.arange(8), LINEAR)
     many = refit(make_case(2, samples=4000).problem, np.arange(8), LINEAR)
-    assert "few samples: 30 for 8 columns" in few.status
+    assert few.status == "few samples"
     assert few.ridge >= many.ridge
 
 
