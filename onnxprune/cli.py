@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -344,7 +346,14 @@ def _json(content: object) -> bytes:
 
 def main(arguments: list[str] | None = None) -> Literal[0] | int:
     """Run a command and return its exit code; users' errors are one line on stderr."""
+    with suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, _terminate)
     return _guarded(lambda: app(arguments, exit_on_error=False, print_error=False, result_action="return_value"))
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Leave as after Ctrl-C, so that held activations are deleted."""
+    sys.exit(128 + number)
 
 
 def _guarded(command: Callable[[], object]) -> int:
