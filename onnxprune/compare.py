@@ -144,7 +144,7 @@ def run_comparison(
         OnnxPruneError: see `errors`.
     """
     models = [read_model(source) for source in (original, candidate)]
-    nets = [load(model)[0] for model, _ in models]
+    nets = [load(model, label=label)[0] for model, label in models]
     specs = _common_inputs(nets, [label for _, label in models])
     path = Path(original) if isinstance(original, (str, os.PathLike)) else None
     calibration = open_calibration(

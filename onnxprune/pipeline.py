@@ -30,6 +30,7 @@ from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Clock, Inputs, Started
 from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.providers import unused
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
@@ -111,12 +112,14 @@ def run(
     clock = Clock()
     with clock("load"):
         original, label = read_model(source)
-        net, notes, params = _prepared(original)
+        net, notes, params = _prepared(original, label)
         inputs = _open_inputs(source, data, net, options)
     with _workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
         if not (groups or plan or dry_run):
             raise PlanError(nothing_to_prune(work.channels, skipped))
+        passed_over = unused(options.engine, work.engine.providers)
+        notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = _Cache(options, original, inputs)
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
@@ -145,9 +148,9 @@ def run(
         return Result(model, made, report)
 
 
-def _prepared(original: onnx.ModelProto) -> tuple[Net, tuple[Note, ...], int]:
+def _prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
     """The network to work on, what was done to it, and the number of its parameters before."""
-    net, loaded = load(original)
+    net, loaded = load(original, label=label)
     plain, folded = fold(net)
     return ensure_biases(plain), (*loaded, *folded), net.parameters()
 

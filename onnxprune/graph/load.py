@@ -26,8 +26,14 @@ MIN_IR = 3
 _STANDARD = ("", "ai.onnx")
 
 
-def load(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[Net, tuple[Note, ...]]:
+def load(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str], *, label: str | None = None
+) -> tuple[Net, tuple[Note, ...]]:
     """Read, check and normalise a model.
+
+    Args:
+        source: the model.
+        label: what messages call it; its path, if it has one, unless given.
 
     Returns:
         The graph, and what was changed or left alone on the way in (see `normalize`).
@@ -36,9 +42,9 @@ def load(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[Net,
         ModelError: the file is missing, empty, truncated, not ONNX, outside the supported versions, refers to data
             outside its folder, or holds no weights.
     """
-    model, label = read_model(source)
+    model, known = read_model(source)
     frozen, overridable = _graph_input_weights(model)
-    net = Net.from_model(model, source=label, overridable=overridable)
+    net = Net.from_model(model, source=label or known, overridable=overridable)
     notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
     net, more = normalize(net)
     return net, (*notes, *more)

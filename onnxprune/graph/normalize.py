@@ -61,9 +61,16 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
     shared = _unshare_small_constants(net)
     if not any(_has_weights(node) for node in net.nodes):
-        raise ModelError(f"{net.source}: no Conv, Gemm or MatMul with constant weights; there is nothing to prune")
+        raise ModelError(f"{net.source}: {_why_nothing(net)}")
     notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
     return net, tuple(notes)
+
+
+def _why_nothing(net: Net) -> str:
+    quantized = [node.op for node in net.nodes if "quantize" in node.op.lower() or node.op.endswith("Integer")]
+    if quantized:
+        return f"its weights are quantized ({quantized[0]}): prune the floating-point model, and quantize the result"
+    return "no Conv, Gemm or MatMul with constant weights; there is nothing to prune"
 
 
 def _once(net: Net, passes: Iterable[Callable[[Net, frozenset[str]], bool]], protected: frozenset[str]) -> bool:

@@ -179,7 +179,7 @@ def _why_missing(name: str, channels: ChannelMap, pinned: Mapping[str, ChannelGr
         return f"the channels of '{name}' cannot go: {pinned[name].pins[0]}"
     if name in channels.sites:
         return f"the channels of '{name}' are no group of their own here"
-    return f"no layer named '{name}' in this model"
+    return f"no layer named '{name}' in this model; take its group out of the plan to replay the others"
 
 
 def _group(entry: object, where: str) -> GroupPlan:

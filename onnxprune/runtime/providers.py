@@ -15,11 +15,12 @@ from onnxprune.errors import EngineError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["TENSORRT", "EngineOptions", "ProviderName", "onnxruntime", "resolve"]
+__all__ = ["TENSORRT", "EngineOptions", "ProviderName", "onnxruntime", "resolve", "unused"]
 
 ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
 
 _CPU, _CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_SILENT, _USUAL = 4, 2  # severities of onnxruntime's log
 _LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (TENSORRT, _CUDA, _CPU)}
 
 
@@ -75,7 +76,7 @@ def resolve(
         EngineError: the provider asked for is not available, or does not work on this machine.
     """
     offered = tuple(onnxruntime().get_available_providers()) if available is None else tuple(available)
-    usable = works or _works
+    usable = works or (_works_quietly if options.provider == "auto" else _works)
     if options.provider == "auto":
         return _LISTS["cuda"] if _CUDA in offered and usable(_CUDA) else _LISTS["cpu"]
     wanted = _LISTS[options.provider]
@@ -88,9 +89,28 @@ def resolve(
     if wanted[0] != _CPU and not usable(wanted[0]):
         raise EngineError(
             f"--provider {options.provider}: {wanted[0]} is installed but does not start here (no device, or "
-            "its libraries are missing or do not match): check the driver, or use --provider cpu"
+            "its libraries are missing or do not match; onnxruntime says more above): check the driver, try "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use --provider cpu"
         )
     return tuple(name for name in wanted if name in offered)
+
+
+def unused(options: EngineOptions, providers: Sequence[str], available: Sequence[str] | None = None) -> str:
+    """What ``auto`` passed over because it does not start here, for a note; else empty."""
+    offered = tuple(onnxruntime().get_available_providers()) if available is None else tuple(available)
+    if options.provider != "auto" or _CUDA not in offered or _CUDA in providers:
+        return ""
+    return "this onnxruntime has CUDA, but it does not start here, so the CPU was used; --provider cuda shows why"
+
+
+def _works_quietly(provider: str) -> bool:
+    """`_works`, without what onnxruntime writes to the terminal where it does not."""
+    ort = onnxruntime()
+    ort.set_default_logger_severity(_SILENT)
+    try:
+        return _works(provider)
+    finally:
+        ort.set_default_logger_severity(_USUAL)
 
 
 def _works(provider: str) -> bool:
@@ -102,7 +122,7 @@ def _works(provider: str) -> bool:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = _SILENT
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider, _CPU])
         if provider not in session.get_providers():

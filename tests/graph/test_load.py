@@ -224,3 +224,9 @@ def test_the_label_names_the_source(tmp_path):
     path = tmp_path / "net.onnx"
     path.write_bytes(CONTENT)
     assert read_model(path)[1] == str(path)
+
+
+def test_quantized_weights_are_refused_with_the_way_out():
+    weights = {"q": np.ones((5, 3, 8, 8), np.int8), "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
+    body = "w = DequantizeLinear(q, s, z) h = Conv(x, w) y = Flatten(h)"
+    assert "quantized (DequantizeLinear)" in refused(build(body, weights))

@@ -11,7 +11,7 @@ import pytest
 
 from onnxprune.errors import EngineError, UsageError
 from onnxprune.runtime import providers
-from onnxprune.runtime.providers import EngineOptions, resolve
+from onnxprune.runtime.providers import EngineOptions, resolve, unused
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 OTHERS = (TENSORRT, CUDA, "AzureExecutionProvider")
@@ -66,6 +66,13 @@ def test_a_named_provider_is_taken_or_is_an_error_with_the_way_out(
 def test_tensorrt_falls_back_to_cuda_before_the_cpu() -> None:
     offered = (CPU, CUDA, TENSORRT)
     assert resolve(EngineOptions(provider="tensorrt"), offered, lambda _: True) == (TENSORRT, CUDA, CPU)
+
+
+def test_auto_says_that_it_passed_over_a_cuda_that_does_not_start() -> None:
+    assert "--provider cuda shows why" in unused(EngineOptions(), (CPU,), (CUDA, CPU))
+    assert unused(EngineOptions(), (CUDA, CPU), (CUDA, CPU)) == ""
+    assert unused(EngineOptions(), (CPU,), (CPU,)) == ""
+    assert unused(EngineOptions(provider="cpu"), (CPU,), (CUDA, CPU)) == ""
 
 
 def test_auto_does_not_try_cuda_where_it_is_not_offered() -> None:
