@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -203,6 +204,41 @@ def test_readers_and_iterables_are_calibration_data(vgg):
     assert onnxprune.prune(vgg, data=Reader(), options=QUICK).report.data["fit"] == 27
     items = (np.random.default_rng(i).standard_normal((1, 16, 16)).astype(np.float32) for i in range(20))
     assert onnxprune.prune(vgg, data=items, options=QUICK).report.data["fit"] == 18
+
+
+def two_inputs() -> onnx.ModelProto:
+    """Images of open size and a mask, each through a conv of its own, then together."""
+    body = """
+        a = Conv<pads=[1,1,1,1]>(x, w1, b1) p = Relu(a) b = Conv<pads=[1,1,1,1]>(m, w2, b2) q = Relu(b)
+        c = Concat<axis=1>(p, q) d = Conv<pads=[1,1,1,1]>(c, w3, b3) e = Relu(d) y = Conv(e, w4, b4)
+    """
+    ends = "(float[N,3,H,W] x, float[N,1,H,W] m) => (float[N,2,H,W] y)"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {ends} {{ {body} }}')
+    generator = np.random.default_rng(0)
+    for index, shape in enumerate([(16, 3, 3, 3), (16, 1, 3, 3), (24, 32, 3, 3), (2, 24, 1, 1)], 1):
+        weight = generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        for name, array in ((f"w{index}", weight), (f"b{index}", generator.standard_normal(shape[0]) / 4)):
+            model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    return model
+
+
+def test_inputs_go_by_name_and_open_sizes_stay_open(tmp_path):
+    model, generator = two_inputs(), np.random.default_rng(1)
+    data = {
+        "x": generator.standard_normal((60, 3, 10, 12)).astype(np.float32),
+        "m": generator.standard_normal((60, 1, 10, 12)).astype(np.float32),
+    }
+    np.savez(tmp_path / "data.npz", **data)
+    whole = onnxprune.prune(model, data=data, speedup=1.5, options=QUICK)
+    assert whole.report.macs.ratio >= 1.5
+    assert whole.model.graph.input == model.graph.input
+    assert whole.model.graph.output == model.graph.output
+    others = (tmp_path / "data.npz", [{name: array[i] for name, array in data.items()} for i in range(60)])
+    for other in others:
+        again = onnxprune.prune(model, data=other, speedup=1.5, options=QUICK)
+        assert again.model.SerializeToString() == whole.model.SerializeToString()
+    with pytest.raises(DataError, match="'m'"):
+        onnxprune.prune(model, data={"x": data["x"]}, options=QUICK)
 
 
 def test_data_of_the_wrong_shape_is_an_error(vgg):
