@@ -44,7 +44,7 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
     folded = 0
     while (found := next(_foldable(net), None)) is not None:
         node, affine, layer, behind = found
-        (_absorb_behind if behind else _absorb_in_front)(layer, affine)
+        (_absorb_behind if behind else _absorb_in_front)(net, layer, affine)
         _bypass(net, node)
         folded += 1
     net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
@@ -187,26 +187,26 @@ def _output_view(layer: Any, weight: Array) -> tuple[Array, tuple[int, ...]]:
     return weight.reshape(1, 1, weight.shape[0], -1), (1, 1, weight.shape[0], 1)
 
 
-def _absorb_behind(layer: Any, affine: _Affine) -> None:
+def _absorb_behind(net: Net, layer: Any, affine: _Affine) -> None:
     weight = values_of(layer.inputs[1]).astype(np.float64)
     view, shape = _output_view(layer, weight)
     scaled = (view * affine.scale.reshape(shape)).reshape(weight.shape)
-    _write(layer, scaled, affine.scale * _bias(layer, affine.scale.size) + affine.shift)
+    _write(net, layer, scaled, affine.scale * _bias(layer, affine.scale.size) + affine.shift)
 
 
-def _absorb_in_front(layer: Any, affine: _Affine) -> None:
+def _absorb_in_front(net: Net, layer: Any, affine: _Affine) -> None:
     weight = values_of(layer.inputs[1]).astype(np.float64)
     if layer.op == "Gemm":
         matrix = weight if layer.attrs.get("transB", 0) else weight.T  # (outputs, inputs)
         bias = _bias(layer, matrix.shape[0]) + layer.attrs.get("alpha", 1.0) * matrix @ affine.shift
         scaled = matrix * affine.scale
-        _write(layer, scaled if layer.attrs.get("transB", 0) else scaled.T, bias)
+        _write(net, layer, scaled if layer.attrs.get("transB", 0) else scaled.T, bias)
         return
     groups = layer.attrs.get("group", 1)
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     scale, shift = (v.reshape(groups, 1, weight.shape[1], 1) for v in (affine.scale, affine.shift))
     bias = _bias(layer, weight.shape[0]) + (split * shift).sum(axis=(2, 3)).reshape(-1)
-    _write(layer, (split * scale).reshape(weight.shape), bias)
+    _write(net, layer, (split * scale).reshape(weight.shape), bias)
 
 
 def _bias(layer: Any, size: int) -> Array:
@@ -216,11 +216,12 @@ def _bias(layer: Any, size: int) -> Array:
     return np.broadcast_to(factor * values_of(layer.inputs[2]).astype(np.float64).reshape(-1), (size,))
 
 
-def _write(layer: Any, weight: Array, bias: Array) -> None:
+def _write(net: Net, layer: Any, weight: Array, bias: Array) -> None:
     kind = layer.inputs[1].dtype
     old = layer.inputs[1]
     layer.inputs[1] = gs.Constant(old.name, weight.astype(kind))
-    name = layer.inputs[2].name if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else f"{layer.name}_bias"
+    has_bias = len(layer.inputs) > 2 and not layer.inputs[2].is_empty()
+    name = layer.inputs[2].name if has_bias else net.unused_name(f"{layer.name}_bias")
     constant = gs.Constant(name, bias.astype(kind))
     if len(layer.inputs) > 2:
         layer.inputs[2] = constant

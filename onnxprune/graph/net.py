@@ -16,9 +16,9 @@ from onnx import shape_inference
 from onnxprune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Dim", "Header", "Net", "captured_names", "dims", "numpy_dtype", "values_of"]
+__all__ = ["Dim", "Header", "Net", "captured_names", "dims", "lengthened", "numpy_dtype", "values_of"]
 
 Dim = int | str | None  # a fixed size, a symbol, or nothing known
 
@@ -103,6 +103,10 @@ class Net:
         """All tensors of the outer graph by name."""
         return dict(self.graph.tensors())
 
+    def unused_name(self, name: str) -> str:
+        """The name, lengthened until no tensor of the outer graph has it."""
+        return lengthened(name, self.graph.tensors())
+
     def copy(self) -> Net:
         """A graph whose nodes and tensors may be changed; the weights' arrays are shared until replaced."""
         return Net(self.graph.copy(), self.header, self.source, self.overridable)
@@ -180,6 +184,13 @@ def values_of(tensor: Any) -> np.ndarray[Any, Any]:
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     """The numpy type of an onnx-graphsurgeon dtype (which may be an ONNX number for types numpy lacks)."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)) if isinstance(dtype, int) else np.dtype(dtype)
+
+
+def lengthened(name: str, taken: Container[str]) -> str:
+    """The name, with underscores behind it until it is not taken."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def captured_names(node: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.net import Net, captured_names, dims, values_of
+from onnxprune.graph.net import Net, captured_names, dims, lengthened, values_of
 from onnxprune.graph.shape_values import shape_value
 from onnxprune.note import Note
 
@@ -90,13 +90,15 @@ def _has_weights(node: Any) -> bool:
 
 
 def _name_nodes(net: Net) -> None:
-    taken: set[str] = set()
+    """A name of its own for every node; the first that has one keeps it."""
+    first: dict[str, Any] = {}
+    for node in net.graph.nodes:
+        first.setdefault(node.name, node)
+    taken = set(first)
     for index, node in enumerate(net.graph.nodes):
-        name = node.name or f"{node.op}_{index}"
-        while name in taken:
-            name = f"{name}_{index}"
-        node.name = name
-        taken.add(name)
+        if not node.name or first[node.name] is not node:
+            node.name = lengthened(f"{node.name or node.op}_{index}", taken)
+            taken.add(node.name)
 
 
 def _replace(tensor: Any, values: np.ndarray[Any, Any]) -> None:
@@ -226,7 +228,7 @@ def _settle_reshapes(net: Net, protected: frozenset[str]) -> bool:
             continue
         target = _reshape_target(node)
         if target is not None:
-            node.inputs[1] = gs.Constant(f"{node.name}_target", np.array(target, np.int64))
+            node.inputs[1] = gs.Constant(net.unused_name(f"{node.name}_target"), np.array(target, np.int64))
             changed = True
     return changed
 
@@ -256,9 +258,7 @@ def _unshare_small_constants(net: Net) -> int:
                 continue
             small = len(tensor.shape) <= 1 and int(np.prod(tensor.shape)) <= _SHARED_SMALL
             if small and tensor.name in seen:
-                name = f"{tensor.name}_{node.name}_{slot}"
-                while name in taken:
-                    name += "_"
+                name = lengthened(f"{tensor.name}_{node.name}_{slot}", taken)
                 taken.add(name)
                 node.inputs[slot] = gs.Constant(name, values_of(tensor))
                 copies += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import dims, numpy_dtype, values_of
+from onnxprune.graph.net import dims, lengthened, numpy_dtype, values_of
 from onnxprune.graph.rules import Axis
 
 if TYPE_CHECKING:
@@ -216,19 +216,18 @@ def ensure_biases(net: Net) -> Net:
     if not bare:
         return net
     net = net.copy()
-    taken = set(net.tensors())
     nodes = {node.name: node for node in net.nodes}
     for site in bare:
         node = nodes[site.name]
         weight = node.inputs[1]
         outputs = int(weight.shape[site.output_axis.axis])
         known = np.zeros(outputs) if site.op == "MatMul" else _values_or_zero(node, 2, outputs)
-        bias = gs.Constant(_free(f"{site.name}_bias", taken), known.astype(numpy_dtype(weight.dtype)))
+        bias = gs.Constant(net.unused_name(f"{site.name}_bias"), known.astype(numpy_dtype(weight.dtype)))
         if site.op == "MatMul":
             result = node.outputs[0]
-            inner = gs.Variable(_free(f"{result.name}_before_bias", taken), dtype=result.dtype, shape=result.shape)
+            inner = gs.Variable(net.unused_name(f"{result.name}_before_bias"), dtype=result.dtype, shape=result.shape)
             node.outputs = [inner]
-            add = _free(f"{site.name}_add_bias", set(nodes))
+            add = lengthened(f"{site.name}_add_bias", nodes)
             net.graph.nodes.append(gs.Node("Add", add, inputs=[inner, bias], outputs=[result]))
         else:
             _set_bias(node, bias)
@@ -244,13 +243,6 @@ def _has_bias(net: Net, site: Site) -> bool:
         return False
     outputs = net.tensors()[site.weight].shape[site.output_axis.axis]
     return int(np.prod(node.inputs[2].shape)) == int(outputs)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
 
 
 def matrix(net: Net, site: Site) -> tuple[Array, Array]:
@@ -313,7 +305,7 @@ def _write_bias(net: Net, node: Any, bias: np.ndarray[Any, Any]) -> None:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         _set_bias(node, gs.Constant(node.inputs[2].name, bias))
     else:
-        _set_bias(node, gs.Constant(_free(f"{node.name}_bias", set(net.tensors())), bias))
+        _set_bias(node, gs.Constant(net.unused_name(f"{node.name}_bias"), bias))
 
 
 def _set_bias(node: Any, bias: Any) -> None:

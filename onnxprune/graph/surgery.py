@@ -94,7 +94,7 @@ def _fix(net: Net, node: Any) -> None:
     for position, values in edit.constants.items():
         old = node.inputs[position]
         if not np.array_equal(values_of(old), values):
-            name = old.name if len(old.outputs) == 1 else f"{old.name}_{node.name}"
+            name = old.name if len(old.outputs) == 1 else net.unused_name(f"{old.name}_{node.name}")
             node.inputs[position] = gs.Constant(name, values)
 
 

@@ -39,6 +39,7 @@ def _unary() -> dict[str, onnx.ModelProto]:
     nets["Gelu"] = around("k = Gelu(h)", opset=20)
     nets["Cast"] = around("a = Cast<to=11>(h) k = Cast<to=1>(a)")
     limits = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    nets["Dropout with its mask"] = around("a, mask = Dropout(h) c = Cast<to=1>(mask) k = Mul(a, c)")
     nets["Clip"] = around("k = Clip(h, low, high)", limits)
     nets["PRelu"] = around("k = PRelu(h, slope)", {"slope": (6, 1, 1)})
     return nets

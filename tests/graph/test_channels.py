@@ -44,6 +44,17 @@ def test_an_operator_without_a_rule_pins_its_channels():
     assert "no rule" in pins
 
 
+def test_indices_of_a_max_pool_pin_what_it_pools():
+    pool = "a, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(h) k = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(a, i)"
+    assert "indices" in pins_of_first(around(pool))
+
+
+def test_a_mask_that_someone_reads_goes_with_its_channels():
+    model = around("a, mask = Dropout(h) c = Cast<to=1>(mask) k = Mul(a, c)")
+    group = groups_of(model)["conv0"]
+    assert not group.pins
+
+
 def test_an_unknown_domain_and_an_unknown_revision_have_no_rule():
     assert "domain" in str(rule_for("Relu", "com.example", 14))
     assert "revision 99" in str(rule_for("Relu", "", 99))

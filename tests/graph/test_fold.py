@@ -202,3 +202,9 @@ def test_normalising_twice_changes_nothing():
     net, _ = load(around("k = Relu(h)"))
     again, _ = normalize(net)
     assert without_value_info(again.to_model()) == without_value_info(net.to_model())
+
+
+def test_a_new_bias_takes_no_name_that_is_in_use():
+    body = "h = Conv(x, w) n = BatchNormalization(h, s, t, m, v) z = PRelu(n, conv0_bias)" + _POOLED
+    slope = np.linspace(-1, 1, 6, dtype=np.float32).reshape(6, 1, 1)
+    folded(build(body, {"w": (6, 3, 3, 3), **NORM, "conv0_bias": slope, "w3": (5, 6), "b3": (5,)}))

@@ -46,8 +46,16 @@ rule("Clip", since=(6, 11, 12, 13))(same_shape)
 
 @rule("Dropout", since=(7, 10, 12, 13, 22))
 def dropout(node: NodeView) -> Coupling:
-    """Dropout at inference; its mask output is not followed."""
-    return same_shape(node)
+    """Dropout at inference: the mask, if there is one, is shaped like the output."""
+    shape = node.output_shape()
+    masks = [index for index, tensor in enumerate(node.node.outputs) if index and not tensor.is_empty()]
+    ties = [
+        tie_axes(node.output_axis(axis), node.output_axis(axis, index), size)
+        for index in masks
+        for axis, size in enumerate(shape or ())
+        if isinstance(size, int) and (node.output_shape(index) or ())[axis : axis + 1] == (size,)
+    ]
+    return Coupling((*same_shape(node).ties, *ties))
 
 
 rule("Add", "Sub", "Mul", "Div", since=(7, 13, 14))(broadcast)

@@ -29,7 +29,14 @@ def kept_axes(node: NodeView, mapping: dict[int, int]) -> Coupling:
     return Coupling(tuple(ties))
 
 
-rule("MaxPool", since=(1, 8, 10, 11, 12, 22))(channelwise)
+@rule("MaxPool", since=(1, 8, 10, 11, 12, 22))
+def max_pool(node: NodeView) -> Coupling:
+    """Axis 1 goes on; the indices, if they are there, count across channels."""
+    if len([tensor for tensor in node.node.outputs if not tensor.is_empty()]) > 1:
+        return Coupling(reason="it also gives indices, which count the channels")
+    return channelwise(node)
+
+
 rule("AveragePool", since=(7, 10, 11, 19, 22))(channelwise)
 rule("LpPool", since=(2, 11, 18, 22))(channelwise)
 rule("GlobalAveragePool", "GlobalMaxPool", since=(1, 22))(channelwise)
