@@ -2,10 +2,10 @@
 
 First the whole run, with default options, with the ReLU-aware refit and with a uniform budget: accuracy on 5 000
 test images, seconds, and seconds over those that onnxruntime takes to run the original once over the same images,
-in the same process. With ``--selectors``, instead: the selectors side by side at equal counts, those of the greedy
-and those of the uniform plan: reconstruction error of the layers that read pruned channels, mean over layers, on the
-half of the images that they were not fitted on; and accuracy; each the mean over ``--seeds``, with the lowest and
-the highest accuracy. Last the baseline that needs no data: magnitude without a refit.
+in the same process. With ``--selectors``, instead: the selectors side by side at equal counts, those of the default
+plan: reconstruction error of the layers that read pruned channels, mean over layers, on the half of the images that
+they were not fitted on; and accuracy; each the mean over ``--seeds``, with the lowest and the highest accuracy. Last
+the baseline that needs no data: magnitude without a refit.
 
 Run: ``python benchmarks/cifar_resnet56.py --data FOLDER``, and again with ``--selectors --seeds 3``.
 """
@@ -23,7 +23,7 @@ from common import arguments, machine, table, top1
 
 import onnxprune
 from onnxprune import DataOptions, Options
-from onnxprune.plan import Allocation, Plan
+from onnxprune.plan import Plan
 from onnxprune.solve import RefitOptions, SelectOptions, Selector
 
 _SAMPLES = 3000
@@ -89,23 +89,21 @@ def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
 def _selectors(model: str, calibration: Path, test: Test, seeds: int) -> None:
     linear, none = RefitOptions(refit="linear"), RefitOptions(refit="none")
     cases = [(selector, linear) for selector in get_args(Selector)] + [("magnitude", none)]
-    for allocation in get_args(Allocation):
-        chosen = replace(_BASE, allocation=allocation)
-        planned = onnxprune.prune(model, data=calibration, speedup=2.0, options=chosen, dry_run=True).plan
-        counts = Plan(tuple(replace(group, kept=None) for group in planned.groups))
-        rows: list[list[object]] = []
-        for selector, refit in cases:
-            errors, accuracies = [], []
-            for seed in range(seeds):
-                select = SelectOptions(selector=selector, seed=seed)
-                found = replace(_BASE, select=select, refit=refit, seed=seed)
-                result = onnxprune.prune(model, data=calibration, plan=counts, options=found)
-                errors.append(_held_error(result))
-                accuracies.append(_accuracy(result, test))
-            spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
-            rows.append([selector, refit.refit, f"{np.mean(errors):.4f}", float(np.mean(accuracies)), spread])
-        print(f"\ncounts of the {allocation} plan, {seeds} seeds\n")
-        print(table(["selector", "refit", "held-out error", "top-1 of 5 000", "lowest to highest"], rows), flush=True)
+    planned = onnxprune.prune(model, data=calibration, speedup=2.0, options=_BASE, dry_run=True).plan
+    counts = Plan(tuple(replace(group, kept=None) for group in planned.groups))
+    rows: list[list[object]] = []
+    for selector, refit in cases:
+        errors, accuracies = [], []
+        for seed in range(seeds):
+            select = SelectOptions(selector=selector, seed=seed)
+            found = replace(_BASE, select=select, refit=refit, seed=seed)
+            result = onnxprune.prune(model, data=calibration, plan=counts, options=found)
+            errors.append(_held_error(result))
+            accuracies.append(_accuracy(result, test))
+        spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
+        rows.append([selector, refit.refit, f"{np.mean(errors):.4f}", float(np.mean(accuracies)), spread])
+    print(f"mean of {seeds} seeds\n")
+    print(table(["selector", "refit", "held-out error", "top-1 of 5 000", "lowest to highest"], rows))
 
 
 def _accuracy(result: onnxprune.Result, test: Test) -> float:
