@@ -62,7 +62,11 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.accuracy is not None:
         before, after = comparison.accuracy
         rows.append(("top-1 accuracy", f"{before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"))
-    rows.append((comparison.drop_kind, f"{comparison.drop:.3f} on {comparison.samples} inputs"))
+    rows.append(("compared on", f"{comparison.samples} inputs"))
+    if comparison.max_drop is not None:
+        verdict = "within" if comparison.within else "OUTSIDE"
+        allowed = f"{verdict} --max-drop {comparison.max_drop:g}"
+        rows.append((comparison.drop_kind, f"{max(comparison.drop, 0.0):.3f}: {allowed}"))
     if comparison.timing is not None:
         rows.append(("latency", _latency(comparison.timing)))
     for warning in comparison.warnings:
