@@ -124,12 +124,14 @@ def run(
         cache = _Cache(options, original, inputs)
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         with clock("probe"):
-            keep, kept = _planned(work, cost, groups, plan, options, cache)
+            keep, kept = _planned(work, cost, groups, skipped, plan, options, cache)
         if dry_run:
             made = Plan.from_keep(work.channels, keep, kept, model=label, budget=started.budget(plan))
             return Result(None, made, started.report(keep, plan, dry_run=True, notes=cache.notes()))
         with clock("compress"):
             compressed = _compressed(work, groups, keep, kept, plan, options, cache)
+        if compressed.net.parameters() != cost.params(keep):
+            raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep)}")
         with clock("verify"):
             model, divergence = _verified(work, original, compressed, inputs, options)
         with clock("bench"):
@@ -172,6 +174,7 @@ def _workload(net: Net, inputs: Inputs, options: Options, progress: Progress) ->
         yield Workload(
             net=net,
             channels=channel_map(net, forbidden=forbidden),
+            forbidden=forbidden,
             order=schedule(net),
             engine=Engine.open(options.engine),
             calibration=inputs.calibration,
@@ -194,6 +197,7 @@ def _planned(
     work: Workload,
     cost: CostModel,
     groups: Sequence[ChannelGroup],
+    skipped: Mapping[str, str],
     plan: Plan | None,
     options: Options,
     cache: _Cache,
@@ -201,6 +205,9 @@ def _planned(
     """Channels to keep per group, and which ones where that is settled."""
     if plan is not None:
         keep, kept = plan.resolve(work.channels)
+        for group in work.channels.prunable:
+            if group.name in skipped and keep.get(group.name, group.size) < group.size:
+                raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
         waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]
         rankings = probe(work, waiting, options.select) if waiting else {}
     else:
@@ -241,7 +248,7 @@ def _compressed(
         work.channels,
         shrinking,
         downstream=options.downstream and options.refit.refit != "none",
-        frozen=excluded,
+        frozen=[*excluded, *work.forbidden],
     )
     checkpoint = cache.checkpoint(
         "compress", options.select, options.refit, excluded, options.downstream, sorted(keep.items()), plan

@@ -10,8 +10,8 @@ The idea of coupled parameters follows Fang et al., "DepGraph" (CVPR 2023, arXiv
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from onnxprune.graph.rules import Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.sites import LAYERS, Site, find_sites
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from onnxprune.graph.net import Net
 
@@ -43,7 +43,8 @@ class ChannelGroup:
     """Channels of which any number may go, or the reason why all must stay.
 
     Attributes:
-        name: the first node, in topological order, that makes the channels.
+        name: unique; the first node, in topological order, that makes these channels and no other group's; where
+            each makes some of another's too (a conv added to a concatenation), the first with a number behind it.
         units: (size,) int64, the component that each channel is.
         producers: names of the sites whose outputs these are.
         consumers: names of the sites that use them up, in topological order.
@@ -259,7 +260,23 @@ def _groups(
         members[tuple(signature[unit])].append(unit)
     groups = [_group(axes, units, reasons, sites) for axes, units in members.items()]
     order = {name: index for index, name in enumerate(sites)}
-    return tuple(sorted(groups, key=lambda group: (order[group.producers[0]], int(group.units[0]))))
+    return _named(sorted(groups, key=lambda group: (order[group.producers[0]], int(group.units[0]))))
+
+
+def _named(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """The groups, each with a name of its own."""
+    times = Counter(name for group in groups for name in group.producers)
+    taken: set[str] = set(times)
+    named = []
+    for group in groups:
+        own = next((name for name in group.producers if times[name] == 1), None)
+        number = 1
+        while own is None:
+            tried = f"{group.producers[0]}[{number}]"
+            own, number = (None if tried in taken else tried), number + 1
+        taken.add(own)
+        named.append(replace(group, name=own))
+    return tuple(named)
 
 
 def _group(

@@ -13,6 +13,7 @@ another head.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
 
@@ -154,8 +155,7 @@ class Plan:
         Raises:
             PlanError: a producer is missing, pinned, or makes another number of channels.
         """
-        owner = {name: group for group in channels.groups for name in group.producers if not group.pins}
-        pinned = {name: group for group in channels.groups for name in group.producers if group.pins}
+        owner, pinned = _by_producer(channels.prunable), _by_producer([g for g in channels.groups if g.pins])
         keep: dict[str, int] = {}
         kept: dict[str, IntArray] = {}
         for entry in self.groups:
@@ -172,6 +172,19 @@ class Plan:
             if entry.kept is not None:
                 kept[group.name] = np.array(entry.kept, dtype=np.int64)
         return keep, kept
+
+
+def _by_producer(groups: Iterable[ChannelGroup]) -> dict[str, ChannelGroup]:
+    """Groups by their names, and by those of the layers of which all channels are theirs."""
+    found: dict[str, list[ChannelGroup]] = defaultdict(list)
+    for group in groups:
+        for name in dict.fromkeys((group.name, *group.producers)):
+            found[name].append(group)
+    return {
+        name: next((group for group in owners if group.name == name), owners[0])
+        for name, owners in found.items()
+        if len(owners) == 1 or any(group.name == name for group in owners)
+    }
 
 
 def _why_missing(name: str, channels: ChannelMap, pinned: Mapping[str, ChannelGroup]) -> str:

@@ -87,6 +87,8 @@ class Factor:
     @cached_property
     def inverse(self) -> Array:
         """The inverse of the correlation form, ``(D^-1 A D^-1 + ...)^-1``: (p, p) float64, both triangles."""
+        if not len(self.lower):
+            return np.zeros((0, 0))  # LAPACK takes no empty matrix
         inverse, info = linalg.lapack.dpotri(self.lower, lower=1)
         if info:
             raise AssertionError(f"dpotri: the diagonal of a Cholesky factor is zero at {info}")

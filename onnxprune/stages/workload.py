@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Workload:
     Attributes:
         net: folded, every MatMul site with a bias.
         channels: its channel map.
+        forbidden: names of sites that cannot be fitted, and why.
         order: the order in which both networks run.
         engine: onnxruntime.
         calibration: inputs.
@@ -44,6 +45,7 @@ class Workload:
 
     net: Net
     channels: ChannelMap
+    forbidden: Mapping[str, str]
     order: Schedule
     engine: Engine
     calibration: Calibration
