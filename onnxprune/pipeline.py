@@ -39,7 +39,7 @@ from onnxprune.stages.choose import eligible_groups, forbidden_sites, nothing_to
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.probe import Ranking, load_rankings, probe, save_rankings
 from onnxprune.stages.steps import early_groups, plan_steps
-from onnxprune.stages.verify import check_drop, check_removal, compare_outputs, first_difference
+from onnxprune.stages.verify import check_drop, check_loading, check_removal, compare_outputs, first_difference
 from onnxprune.stages.workload import Workload
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def run(
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
         if not (groups or plan or dry_run):
             raise PlanError(nothing_to_prune(work.channels, skipped))
+        with clock("load"):
+            check_loading(work.engine, original, work.net, inputs.calibration, work.batches[0])
         passed_over = unused(options.engine, work.engine.providers)
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))

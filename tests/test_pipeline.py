@@ -11,10 +11,11 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, Plan
+from onnxprune import Options, Plan, pipeline
 from onnxprune.compare import CompareOptions
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
+from onnxprune.graph.fold import fold
 from onnxprune.plan import Budget
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import verify
@@ -285,3 +286,15 @@ def test_a_damaged_checkpoint_is_as_good_as_none(vgg, tmp_path):
     for file in tmp_path.rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:50])
     assert onnxprune.prune(vgg, options=options).model.SerializeToString() == first.model.SerializeToString()
+
+
+def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
+    def wrong(net):
+        plain, notes = fold(net)
+        conv = next(node for node in plain.nodes if node.op == "Conv")
+        conv.inputs[1].values = np.array(conv.inputs[1].values) * 1.5
+        return plain, notes
+
+    monkeypatch.setattr(pipeline, "fold", wrong)
+    with pytest.raises(VerifyError, match="changed output 'logits'"):
+        onnxprune.prune(vgg, options=QUICK)

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import dims, numpy_dtype
+from onnxprune.graph.normalize import with_shapes
 from onnxprune.graph.rules import Axis
 from onnxprune.graph.sites import LAYERS
 
@@ -117,7 +118,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
     Raises:
         ModelError: the size of a layer's output does not follow from the input shapes.
     """
-    concrete = net.with_input_shapes(shapes)
+    concrete = with_shapes(net, shapes)
     batch = max((int(shape[0]) for shape in shapes.values() if shape), default=1)
     touches = _touches(channels)
     tensors = net.tensors()

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.net import Net, dims, values_of
+from onnxprune.graph.sites import is_per_output
 from onnxprune.note import Note
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _foldable(net: Net) -> Iterator[tuple[Any, _Affine, Any, bool]]:
         affine = _affine_of(net, node)
         if isinstance(affine, str):
             continue
-        layer = _layer_behind_which(net, node, affine)
+        layer = _layer_behind_which(net, node)
         if not isinstance(layer, str):
             yield node, affine, layer, True
             continue
@@ -73,7 +74,7 @@ def _why_left(net: Net, node: Any) -> str:
     affine = _affine_of(net, node)
     if isinstance(affine, str):
         return affine
-    behind = _layer_behind_which(net, node, affine)
+    behind = _layer_behind_which(net, node)
     return f"{behind}; {_layer_in_front_of_which(net, node, affine)}"
 
 
@@ -125,9 +126,11 @@ def _constant_operand(net: Net, node: Any) -> _Affine | str:
     return _Affine(operand, zero) if node.op == "Mul" else _Affine(one, operand)
 
 
-def _layer_behind_which(net: Net, node: Any, affine: _Affine) -> Any:
+def _layer_behind_which(net: Net, node: Any) -> Any:
     """The layer whose output is scaled, or the reason why it cannot take the scale in."""
-    source = next(t for t in node.inputs if not isinstance(t, gs.Constant))
+    source = next((t for t in node.inputs if not isinstance(t, gs.Constant)), None)
+    if source is None:
+        return "it works on a constant"
     producer = source.inputs[0] if source.inputs else None
     if producer is None or producer.op not in _LAYERS:
         return f"it follows {producer.op if producer else 'a graph input'}, not a layer with weights"
@@ -165,10 +168,14 @@ def _writable(net: Net, layer: Any) -> Any:
             return f"the weights of {layer.op} '{layer.name}' are computed"
         if tensor.name in net.overridable:
             return f"the weights of {layer.op} '{layer.name}' are graph inputs"
-        if len(tensor.outputs) != 1:
+        if len(tensor.outputs) != 1 or tensor.name in net.output_names:
             return f"the weights of {layer.op} '{layer.name}' are shared with another node"
     if layer.op == "Gemm" and (layer.attrs.get("transA", 0) or len(layer.inputs[1].shape) != 2):
         return f"Gemm '{layer.name}' is transposed"
+    bias = layer.inputs[2] if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else None
+    outputs = layer.inputs[1].shape[0 if layer.attrs.get("transB", 0) else 1]
+    if layer.op == "Gemm" and bias is not None and not is_per_output(bias.shape, int(outputs)):
+        return f"what Gemm '{layer.name}' adds differs from row to row"
     return layer
 
 

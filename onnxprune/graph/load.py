@@ -136,6 +136,12 @@ def _inside(file: Path, root: Path) -> bool:
 
 
 def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{label}: its weights are stored sparse: store them dense")
+    for version in model.opset_import:
+        version.domain = "" if version.domain in _STANDARD else version.domain
+    for node in model.graph.node:
+        node.domain = "" if node.domain in _STANDARD else node.domain
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
@@ -164,4 +170,5 @@ def _graph_input_weights(model: onnx.ModelProto) -> tuple[int, tuple[str, ...]]:
     kept = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)  # before, an initializer had to be an input
     return len(listed), ()

@@ -194,10 +194,12 @@ def lengthened(name: str, taken: Container[str]) -> str:
 
 
 def captured_names(node: Any) -> Iterator[str]:
-    """Names that the bodies of a control-flow node may read from outside: every name its nodes consume."""
+    """Names that the bodies of a control-flow node may read from outside: all that they read and do not make."""
     for subgraph in node.attrs.values():
         if isinstance(subgraph, gs.Graph):
-            for inner in subgraph.nodes:
-                yield from (tensor.name for tensor in inner.inputs if not tensor.is_empty())
-                yield from captured_names(inner)
-            yield from (tensor.name for tensor in subgraph.outputs)
+            made = {tensor.name for inner in subgraph.nodes for tensor in inner.outputs}
+            made.update(tensor.name for tensor in subgraph.inputs)
+            read = [tensor.name for inner in subgraph.nodes for tensor in inner.inputs if not tensor.is_empty()]
+            read += [name for inner in subgraph.nodes for name in captured_names(inner)]
+            read += [tensor.name for tensor in subgraph.outputs]
+            yield from (name for name in read if name not in made)

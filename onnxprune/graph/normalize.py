@@ -19,9 +19,9 @@ from onnxprune.graph.shape_values import shape_value
 from onnxprune.note import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["normalize"]
+__all__ = ["normalize", "with_shapes"]
 
 _SHAPE_ARITHMETIC = frozenset(
     {
@@ -64,6 +64,19 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         raise ModelError(f"{net.source}: {_why_nothing(net)}")
     notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
     return net, tuple(notes)
+
+
+def with_shapes(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
+    """The network for inputs of exactly these shapes, with all sizes worked out that follow from them.
+
+    Args:
+        net: a normalised network.
+        shapes: per input.
+
+    Raises:
+        ModelError: the shapes contradict the graph.
+    """
+    return normalize(net.with_input_shapes(shapes))[0]
 
 
 def _why_nothing(net: Net) -> str:
@@ -199,7 +212,7 @@ def _is_small(node: Any, inputs: list[Any]) -> bool:
     if node.op == "Expand":
         return float(np.prod(values_of(inputs[1]).astype(np.float64))) <= _MOST_ELEMENTS
     if node.op == "Range":
-        start, limit, delta = (float(values_of(t)) for t in inputs)
+        start, limit, delta = (float(values_of(t).reshape(-1)[0]) for t in inputs)
         return delta != 0 and (limit - start) / delta <= _MOST_ELEMENTS
     return True
 

@@ -86,7 +86,9 @@ def segment(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[s
     if not outputs:
         return None
     reads = dict.fromkeys(name for node in nodes for name in _reads(node))
-    inputs = [name for name in reads if name not in here and not isinstance(tensors[name], gs.Constant)]
+    # What is not known out here is a constant of a body's own.
+    outside = [name for name in reads if name not in here and name in tensors]
+    inputs = [name for name in outside if not isinstance(tensors[name], gs.Constant)]
     return gs.Graph(
         nodes=nodes,
         inputs=[tensors[name] for name in inputs],

@@ -19,13 +19,13 @@ from onnxprune.graph.net import dims, lengthened, numpy_dtype, values_of
 from onnxprune.graph.rules import Axis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.net import Net
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["LAYERS", "Site", "Window", "ensure_biases", "find_sites", "matrix", "with_weights"]
+__all__ = ["LAYERS", "Site", "Window", "ensure_biases", "find_sites", "is_per_output", "matrix", "with_weights"]
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
@@ -112,10 +112,11 @@ def find_sites(net: Net) -> tuple[Site, ...]:
 
 
 def _own_constant(net: Net, tensor: Any, rank: int | None = None) -> bool:
-    """A floating-point constant that this use alone reads and that no caller can replace."""
+    """A floating-point constant that this use alone reads, that no caller can replace, and that is no output."""
     return (
         isinstance(tensor, gs.Constant)
         and tensor.name not in net.overridable
+        and tensor.name not in net.output_names
         and len(tensor.outputs) == 1
         and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
         and (rank is None or len(tensor.shape) == rank)
@@ -126,7 +127,7 @@ def _conv(net: Net, node: Any) -> Site | None:
     weight = node.inputs[1]
     if node.domain not in (None, "", "ai.onnx") or not _own_constant(net, weight) or len(weight.shape) < 3:
         return None
-    if not _bias_is_own(net, node, 2):
+    if not _bias_is_own(net, node, int(weight.shape[0])):
         return None
     rank = len(weight.shape) - 2
     window = Window(
@@ -151,9 +152,11 @@ def _conv(net: Net, node: Any) -> Site | None:
 
 def _gemm(net: Net, node: Any) -> Site | None:
     weight = node.inputs[1]
-    if node.attrs.get("transA", 0) or not _own_constant(net, weight, 2) or not _bias_is_own(net, node, 2):
+    if node.attrs.get("transA", 0) or not _own_constant(net, weight, 2):
         return None
     n, k = (0, 1) if node.attrs.get("transB", 0) else (1, 0)
+    if not _bias_is_own(net, node, int(weight.shape[n])):
+        return None
     return Site(
         name=node.name,
         op="Gemm",
@@ -185,10 +188,16 @@ def _matmul(net: Net, node: Any) -> Site | None:
 _READERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
 
 
-def _bias_is_own(net: Net, node: Any, index: int) -> bool:
-    if len(node.inputs) <= index or node.inputs[index].is_empty():
+def _bias_is_own(net: Net, node: Any, outputs: int) -> bool:
+    if len(node.inputs) <= 2 or node.inputs[2].is_empty():
         return True
-    return _own_constant(net, node.inputs[index])
+    return _own_constant(net, node.inputs[2]) and is_per_output(node.inputs[2].shape, outputs)
+
+
+def is_per_output(shape: Sequence[int], outputs: int) -> bool:
+    """Whether the C of a Gemm has one value an output, or one for all; it may also differ from row to row."""
+    size = int(np.prod(shape))
+    return size == 1 or (size == outputs and int(shape[-1]) == outputs)
 
 
 def _bias_add(net: Net, node: Any) -> Any:

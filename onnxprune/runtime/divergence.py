@@ -86,6 +86,8 @@ class _Sums:
     kl: Array = field(default_factory=lambda: np.zeros((2, 2)))  # both taken for logits (0) or probabilities (1)
 
     def add(self, wanted: Array, found: Array, rows: int) -> None:
+        if wanted.dtype.kind not in "fiub":  # texts: the same, or not
+            wanted, found = np.zeros(wanted.shape), np.asarray(wanted != found, dtype=np.float64)
         whole = wanted.ndim == 0 or len(wanted) < rows
         a, b = (np.atleast_1d(v if whole else v[:rows]).astype(np.float64) for v in (wanted, found))
         with np.errstate(invalid="ignore"):

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from onnxprune.graph.net import dims, numpy_dtype
+from onnxprune.graph.normalize import with_shapes
 from onnxprune.runtime.frontier import Batch
 from onnxprune.runtime.inputs import batches
 
@@ -35,7 +36,7 @@ def batch_size(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> in
         shapes: of its inputs for one sample.
         memory: bytes that a run may take.
     """
-    concrete = net.with_input_shapes(shapes)
+    concrete = with_shapes(net, shapes)
     largest = 1
     for tensor in concrete.tensors().values():
         shape = dims(tensor)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
 from onnxprune.graph.net import dims
+from onnxprune.graph.normalize import with_shapes
 from onnxprune.graph.sites import find_sites, matrix
 from onnxprune.stages.gather import moment_bytes
 from onnxprune.stages.steps import is_depthwise
@@ -30,7 +31,7 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
         memory: bytes for moments.
     """
     batch = max(int(shape[0]) for shape in shapes.values())
-    concrete = net.with_input_shapes(shapes).tensors()
+    concrete = with_shapes(net, shapes).tensors()
     reasons = {}
     for site in find_sites(net):
         shape = dims(concrete[site.source]) if site.source in concrete else None

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.errors import DataError, VerifyError
+from onnxprune.errors import DataError, ModelError, VerifyError
 from onnxprune.graph.net import numpy_dtype
+from onnxprune.graph.save import finished_model
 from onnxprune.graph.schedule import segment
 from onnxprune.graph.surgery import remove, zero
 from onnxprune.runtime.divergence import DivergenceMeter
@@ -34,11 +35,34 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
     Limits = tuple[Mapping[np.dtype[Any], float], float]
 
-__all__ = ["check_drop", "check_removal", "compare_outputs", "first_difference"]
+__all__ = ["check_drop", "check_loading", "check_removal", "compare_outputs", "first_difference"]
 
 # Share of the largest value of a tensor by which two ways of the same sum may differ.
 _TOLERANCE: dict[np.dtype[Any], float] = {np.dtype(np.float16): 3e-2, np.dtype(np.float64): 1e-6}
 _USUAL_TOLERANCE = 1e-3
+
+
+def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
+    """Run the original, and what loading and folding made of it: both must answer the same.
+
+    Raises:
+        ModelError: the shapes that the model declares contradict its nodes.
+        VerifyError: an answer differs.
+        EngineError: one of them cannot be run.
+    """
+    try:
+        plain = finished_model(net)
+    except VerifyError as error:
+        raise ModelError(f"{net.source}: {error}".replace("the result is not a valid model", "not valid")) from error
+    feeds = calibration.load(batch.samples)
+    wanted = engine.session(original, label="the original").run(feeds)
+    found = engine.session(plain, label="the original, folded").run(feeds)
+    for name, reference in wanted.items():
+        if not _close(found[name], reference):
+            raise VerifyError(
+                f"folding constants and normalisations changed output '{name}' by "
+                f"{_difference(found[name], reference):.2g} of its largest value: nothing was written; report the model"
+            )
 
 
 def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:

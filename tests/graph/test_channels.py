@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.load import load
+from onnxprune.graph.net import captured_names
 from onnxprune.graph.rules import rule_for
 
 from .cases import CASES
@@ -150,3 +151,23 @@ def test_a_concat_keeps_its_branches_apart():
 def test_a_sum_couples_its_branches():
     groups = groups_of(CASES["two branches"])
     assert groups["conv0"].producers == ("conv0", "conv1")
+
+
+def test_a_sum_with_an_operand_of_open_size_pins_its_channels():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) k = Add(h, s) z = Conv<pads=[1,1,1,1]>(k, w2, b2)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "b2": (7,), "w3": (5, 7), "b3": (5,)}
+    model = build(body, weights, inputs="float[N,3,8,8] x, float[N,C,8,8] s")
+    assert "size of one of its inputs is unknown" in groups_of(model)["conv0"].pins[0]
+
+
+def test_names_that_a_body_makes_itself_pin_nothing_outside():
+    inner = [helper.make_node("Relu", ["h"], ["a"]), helper.make_node("Neg", ["a"], ["out"])]
+    body = helper.make_graph(inner, "branch", [], [helper.make_tensor_value_info("out", 1, None)])
+    model = onnx.ModelProto()
+    model.CopyFrom(around("k = Relu(h)"))
+    model.graph.node[1].CopyFrom(
+        helper.make_node("If", ["always"], ["k"], name="choice", then_branch=body, else_branch=body)
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    net, _ = load(model)
+    assert set(captured_names(next(node for node in net.nodes if node.op == "If"))) == {"h"}

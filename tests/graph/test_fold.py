@@ -208,3 +208,22 @@ def test_a_new_bias_takes_no_name_that_is_in_use():
     body = "h = Conv(x, w) n = BatchNormalization(h, s, t, m, v) z = PRelu(n, conv0_bias)" + _POOLED
     slope = np.linspace(-1, 1, 6, dtype=np.float32).reshape(6, 1, 1)
     folded(build(body, {"w": (6, 3, 3, 3), **NORM, "conv0_bias": slope, "w3": (5, 6), "b3": (5,)}))
+
+
+def test_a_bias_that_differs_from_row_to_row_is_left_alone():
+    model = build(
+        "f = Flatten(x) h = Gemm(f, w, b) y = BatchNormalization(h, s, t, m, v)",
+        {"w": (192, 6), "b": (2, 6), **NORM},
+        inputs="float[2,3,8,8] x",
+        outputs="float[2,6] y",
+    )
+    net, notes = folded(model)
+    assert "BatchNormalization" in left(net)
+    assert any("row to row" in note.text for note in notes)
+
+
+def test_weights_that_are_an_output_too_are_left_alone():
+    model = behind("h = Conv(x, w, b)", {"w": (6, 3, 3, 3), "b": (6,)})
+    model.graph.output.append(onnx.helper.make_tensor_value_info("w", 1, [6, 3, 3, 3]))
+    net, _ = folded(model)
+    assert "BatchNormalization" in left(net)

@@ -230,3 +230,33 @@ def test_quantized_weights_are_refused_with_the_way_out():
     weights = {"q": np.ones((5, 3, 8, 8), np.int8), "s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
     body = "w = DequantizeLinear(q, s, z) h = Conv(x, w) y = Flatten(h)"
     assert "quantized (DequantizeLinear)" in refused(build(body, weights))
+
+
+def test_sparse_weights_are_refused_with_the_way_out():
+    model = changed()
+    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
+    assert "store them dense" in refused(model)
+
+
+def test_the_long_name_of_the_standard_operators_is_as_good_as_the_short_one():
+    model = changed()
+    model.opset_import[0].domain = "ai.onnx"
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    net, _ = load(model)
+    assert {node.domain or "" for node in net.nodes} == {""}
+    assert worst_difference(outputs_of(net.to_model()), outputs_of(GOOD)) == 0
+
+
+def test_a_range_with_bounds_of_one_element_is_computed():
+    model = around(
+        "v = Range(start, stop, step) s = Cast<to=1>(v) t = ReduceSum<keepdims=0>(s) k = Mul(h, t)",
+        {"start": np.array(0, np.int64), "stop": np.array(4, np.int64), "step": np.array(1, np.int64)},
+    )
+    for tensor in model.graph.initializer:
+        if tensor.name in ("start", "stop", "step"):
+            tensor.dims.append(1)
+    net, _ = load(model)
+    assert all(node.op != "Range" for node in net.nodes)

@@ -202,3 +202,11 @@ def test_a_scalar_and_an_empty_output_can_be_compared() -> None:
     outputs = {"scalar": np.array(3.0), "empty": np.zeros((0, 4))}
     meter.add(outputs, {name: array.copy() for name, array in outputs.items()}, 2)
     assert [output.relative_error for output in meter.finish()] == [0, 0]
+
+
+def test_texts_are_the_same_or_not() -> None:
+    words = np.array([["cat"], ["dog"]], dtype=object)
+    assert between(words, words.copy()).relative_error == 0
+    found = between(words, np.array([["cat"], ["cow"]], dtype=object))
+    assert found.max_abs == 1
+    assert found.top1_agreement is None

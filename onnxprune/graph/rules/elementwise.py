@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from onnxprune.graph.rules.registry import Coupling, NodeView, Tie, rule, tie_axes
 
 __all__: list[str] = []
@@ -17,16 +19,22 @@ def broadcast(node: NodeView) -> Coupling:
     result = node.output_shape()
     if result is None:
         return Coupling(reason="the shape of its output is unknown")
-    ties: list[Tie] = []
-    for index in node.inputs():
-        shape = node.input_shape(index)
-        if not node.has_input(index) or shape is None:
-            continue
-        for axis, size in enumerate(shape):
-            target = axis + len(result) - len(shape)
-            if isinstance(size, int) and size > 1 and size == result[target]:
-                ties.append(tie_axes(node.input_axis(index, axis), node.output_axis(target), size))
-    return Coupling(tuple(ties))
+    shapes = {index: node.input_shape(index) for index in node.inputs() if node.has_input(index)}
+    if any(shape is None for shape in shapes.values()):
+        return Coupling(reason="the shape of one of its inputs is unknown")
+    ties: dict[int, list[Tie]] = defaultdict(list)
+    open_axes = set()
+    for index, shape in shapes.items():
+        for axis, size in enumerate(shape or ()):
+            target = axis + len(result) - len(shape or ())
+            if not isinstance(size, int):
+                open_axes.add(target)
+            elif size > 1 and size == result[target]:
+                ties[target].append(tie_axes(node.input_axis(index, axis), node.output_axis(target), size))
+    # Where one operand's size is open, nothing says that it would follow the others.
+    closed = [tie for target, found in ties.items() if target not in open_axes for tie in found]
+    half_known = open_axes & set(ties)
+    return Coupling(tuple(closed), reason="the size of one of its inputs is unknown" if half_known else "")
 
 
 rule("Abs", "Neg", "Ceil", "Floor", "Reciprocal", "Sqrt", "Exp", "Log", since=(6, 13))(same_shape)

@@ -22,8 +22,9 @@ def concat(node: NodeView) -> Coupling:
     axis = int(node.attribute("axis", 1)) % len(result)
     ties: list[Tie] = []
     start = 0
-    for index in node.inputs():
-        shape = node.input_shape(index)
+    shapes = [node.input_shape(index) for index in node.inputs()]
+    agreed = {other for other, extent in enumerate(result) if all(s is not None and s[other] == extent for s in shapes)}
+    for index, shape in enumerate(shapes):
         size = shape[axis] if shape else None
         if shape is None or not isinstance(size, int):
             return Coupling(reason="the size of one of its inputs is unknown")
@@ -31,7 +32,7 @@ def concat(node: NodeView) -> Coupling:
         ties += [
             tie_axes(node.input_axis(index, other), node.output_axis(other), extent)
             for other, extent in enumerate(shape)
-            if other != axis and isinstance(extent, int) and extent == result[other]
+            if other != axis and isinstance(extent, int) and other in agreed
         ]
         start += size
     return Coupling(tuple(ties))
