@@ -1,7 +1,7 @@
 """Write a torch module as an ONNX model, layer by layer, with every BN a node of its own.
 
 torch's own exporters fuse BN into the convs unless told to export for training, and what they write changes
-from version to version. The nets of ``digit_nets`` have eight types of layers: a table with one function a
+from version to version. The nets of this folder have eight types of layers: a table with one function a
 type is all it takes, and a node's name is the layer's name.
 """
 
@@ -37,7 +37,13 @@ class Operator:
 
 
 def to_onnx(
-    model: nn.Module, *, name: str, description: str, input_shape: Sequence[int], classes: int
+    model: nn.Module,
+    *,
+    name: str,
+    description: str,
+    input_shape: Sequence[int],
+    classes: int,
+    producer: str = "train_digits",
 ) -> onnx.ModelProto:
     """Convert a module in evaluation mode with one input, ``input``, and one output, ``logits``.
 
@@ -57,7 +63,7 @@ def to_onnx(
         inputs = [*(values[argument] for argument in step.args), *weights]
         values[step] = f"{step.target}.output"
         nodes.append(helper.make_node(operator.kind, inputs, [values[step]], name=step.target, **operator.attributes))
-        initializers += [numpy_helper.from_array(w.detach().numpy(), key) for key, w in weights.items()]
+        initializers += [numpy_helper.from_array(w.detach().contiguous().numpy(), key) for key, w in weights.items()]
     nodes[-1].output[0] = "logits"
     graph = helper.make_graph(
         nodes,
@@ -70,7 +76,7 @@ def to_onnx(
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="train_digits",
+        producer_name=producer,
         doc_string=description,
     )
 
@@ -115,7 +121,7 @@ OPERATORS: dict[type, Callable[[Any], Operator]] = {
     nn.MaxPool2d: _max_pool,
     nn.ReLU: lambda _: Operator("Relu"),
 }
-"""The layers that can be written, as ``digit_nets`` uses them: convs without bias, average pools to 1 x 1."""
+"""The layers that can be written, as the nets here use them: convs without bias, average pools to 1 x 1."""
 
 
 class _LayerTracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
