@@ -1,15 +1,27 @@
 """Linear algebra on second moments: which channels stay, and the weights of what stays.
 
 Knows arrays alone. ``moments`` gathers statistics, ``problem`` states what is asked. ``selectors`` choose
-channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``relu`` behind the
-activation). ``quadratic`` and ``numerics`` hold what they share.
+channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``nonlinear`` behind an
+``activation``), ``lowrank`` fits factors of them. ``quadratic`` and ``numerics`` hold what they share.
 """
 
+from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu
 from onnxprune.solve.elimination import error_curve, obs
 from onnxprune.solve.lasso import coordinate_descent
+from onnxprune.solve.lowrank import (
+    Decomposed,
+    Factors,
+    channel_curve,
+    decompose,
+    merge,
+    spatial_basis,
+    spatial_curve,
+    split_columns,
+)
 from onnxprune.solve.moments import Moments, MomentsBuilder, Part
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
+    Basis,
     Elimination,
     LassoVariant,
     Refit,
@@ -28,9 +40,14 @@ from onnxprune.solve.refits import refit
 from onnxprune.solve.selectors import SELECTORS, removal_order, select
 
 __all__ = [
+    "RELU",
     "SELECTORS",
+    "Activation",
+    "Basis",
+    "Decomposed",
     "Elimination",
     "Factor",
+    "Factors",
     "LassoVariant",
     "Moments",
     "MomentsBuilder",
@@ -43,14 +60,22 @@ __all__ = [
     "Selection",
     "Selector",
     "Solution",
+    "channel_curve",
     "channel_quadratic",
+    "clip",
     "coordinate_descent",
     "dead_units",
+    "decompose",
     "error_curve",
     "factorise",
     "kept_columns",
+    "leaky_relu",
+    "merge",
     "obs",
     "refit",
     "removal_order",
     "select",
+    "spatial_basis",
+    "spatial_curve",
+    "split_columns",
 ]

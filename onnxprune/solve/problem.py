@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.solve.activation import RELU, Activation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.solve.numerics import Array, Array32, Indices
 
 __all__ = [
+    "Basis",
     "Elimination",
     "LassoVariant",
     "Refit",
@@ -38,6 +41,7 @@ __all__ = [
 Selector = Literal["obs", "lasso", "magnitude", "max-response", "first-k", "random"]
 LassoVariant = Literal["path", "alternating", "fixed"]
 Refit = Literal["linear", "ridge", "scale-only", "relu", "none"]
+Basis = Literal["data", "plain"]
 
 # Variance below this share of the squared mean is the rounding of a constant in float32.
 _DEAD = 1e-13
@@ -119,10 +123,13 @@ class RefitOptions:
 
     ``refit``: ``linear`` (toward the original weights, strength by cross-validation), ``ridge`` (toward zero,
     strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (one factor a channel),
-    ``relu`` (the error behind the ReLU, from samples), ``none``. ``relu_steps``: (penalty, turns) in order.
+    ``relu`` (the error behind the ReLU, Clip or LeakyRelu that follows, from samples), ``none``.
+    ``relu_steps``: (penalty, turns) in order. ``basis``: what the singular value decomposition of a spatial kernel
+    weighs, the ``data``'s second moments or nothing (``plain``, as published); ``none`` is always plain.
     """
 
     refit: Refit = "linear"
+    basis: Basis = "data"
     ridge: float = 1e-4
     relu_steps: tuple[tuple[float, int], ...] = ((0.1, 30), (1.0, 20))
 
@@ -134,13 +141,14 @@ class Samples:
     ``x``: (n, p) float32, all columns of the regression. ``y``: (n, o) float32, the target BEFORE the
     activation, the original network's shortcut included. ``half``: (n,) integers, 0 or 1. ``offset``: (n, o)
     float32 or None, what is added to the layer's response before the activation (the current network's
-    shortcut).
+    shortcut). ``activation``: what follows.
     """
 
     x: Array32
     y: Array32
     half: npt.NDArray[np.integer]
     offset: Array32 | None = None
+    activation: Activation = RELU
 
 
 @dataclass(frozen=True)

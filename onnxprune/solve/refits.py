@@ -4,9 +4,13 @@
 ``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights
 ``ridge``       E||y - W x - b||^2 + ridge mean(diag(gram)) ||W||^2: the classic one, toward zero
 ``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor a channel, columns of no unit keep theirs
-``relu``        the error behind the ReLU, see ``relu``
+``relu``        the error behind the activation, see ``nonlinear``
 ``none``        the original weights and bias
 ==============  ========================================================================================
+
+With a rank asked for, W is the reduced-rank regression (Zhang et al. 2016): the fit, projected on the leading
+eigenvectors of the second moments of its answers, so that the error added is the sum of the eigenvalues discarded;
+``none`` projects by the singular values of the weights alone, the published data-free way.
 
 ``linear`` chooses its ridge from a small grid by two-fold cross-validation between the halves: each candidate
 is fitted on one half and judged on the other in closed form. Infinity, the original weights with a refitted
@@ -22,10 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.solve.moments import Moments, Part
+from onnxprune.solve.nonlinear import project, refit_nonlinear
 from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise, scale_of
 from onnxprune.solve.problem import RefitOptions, Regression, Samples, Solution
 from onnxprune.solve.quadratic import channel_quadratic
-from onnxprune.solve.relu import refit_relu
 
 __all__ = ["refit"]
 
@@ -39,11 +43,16 @@ _Fit = Callable[[Part], tuple[Array, Array]]
 
 
 def refit(
-    problem: Regression, kept_columns: Indices, options: RefitOptions, samples: Samples | None = None
+    problem: Regression,
+    kept_columns: Indices,
+    options: RefitOptions,
+    samples: Samples | None = None,
+    rank: int | None = None,
 ) -> Solution:
     """Fit the weights of ``kept_columns`` ((k,) int64, see ``problem.kept_columns``) to the response.
 
-    ``samples`` are needed by ``relu`` alone; their columns are those of the whole regression.
+    ``samples`` are needed by ``relu`` alone; their columns are those of the whole regression. ``rank``: of the
+    weights returned; None: any.
     """
     kept_columns = np.asarray(kept_columns, dtype=np.int64)
     if not problem.moments.count:
@@ -51,13 +60,14 @@ def refit(
     if options.refit == "relu":
         if samples is None:
             raise ValueError("refit 'relu' needs samples: the error behind a ReLU is no function of moments")
-        linear = refit(problem, kept_columns, RefitOptions(refit="linear"))
-        return refit_relu(linear, samples, kept_columns, problem.moments.count, options)
+        linear = refit(problem, kept_columns, RefitOptions(refit="linear"), rank=rank)
+        return refit_nonlinear(linear, samples, kept_columns, problem.moments.count, options, rank)
     kept = _Kept(
         moments=problem.moments.columns(kept_columns),
         weight=problem.weight[:, kept_columns],
         bias=problem.bias,
         unit=problem.unit[kept_columns],
+        rank=rank,
     )
     with blas_threads_for(len(kept_columns)):
         return _REFITS[options.refit](kept, options)
@@ -65,25 +75,35 @@ def refit(
 
 @dataclass(frozen=True)
 class _Kept:
-    """What stays: moments of k columns, weight (o, k) and bias (o,) as they were, unit (k,)."""
+    """What stays: moments of k columns, weight (o, k) and bias (o,) as they were, unit (k,); rank of the result."""
 
     moments: Moments
     weight: Array
     bias: Array
     unit: Indices
+    rank: int | None
+
+    def low(self, fit: _Fit) -> _Fit:
+        """The same fit, with weights of the rank."""
+
+        def reduced(part: Part) -> tuple[Array, Array]:
+            weight, _ = fit(part)
+            return _with_bias(project(weight, part.gram, self.rank), part)
+
+        return fit if self.rank is None else reduced
 
 
 def _linear(kept: _Kept, options: RefitOptions) -> Solution:
     moments = kept.moments
     scale = scale_of(moments.total.gram)
     if min(moments.even.count, moments.odd.count) < 2:
-        return _solution(kept, _toward(kept.weight, scale, _UNTUNED_RIDGE), _UNTUNED_RIDGE)
-    folds = {ridge: _cross_errors(moments, _toward(kept.weight, scale, ridge)) for ridge in _RIDGES}
+        return _solution(kept, kept.low(_toward(kept.weight, scale, _UNTUNED_RIDGE)), _UNTUNED_RIDGE)
+    folds = {ridge: _cross_errors(moments, kept.low(_toward(kept.weight, scale, ridge))) for ridge in _RIDGES}
     totals = {ridge: sum(errors) for ridge, errors in folds.items()}
     # The strongest ridge that is as good as the best: gains within rounding are no reason to move.
     enough = min(totals.values()) + _NOISE
     ridge = next(ridge for ridge in _RIDGES if totals[ridge] <= enough)
-    return _solution(kept, _toward(kept.weight, scale, ridge), ridge, folds[ridge])
+    return _solution(kept, kept.low(_toward(kept.weight, scale, ridge)), ridge, folds[ridge])
 
 
 def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
@@ -93,7 +113,7 @@ def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
         weight = factorise(part.gram, ridge=options.ridge, scale=level).solve(part.cross).T
         return _with_bias(weight, part)
 
-    return _solution(kept, fit, options.ridge)
+    return _solution(kept, kept.low(fit), options.ridge)
 
 
 def _scale_only(kept: _Kept, options: RefitOptions) -> Solution:
@@ -106,11 +126,12 @@ def _scale_only(kept: _Kept, options: RefitOptions) -> Solution:
         factors = factorise(quadratic.matrix).solve(quadratic.linear[:, None])[:, 0]
         return _with_bias(kept.weight * np.append(factors, 1.0)[compact], part)
 
-    return _solution(kept, fit, 0.0)
+    return _solution(kept, kept.low(fit), 0.0)
 
 
 def _none(kept: _Kept, options: RefitOptions) -> Solution:
-    return _solution(kept, lambda part: (kept.weight, kept.bias), np.inf)
+    weight = project(kept.weight, np.eye(kept.weight.shape[1]), kept.rank)
+    return _solution(kept, lambda part: (weight, kept.bias), np.inf)
 
 
 _REFITS: dict[str, Callable[[_Kept, RefitOptions], Solution]] = {

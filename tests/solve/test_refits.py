@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.solve import RefitOptions, Regression, Samples, kept_columns, refit
+from onnxprune.solve.activation import RELU
 from onnxprune.solve.problem import Refit
-from onnxprune.solve.relu import wanted_change
 
 from .helpers import brute_force_error, make_case, moments_of
 
@@ -216,7 +216,7 @@ def test_z_is_the_cheaper_of_the_two_candidates(target: float, response: float, 
         return (target - max(z, 0)) ** 2 + penalty * (z - response) ** 2
 
     candidates = (min(response, 0), max(0, (penalty * response + target) / (penalty + 1)))
-    change = wanted_change(np.float32([[target]]), np.float32([[response]]), penalty)
+    change = RELU.wanted_change(np.float32([[target]]), np.float32([[response]]), penalty)
     assert cost(response + float(change[0, 0])) == pytest.approx(min(map(cost, candidates)), rel=1e-4, abs=1e-4)
 
 

@@ -1,19 +1,18 @@
-"""Refit for the error behind a ReLU (Zhang, Zou, He, Sun, TPAMI 2016, section 3.3, with the shortcut inside).
+"""Fit for the error behind the activation (Zhang, Zou, He, Sun, TPAMI 2016, section 3.3, with the shortcut inside).
 
-Objective, r = ReLU, s the offset that is added before the activation, y the original pre-activation::
+Objective, r the activation, s the offset that is added before it, y the original pre-activation::
 
-    sum ||r(y) - r(s + M x + b)||^2
+    sum ||r(y) - r(s + M x + b)||^2        and, with a rank asked for,  rank(M) <= rank
 
 solved by the published relaxation, with a penalty that is small first::
 
     minimise over z, M, b   sum ||r(y) - r(z)||^2 + penalty ||z - s - M x - b||^2
 
-by turns. Given m = s + M x + b, z is the cheaper of two candidates for each element: ``min(m, 0)``, and
-``max(0, (penalty m + r(y)) / (penalty + 1))``. Compared, the second is taken where
-``m > -r(y) (((1 + penalty) / penalty)^(1/2) - 1)``; elsewhere z = m. Given z, M and b are a regression of
-z - s on x, pulled toward the linear solution as strongly as that one was toward the original weights; its
-matrix never changes and is factorised once, so a turn costs two products with the samples and two triangular
-solves.
+by turns. Given m = s + M x + b, z is known in closed form for each element, see ``activation``. Given z, M and b are
+a regression of z - s on x, pulled toward the linear solution as strongly as that one was toward the original weights;
+its matrix never changes and is factorised once, so a turn costs two products with the samples and two triangular
+solves. With a rank, M is the reduced-rank regression: the full one, projected on the leading eigenvectors of what it
+explains.
 
 The number of turns is found on the even samples and judged on the odd ones; only if that beats the linear
 solution is it repeated on all. What is returned is never worse on the samples than the linear solution.
@@ -27,14 +26,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 
+from onnxprune.solve.activation import Activation
 from onnxprune.solve.numerics import Array, Array32, Factor, Indices, blas_threads_for, factorise
 from onnxprune.solve.problem import RefitOptions, Samples, Solution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["refit_relu", "wanted_change"]
+__all__ = ["project", "refit_nonlinear"]
 
 _BLOCK_ROWS = 2048
 _PATIENCE = 5
@@ -43,37 +44,59 @@ _LEAST_PULL, _MOST_PULL = 1e-6, 1.0
 _GAIN = 1e-5
 
 
-def refit_relu(
-    linear: Solution, samples: Samples, columns: Indices, moment_count: int, options: RefitOptions
+def refit_nonlinear(
+    linear: Solution,
+    samples: Samples,
+    columns: Indices,
+    moment_count: int,
+    options: RefitOptions,
+    rank: int | None = None,
 ) -> Solution:
-    """Improve the ``linear`` solution for ``columns`` ((k,) int64) by the error behind the ReLU.
+    """Improve the ``linear`` solution for ``columns`` ((k,) int64) by the error behind ``samples.activation``.
 
-    ``moment_count``: samples that the linear solution came from. Errors of the returned solution are measured
-    behind the ReLU, relative to the variance of r(y); ``error_even`` and ``error_odd`` are both the held-out
-    one, measured on the odd samples.
+    ``moment_count``: samples that the linear solution came from. ``rank``: of the result; the linear solution must
+    have it, too. Errors of the returned solution are measured behind the activation, relative to the variance of
+    r(y); ``error_even`` and ``error_odd`` are both the held-out one, measured on the odd samples.
     """
     with blas_threads_for(len(columns)):
-        return _refit(linear, samples, columns, moment_count, options)
+        return _refit(linear, samples, columns, moment_count, options, rank)
 
 
-def _refit(linear: Solution, samples: Samples, columns: Indices, moment_count: int, options: RefitOptions) -> Solution:
-    x = samples.x[:, columns]
+def project(weight: Array, gram: Array, rank: int | None) -> Array:
+    """The closest (o, k) matrix of a rank to ``weight``, by what it answers to x of second moments ``gram`` (k, k)."""
+    if rank is None or rank >= min(weight.shape):
+        return weight
+    answered = weight @ gram @ weight.T
+    _, vectors = eigh(answered, subset_by_index=(len(answered) - rank, len(answered) - 1), check_finite=False)
+    return np.asarray(vectors @ (vectors.T @ weight), dtype=np.float64)
+
+
+def _refit(
+    linear: Solution,
+    samples: Samples,
+    columns: Indices,
+    moment_count: int,
+    options: RefitOptions,
+    rank: int | None,
+) -> Solution:
+    label = samples.activation.name
+    x = samples.x if len(columns) == samples.x.shape[1] else samples.x[:, columns]
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    rows = _Rows(x - centre, np.maximum(samples.y, 0), samples.offset)
+    rows = _Rows(x - centre, samples.activation(samples.y), samples.offset, samples.activation)
     start = _Iterate(linear.weight, linear.bias + linear.weight @ centre)
     odd = np.asarray(samples.half) == 1
     before = rows.error(start)
     if odd.all() or not odd.any():
-        status = _join(linear.status, "relu: one half has no samples, linear solution kept")
+        status = _join(linear.status, f"{label}: one half has no samples, linear solution kept")
         return replace(linear, error=before, error_even=before, error_odd=before, status=status)
     # A mean-normalised ridge falls as one over the number of samples.
     pull = float(np.clip(linear.ridge * moment_count / len(x), _LEAST_PULL, _MOST_PULL))
     judge = rows.part(odd)
-    tried = _descend(rows.part(~odd), judge, start, pull, options.relu_steps)
+    tried = _descend(rows.part(~odd), judge, start, pull, options.relu_steps, rank)
     held = judge.error(start)
-    final = _descend(rows, rows, start, pull, tried.turns) if tried.error < held else None
+    final = _descend(rows, rows, start, pull, tried.turns, rank) if tried.error < held else None
     if final is None or final.error >= before:
-        status = _join(linear.status, "relu: no better than linear on held-out samples, linear solution kept")
+        status = _join(linear.status, f"{label}: no better than linear on held-out samples, linear solution kept")
         return replace(linear, error=before, error_even=held, error_odd=held, status=status)
     turns = sum(count for _, count in final.turns)
     return Solution(
@@ -83,7 +106,7 @@ def _refit(linear: Solution, samples: Samples, columns: Indices, moment_count: i
         error_even=tried.error,
         error_odd=tried.error,
         ridge=linear.ridge,
-        status=_join(linear.status, f"relu: {turns} turns"),
+        status=_join(linear.status, f"{label}: {turns} turns"),
     )
 
 
@@ -118,11 +141,12 @@ class _Sweep:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Samples, float32: centred x (n, k), rectified target (n, o), offset (n, o) or None."""
+    """Samples, float32: centred x (n, k), target r(y) (n, o), offset (n, o) or None; and r."""
 
     x: Array32
     target: Array32
     offset: Array32 | None
+    activation: Activation
 
     @cached_property
     def power(self) -> float:
@@ -131,7 +155,7 @@ class _Rows:
 
     def part(self, rows: npt.NDArray[np.bool_]) -> _Rows:
         offset = None if self.offset is None else self.offset[rows]
-        return _Rows(self.x[rows], self.target[rows], offset)
+        return _Rows(self.x[rows], self.target[rows], offset, self.activation)
 
     def responses(self, iterate: _Iterate) -> Iterator[tuple[Array32, Array32, Array32]]:
         """Blocks, small enough for the cache, of x, target and m = s + M x + b."""
@@ -145,22 +169,35 @@ class _Rows:
             yield self.x[block], self.target[block], response
 
     def error(self, iterate: _Iterate) -> float:
-        """Relative error behind the ReLU."""
-        return sum(_squares(target, response) for _, target, response in self.responses(iterate)) / self.power
+        """Relative error behind the activation."""
+        return sum(self._squares(target, response) for _, target, response in self.responses(iterate)) / self.power
 
     def sweep(self, iterate: _Iterate, penalty: float) -> _Sweep:
         error, cross, change = 0.0, np.zeros(iterate.weight.T.shape), np.zeros(len(iterate.bias))
         for x, target, response in self.responses(iterate):
-            error += _squares(target, response)
-            wanted = wanted_change(target, response, penalty)
+            error += self._squares(target, response)
+            wanted = self.activation.wanted_change(target, response, penalty)
             cross += x.T @ wanted
             change += wanted.sum(axis=0)
         return _Sweep(error / self.power, cross, change)
 
+    def _squares(self, target: Array32, response: Array32) -> float:
+        """Sum of ||r(y) - r(m)||^2 over a block."""
+        apart = self.activation(response)
+        apart -= target
+        return float(np.vdot(apart, apart))
 
-def _descend(rows: _Rows, judge: _Rows, start: _Iterate, pull: float, steps: Sequence[tuple[float, int]]) -> _Descent:
+
+def _descend(
+    rows: _Rows,
+    judge: _Rows,
+    start: _Iterate,
+    pull: float,
+    steps: Sequence[tuple[float, int]],
+    rank: int | None,
+) -> _Descent:
     """Turns on ``rows``, judged on ``judge``; each penalty starts from the best iterate so far."""
-    regression = _Regression.of(rows, start, pull)
+    regression = _Regression.of(rows, start, pull, rank)
     best, error = start, judge.error(start)
     done: list[tuple[float, int]] = []
     for penalty, turns in steps:
@@ -179,28 +216,12 @@ def _descend(rows: _Rows, judge: _Rows, start: _Iterate, pull: float, steps: Seq
     return _Descent(best, error, tuple(done))
 
 
-def _squares(target: Array32, response: Array32) -> float:
-    """Sum of ||r(y) - r(m)||^2 over a block."""
-    apart = np.maximum(response, 0)
-    apart -= target
-    return float(np.vdot(apart, apart))
-
-
-def wanted_change(target: Array32, response: Array32, penalty: float) -> Array32:
-    """z - m for the cheaper candidate z of each element: (n, o) float32; target r(y), response m."""
-    reach = np.float32(np.sqrt((1 + penalty) / penalty) - 1)
-    change = target - response
-    change *= np.float32(1 / (1 + penalty))
-    change *= response > -reach * target
-    return change
-
-
 @dataclass(frozen=True)
 class _Regression:
     """The M-step, its matrix factorised once.
 
     ``mean``: (k,) of these rows. ``damping``: (k,) pull times each column's variance. ``anchor``: (o, k), the
-    weights that the pull is toward.
+    weights that the pull is toward. ``gram``: (k, k), of these rows, the damping included. ``rank``: of the result.
     """
 
     count: int
@@ -208,18 +229,22 @@ class _Regression:
     factor: Factor
     damping: Array
     anchor: Array
+    gram: Array
+    rank: int | None
 
     @classmethod
-    def of(cls, rows: _Rows, anchor: _Iterate, pull: float) -> _Regression:
+    def of(cls, rows: _Rows, anchor: _Iterate, pull: float, rank: int | None) -> _Regression:
         mean = rows.x.mean(axis=0, dtype=np.float64)
         gram = (rows.x.T @ rows.x).astype(np.float64) / len(rows.x) - np.outer(mean, mean)
-        return cls(len(rows.x), mean, factorise(gram, ridge=pull), pull * np.diagonal(gram), anchor.weight)
+        damping = pull * np.diagonal(gram)
+        factor = factorise(gram, ridge=pull)
+        return cls(len(rows.x), mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)
 
     def step(self, current: _Iterate, sweep: _Sweep) -> _Iterate:
         change = sweep.change / self.count
         cross = sweep.cross / self.count - np.outer(self.mean, change)
         cross -= self.damping[:, None] * (current.weight - self.anchor).T
-        weight = current.weight + self.factor.solve(cross).T
+        weight = project(current.weight + self.factor.solve(cross).T, self.gram, self.rank)
         return _Iterate(weight, current.bias + change - (weight - current.weight) @ self.mean)
 
 

@@ -1,0 +1,303 @@
+"""Low-rank factors of one layer: spatial (V and H), channel (P), and both.
+
+The columns of a weight W (o, p) are channel-major: column ``(c, i, j)``, c a channel, i the place along the kernel
+axis that the first factor takes, j the place along the others. A *split* holds the column numbers as an array
+(c * i, j). The spatial decomposition (Jaderberg et al., BMVC 2014) is ::
+
+    W[o, (c, i, j)]  ~  sum_r  H[o, (r, j)]  V[r, (c, i)]
+
+With A[(c, i), (o, j)] = W and L L^T = sum_j E x_j x_j^T (the second moments of the patch's columns; the identity for
+the plain, data-free one), V spans the leading left singular directions: L^T A = U S R^T, V^T = A R = L^-T U S, which
+needs no inverse. What is discarded of S^2 is the error of that approximation. V is made orthonormal row by row, so
+that the first r rows are the rank-r answer for every r. H is then fitted (``refits``) on the features
+t[r, j] = V[r] x_j to the answers that are wanted: its columns are r-major, and so the exact error of the fit at every
+rank comes from one Cholesky factor, as in ``elimination.error_curve``.
+
+The channel decomposition (Zhang, Zou, He, Sun, TPAMI 2016) is reduced-rank regression, ``W ~ P W'`` with d columns in
+P; see ``refits`` and ``nonlinear``. Behind an H, the same with H in the place of W.
+
+Before they are written, factors are balanced: each component has equal norms on both sides, which keeps float16 and
+later training out of trouble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import eigvalsh, qr, svd
+
+from onnxprune.solve.moments import Moments, Part
+from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise
+from onnxprune.solve.problem import Basis, Refit, RefitOptions, Regression, Samples, Solution
+from onnxprune.solve.refits import refit
+
+__all__ = [
+    "Decomposed",
+    "Factors",
+    "Split",
+    "channel_curve",
+    "decompose",
+    "merge",
+    "spatial_basis",
+    "spatial_curve",
+    "split_columns",
+]
+
+_RIDGE = 1e-6  # of the mean variance: directions that the samples never show still count a little
+
+Split = Indices
+"""(c * i, j) column numbers, see the module."""
+
+
+def split_columns(channels: int, kernel: tuple[int, ...], first: int) -> Split:
+    """Column numbers (channels * kernel[first], other kernel elements) of a conv's weights (o, channels * elements)."""
+    numbers = np.arange(channels * int(np.prod(kernel)), dtype=np.int64).reshape(channels, *kernel)
+    return np.moveaxis(numbers, 1 + first, 1).reshape(channels * kernel[first], -1)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``W = last @ spread(second, first)``; a factor that is not there is None.
+
+    ``first``: (r, c * i), V. ``second``: (m, r * j), H, or (m, p) without a V. ``last``: (o, m), P.
+    """
+
+    first: Array | None
+    second: Array
+    last: Array | None
+
+    def weight(self, split: Split | None) -> Array:
+        """The (o, p) weights that they make together."""
+        whole = self.second if self.first is None or split is None else _spread(self.second, self.first, split)
+        return whole if self.last is None else self.last @ whole
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """``solution``: its weight is what the factors make, for the kept columns. ``factors``: balanced."""
+
+    solution: Solution
+    factors: Factors
+
+
+def merge(factors: Factors, split: Split | None, *, spatial: bool, channel: bool) -> Factors:
+    """Multiply factors together where fewer are wanted: the same weights, without V and H apart, or without P."""
+    if factors.first is not None and split is not None and not spatial:
+        factors = replace(factors, first=None, second=_spread(factors.second, factors.first, split))
+    if factors.last is not None and not channel:
+        factors = replace(factors, second=factors.last @ factors.second, last=None)
+    return factors
+
+
+def decompose(
+    problem: Regression,
+    columns: Indices,
+    split: Split | None,
+    spatial: int | None,
+    channel: int | None,
+    options: RefitOptions,
+    samples: Samples | None = None,
+) -> Decomposed:
+    """Fit factors of given ranks to the answers that are wanted.
+
+    Args:
+        problem: a regression with p columns and o outputs.
+        columns: (k,) int64, those that stay.
+        split: of the k columns, if there is a spatial rank.
+        spatial: r, rank of V; None: no V.
+        channel: d, width in front of P; None: no P.
+        options: how H and P are fitted; ``none``: plain singular values, data-free.
+        samples: as for ``refit``; its columns are all p.
+    """
+    dense = refit(problem, columns, _dense_options(options))
+    restricted = Regression(
+        problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns], problem.sensitivity
+    )
+    kept = None if samples is None else replace(samples, x=samples.x[:, columns])
+    with blas_threads_for(len(columns)):
+        if spatial is None or split is None:
+            solution, first = _fit(restricted, options, kept, channel), None
+        else:
+            solution, first = _fit_spatial(restricted, split, spatial, channel, options, kept)
+    factors = _balanced(_factors(solution.weight, first, channel), split)
+    return Decomposed(replace(solution, weight=factors.weight(split)), factors)
+
+
+def _dense_options(options: RefitOptions) -> RefitOptions:
+    """How the weights are fitted that are then decomposed: rank matters in the last step only."""
+    kind: Refit = "none" if options.refit == "none" else "linear"
+    return replace(options, refit=kind)
+
+
+def _fit_spatial(
+    problem: Regression, split: Split, rank: int, channel: int | None, options: RefitOptions, samples: Samples | None
+) -> tuple[Solution, Array]:
+    """The better of the data's basis and the plain one, by the error of the linear fit."""
+    plain_only = options.refit == "none" or options.basis == "plain"
+    kinds: tuple[Basis, ...] = ("plain",) if plain_only else ("data", "plain")
+    total = problem.moments.total
+    linear = replace(options, refit="linear") if options.refit == "relu" else options
+    found = []
+    for kind in kinds:
+        first = spatial_basis(problem.weight, total, split, kind, rank)
+        features = _features(problem, first, split, kind)
+        found.append((first, features, _fit(features, linear, None, channel)))
+    first, features, solution = min(found, key=lambda entry: entry[2].error)
+    if options.refit == "relu":
+        rows = None if samples is None else replace(samples, x=_feature_rows(samples.x, first, split))
+        solution = _fit(features, options, rows, channel)
+    return solution, first
+
+
+def _fit(problem: Regression, options: RefitOptions, samples: Samples | None, channel: int | None) -> Solution:
+    everything = np.arange(len(problem.unit), dtype=np.int64)
+    fitted = refit(problem, everything, options, samples, rank=channel)
+    if channel is None or options.refit in ("none", "relu"):
+        return fitted
+    # A ridge is no part of what the projection minimises: the plain way may, rarely, be better.
+    plain = refit(problem, everything, replace(options, refit="none"), rank=channel)
+    return fitted if fitted.error <= plain.error else plain
+
+
+def spatial_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int | None = None) -> Array:
+    """Orthonormal rows of V, the most important first: (r, c * i).
+
+    Args:
+        weight: (o, p).
+        part: moments of the patches.
+        split: of the p columns.
+        kind: see ``RefitOptions.basis``.
+        rank: how many; all that there are if None.
+    """
+    long = weight[:, split].transpose(1, 0, 2).reshape(len(split), -1)
+    root = np.eye(len(split)) if kind == "plain" else _root(part, split)
+    # Singular values tell the directions apart; a Gram matrix would do so with half of the digits.
+    _, _, right = svd(root.T @ long, full_matrices=False, check_finite=False)
+    count = len(right) if rank is None else min(rank, len(right))
+    basis, _ = qr(long @ right[:count].T, mode="economic", check_finite=False)
+    return np.asarray(basis.T, dtype=np.float64)
+
+
+def _root(part: Part, split: Split) -> Array:
+    """L of L L^T = sum over j of the second moments of the patch's column j, (c * i, c * i)."""
+    summed = sum((part.gram[np.ix_(split[:, j], split[:, j])] for j in range(split.shape[1])), start=np.zeros(()))
+    summed = np.asarray(summed, dtype=np.float64)
+    level = max(float(np.trace(summed)) / len(split), 1e-30)
+    factor = factorise(summed, ridge=_RIDGE, scale=np.full(len(split), np.sqrt(level)))
+    return np.asarray(np.sqrt(level) * factor.lower, dtype=np.float64)
+
+
+def spatial_curve(problem: Regression, first: Array, split: Split) -> tuple[Array, Array]:
+    """The relative error of the fitted H at every rank, and what its answers are made of.
+
+    Args:
+        problem: a regression.
+        first: (r, c * i), nested rows of V.
+        split: of its columns.
+
+    Returns:
+        (r + 1,) errors, entry k for the first k rows; and (r * j, o), Z: the second moments of the answers at rank k
+        are those of its first k * j rows, ``Z_k^T Z_k``.
+    """
+    with blas_threads_for(len(problem.unit)):
+        part = _project(problem.moments.total, first, split)
+        whitened = factorise(part.gram).whiten(part.cross)
+    explained = np.square(whitened).sum(axis=1).reshape(len(first), -1).sum(axis=1)
+    power = float(part.power.sum()) or 1.0
+    return np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(explained)]) / power, 0.0), whitened
+
+
+def channel_curve(answered: Array, power: float) -> Array:
+    """The relative error of the reduced-rank regression at every width.
+
+    Args:
+        answered: (o, o), second moments of the answers of the full-rank fit.
+        power: E||y - E y||^2.
+
+    Returns:
+        (o + 1,), entry d for width d; entry o is the error of the full-rank fit.
+    """
+    values = eigvalsh(answered, check_finite=False)[::-1]
+    return np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(np.maximum(values, 0.0))]) / (power or 1.0), 0.0)
+
+
+def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> Regression:
+    """The regression of the answers on t[r, j] = V[r] x_j, columns r-major; its weights are the H to start from."""
+    moments = Moments(
+        _project(problem.moments.even, first, split),
+        _project(problem.moments.odd, first, split),
+    )
+    rank, width = len(first), split.shape[1]
+    long = problem.weight[:, split]  # (o, c * i, j)
+    if kind == "plain":
+        start = np.einsum("rk,okj->orj", first, long, optimize=True)
+    else:
+        metric = _root(problem.moments.total, split)
+        seen = first @ metric
+        right = seen @ np.einsum("lk,olj->koj", metric, long, optimize=True).reshape(len(metric), -1)
+        start = np.linalg.solve(seen @ seen.T, right).reshape(rank, -1, width).transpose(1, 0, 2)
+    unit = np.repeat(np.arange(rank, dtype=np.int64), width)
+    return Regression(moments, start.reshape(len(start), -1), problem.bias, unit, problem.sensitivity)
+
+
+def _project(part: Part, first: Array, split: Split) -> Part:
+    """Moments of the features instead of the patches."""
+    rows = _apply(part.gram, first, split)  # (r * j, p)
+    gram = _apply(np.ascontiguousarray(rows.T), first, split)
+    return replace(
+        part,
+        mean_x=_apply(part.mean_x[:, None], first, split)[:, 0],
+        gram=(gram + gram.T) / 2,
+        cross=_apply(part.cross, first, split),
+    )
+
+
+def _apply(rows: Array, first: Array, split: Split) -> Array:
+    """(p, m) -> (r * j, m): every column j of the patch through V."""
+    parts = [first @ rows[split[:, j]] for j in range(split.shape[1])]
+    return np.stack(parts, axis=1).reshape(len(first) * split.shape[1], -1)
+
+
+def _feature_rows(x: Array32, first: Array, split: Split) -> Array32:
+    """(n, p) float32 patches -> (n, r * j) float32 features."""
+    narrow = first.T.astype(np.float32)
+    parts = [x[:, split[:, j]] @ narrow for j in range(split.shape[1])]
+    return np.ascontiguousarray(np.stack(parts, axis=2).reshape(len(x), -1))
+
+
+def _spread(second: Array, first: Array, split: Split) -> Array:
+    """sum_r H[m, (r, j)] V[r, (c, i)] as (m, p)."""
+    rank, width = len(first), split.shape[1]
+    joined = np.einsum("mrj,rk->mkj", second.reshape(-1, rank, width), first, optimize=True)
+    whole = np.zeros((len(second), split.size))
+    whole[:, split] = joined
+    return whole
+
+
+def _factors(weight: Array, first: Array | None, channel: int | None) -> Factors:
+    """Exact factors of a fitted weight whose rank is `channel` at most."""
+    if channel is None or channel >= len(weight):
+        return Factors(first, weight, None if channel is None else np.eye(len(weight)))
+    left, values, right = svd(weight, full_matrices=False, check_finite=False)
+    return Factors(first, values[:channel, None] * right[:channel], left[:, :channel])
+
+
+def _balanced(factors: Factors, split: Split | None) -> Factors:
+    """The same product, each component with equal norms on both of its sides."""
+    first, second, last = factors.first, factors.second, factors.last
+    if last is not None:
+        factor = _ratio(np.linalg.norm(last, axis=0), np.linalg.norm(second, axis=1))
+        second, last = second * factor[:, None], last / factor
+    if first is not None and split is not None:
+        width = split.shape[1]
+        blocks = second.reshape(len(second), len(first), width)
+        factor = _ratio(np.sqrt(np.square(blocks).sum(axis=(0, 2))), np.linalg.norm(first, axis=1))
+        first, second = first * factor[:, None], (blocks / factor[:, None]).reshape(second.shape)
+    return Factors(first, second, last)
+
+
+def _ratio(wanted: Array, found: Array) -> Array:
+    """Square root of one norm over the other, 1 where either is zero."""
+    good = (wanted > 0) & (found > 0)
+    return np.sqrt(np.divide(wanted, found, out=np.ones_like(wanted), where=good))
