@@ -1,4 +1,5 @@
-"""What a network costs: multiply-accumulates and parameters, as a function of how many channels each group keeps.
+"""What a network costs: multiply-accumulates and parameters, as a function of how many channels each group keeps, and
+of the forms that layers are carried out in (see ``forms``).
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
 the weights)``, positions being the output positions (for ConvTranspose the input's). Every axis of a weight is as
@@ -9,21 +10,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.forms import DENSE, Form, LayerShape, Unit, layer_shape
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.normalize import with_shapes
 from onnxprune.graph.rules import Axis
 from onnxprune.graph.sites import LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.net import Net
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["CostModel", "cost_model"]
 
 T = TypeVar("T")
+_NO_FORMS: Mapping[str, Form] = {}
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,51 @@ class _Extent:
 
 @dataclass(frozen=True)
 class _Layer:
+    """``output``, ``input``: axes of the weights; ``shape`` is None for a layer that is no site."""
+
     positions: float  # for one sample
     extents: tuple[_Extent, ...]
+    output: int = 0
+    input: int = 1
+    shape: LayerShape | None = None
 
 
 @dataclass(frozen=True)
 class CostModel:
     """Costs of a network by the number of channels that its groups keep.
 
-    Every method takes ``keep``: channels kept, per group name; groups that are not in it keep all.
+    Every method takes ``keep``: channels kept, per group name; groups that are not in it keep all. ``forms``: per
+    site name, taken as they are; sites that are not in it are dense.
     """
 
     sizes: Mapping[str, int]
     layers: Mapping[str, _Layer]
     constants: tuple[tuple[_Extent, ...], ...]
 
-    def macs(self, keep: Mapping[str, int]) -> int:
+    def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
         """Multiply-accumulates for one sample."""
-        return round(sum(self._layer(layer, keep) for layer in self.layers.values()))
+        return sum(self.layer_macs(keep, forms).values())
 
-    def saving(self, keep: Mapping[str, int], group: str, to: int, *, unit: Literal["macs", "params"]) -> float:
+    def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> int:
+        """One of the two costs."""
+        return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
+
+    def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
+        """The cheapest forms with the same answers, dense ones left out."""
+        found = {}
+        for name, form in forms.items():
+            layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
+            settled = layer.shape.settled(form, inputs, outputs, unit) if layer.shape is not None else DENSE
+            if not settled.dense:
+                found[name] = settled
+        return found
+
+    def channels(self, name: str, keep: Mapping[str, int]) -> tuple[int, int]:
+        """Input channels (of one group of a grouped conv) and output channels of a layer."""
+        axes, layer = self.layer_axes(name, keep), self.layers[name]
+        return axes[layer.input], axes[layer.output]
+
+    def saving(self, keep: Mapping[str, int], group: str, to: int, *, unit: Unit) -> float:
         """What is saved when one group goes from `keep` to `to` channels."""
         after = {**keep, group: to}
         if unit == "macs":
@@ -77,21 +106,32 @@ class CostModel:
     def _constants_of(self) -> Mapping[str, list[tuple[_Extent, ...]]]:
         return _by_group((extents, extents) for extents in self.constants)
 
-    def layer_macs(self, keep: Mapping[str, int]) -> dict[str, int]:
+    def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Multiply-accumulates of each layer for one sample, by node name."""
-        return {name: round(self._layer(layer, keep)) for name, layer in self.layers.items()}
+        return {name: self._cost(name, keep, forms.get(name, DENSE), "macs") for name in self.layers}
 
-    def params(self, keep: Mapping[str, int]) -> int:
+    def params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
         """Floating-point numbers in all constants."""
-        return round(sum(self._product(extents, keep) for extents in self.constants))
+        dense = round(sum(self._product(extents, keep) for extents in self.constants))
+        changed = sum(
+            self._cost(name, keep, form, "params") - self._cost(name, keep, DENSE, "params")
+            for name, form in forms.items()
+        )
+        return dense + changed
 
     def layer_axes(self, name: str, keep: Mapping[str, int]) -> tuple[int, ...]:
         """Length of each axis of a layer's weights."""
         return tuple(round(self._length(extent, keep)) for extent in self.layers[name].extents)
 
-    def layer_params(self, keep: Mapping[str, int]) -> dict[str, int]:
+    def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Elements of each layer's weights, bias apart, by node name."""
-        return {name: round(self._product(layer.extents, keep)) for name, layer in self.layers.items()}
+        return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
+
+    def _cost(self, name: str, keep: Mapping[str, int], form: Form, unit: Unit) -> int:
+        layer = self.layers[name]
+        if form.dense or layer.shape is None:
+            return round(self._layer(layer, keep) if unit == "macs" else self._product(layer.extents, keep))
+        return round(float(layer.shape.cost(form, *self.channels(name, keep), unit)))
 
     def _layer(self, layer: _Layer, keep: Mapping[str, int]) -> float:
         return layer.positions * self._product(layer.extents, keep)
@@ -127,11 +167,16 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         shape = [int(size) for size in tensors[name].shape]
         return tuple(_Extent(size, touches.get(Axis(name, axis), ())) for axis, size in enumerate(shape))
 
-    layers = {
-        node.name: _Layer(_positions(node) / batch, extents(node.inputs[1].name))
-        for node in concrete.nodes
-        if node.op in LAYERS and isinstance(node.inputs[1], gs.Constant)
-    }
+    layers = {}
+    for node in concrete.nodes:
+        if node.op not in LAYERS or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        site = channels.sites.get(node.name)
+        positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
+        layers[node.name] = _Layer(positions, lengths)
+        if site is not None:
+            shape = layer_shape(concrete, site, batch)
+            layers[node.name] = _Layer(positions, lengths, site.output_axis.axis, site.input_axis.axis, shape)
     constants = tuple(
         extents(name)
         for name, tensor in tensors.items()

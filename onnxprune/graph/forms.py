@@ -1,0 +1,145 @@
+"""The forms that a layer can be carried out in, and what each costs.
+
+A conv of kernel k_0 x k_1 is one conv (*dense*), or a chain: first a conv along one kernel axis with r outputs (V
+takes the vertical axis, H the rest; or the other way round), then one along the others, and behind either a 1x1 conv
+P that widens d channels to the outputs. Every number is per group of a grouped conv. A Gemm or MatMul is a conv
+without kernel axes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnxprune.graph.net import dims
+
+if TYPE_CHECKING:
+    from onnxprune.graph.net import Net
+    from onnxprune.graph.sites import Site
+
+    Number = int | float | np.ndarray[Any, Any]
+
+__all__ = ["DENSE", "Form", "LayerShape", "Unit", "describe", "layer_shape"]
+
+Unit = Literal["macs", "params"]
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """How a layer is carried out.
+
+    Attributes:
+        spatial: rank r of the two convs that stand for one; None: no such pair.
+        first: the kernel axis that the first of them takes.
+        channel: width d in front of a 1x1 conv; None: no such conv.
+    """
+
+    spatial: int | None = None
+    first: int = 0
+    channel: int | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is the layer as it was."""
+        return self.spatial is None and self.channel is None
+
+    def parts(self) -> tuple[Form, ...]:
+        """This form, and those that can stand for it exactly when neighbours are multiplied together."""
+        found = (
+            self,
+            Form(self.spatial, self.first) if self.spatial is not None else DENSE,
+            Form(channel=self.channel),
+            DENSE,
+        )
+        return tuple(dict.fromkeys(found))
+
+
+DENSE = Form()
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What the cost of a layer's forms depends on, beside its channels.
+
+    Attributes:
+        kernel: sizes of the kernel axes; () for Gemm and MatMul.
+        groups: of a grouped conv.
+        outputs: output positions for one sample.
+        between: for each kernel axis, positions behind a conv along that axis alone.
+    """
+
+    kernel: tuple[int, ...]
+    groups: int
+    outputs: float
+    between: tuple[float, ...]
+
+    def cost(self, form: Form, inputs: Number, outputs: Number, unit: Unit) -> Any:
+        """MACs for one sample, or weights; numbers or arrays in, the same out.
+
+        Args:
+            form: how it is carried out.
+            inputs: input channels per group.
+            outputs: output channels in all.
+            unit: what is counted.
+        """
+        return self.costs(form.spatial or 0, form.first, form.channel or 0, inputs, outputs, unit)
+
+    def costs(self, spatial: Number, first: Any, channel: Number, inputs: Number, outputs: Number, unit: Unit) -> Any:
+        """The same for arrays of forms: rank and width 0 where there is no such part."""
+        kernel, groups = math.prod(self.kernel), self.groups
+        along = np.array(self.kernel or (1,))[first]
+        here = self.outputs if unit == "macs" else 1.0
+        between = np.array(self.between or (1.0,))[first] if unit == "macs" else 1.0
+        narrow = np.where(np.equal(channel, 0), outputs, np.multiply(groups, channel))
+        whole = here * narrow * inputs * kernel
+        pair = between * (groups * np.asarray(spatial)) * inputs * along + here * narrow * spatial * (kernel // along)
+        widened = here * np.multiply(outputs, channel)
+        return np.where(np.equal(spatial, 0), whole, pair) + widened
+
+    def settled(self, form: Form, inputs: int, outputs: int, unit: Unit) -> Form:
+        """The cheapest form that answers exactly the same: neighbours are multiplied together where that is cheaper."""
+        if form.channel is not None and form.channel * self.groups >= outputs:
+            form = Form(form.spatial, form.first)
+        ranked = sorted(
+            form.parts(),
+            key=lambda part: (float(self.cost(part, inputs, outputs, unit)), part.spatial or 0, part.channel or 0),
+        )
+        return ranked[0]
+
+    def axes(self) -> tuple[int, ...]:
+        """Kernel axes that a first conv may take: there are others that are not of size one."""
+        wide = [axis for axis, size in enumerate(self.kernel) if size > 1]
+        return tuple(wide) if len(wide) > 1 else ()
+
+
+def layer_shape(concrete: Net, site: Site, batch: int) -> LayerShape:
+    """Read a site's shape off a network of known sizes, for inputs of `batch` samples."""
+    tensors = concrete.tensors()
+    source, response = (dims(tensors[name]) for name in (site.source, site.response))
+    given = [size if isinstance(size, int) else 1 for size in source or ()]
+    made = [size if isinstance(size, int) else 1 for size in response or ()]
+    if site.window is None:
+        return LayerShape((), 1, math.prod(made[:-1]) / batch, ())
+    before, after = given[2:], made[2:]
+    between = tuple(
+        made[0] * math.prod(after[i] if i == axis else before[i] for i in range(len(after))) / batch
+        for axis in range(len(after))
+    )
+    return LayerShape(site.window.kernel, site.groups, made[0] * math.prod(after) / batch, between)
+
+
+def describe(form: Form, inputs: int, outputs: int, kernel: tuple[int, ...], groups: int = 1) -> str:
+    """One line: ``512x512x3x3 -> V 175, H 175->232, P 232->475``; empty for the dense form."""
+    if form.dense:
+        return ""
+    size = "x".join(str(n) for n in (outputs, inputs, *kernel))
+    spatial, channel = ((n or 0) * groups for n in (form.spatial, form.channel))
+    narrow = channel or outputs
+    names = ("V", "H") if form.first == 0 else ("H", "V")
+    parts = [f"{names[0]} {spatial}", f"{names[1]} {spatial}->{narrow}"] if spatial else [f"{narrow} wide"]
+    if channel:
+        parts.append(f"P {channel}->{outputs}")
+    return f"{size} -> {', '.join(parts)}"
