@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.net import Net
 
+    Array = np.ndarray[Any, Any]
+
 __all__ = ["CostModel", "cost_model"]
 
 T = TypeVar("T")
@@ -126,6 +128,30 @@ class CostModel:
     def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Elements of each layer's weights, bias apart, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
+
+    def layers_of(self, group: str) -> tuple[str, ...]:
+        """Layers with an axis that a group's channels are on."""
+        return tuple(
+            name
+            for name, layer in self.layers.items()
+            if any(owner == group for extent in layer.extents for owner, _ in extent.groups)
+        )
+
+    def along(
+        self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
+    ) -> Array:
+        """Cost of one layer for each count that one group may keep, all others as in `keep`: (n,) float64."""
+        layer = self.layers[name]
+        lengths = [self._length(extent, keep) + self._change(extent, group, counts, keep) for extent in layer.extents]
+        if form is None or form.dense or layer.shape is None:
+            positions = layer.positions if unit == "macs" else 1.0
+            return np.asarray(positions * math.prod(lengths) * np.ones(len(counts)), dtype=np.float64)
+        found = layer.shape.cost(form, lengths[layer.input], lengths[layer.output], unit)
+        return np.asarray(found * np.ones(len(counts)), dtype=np.float64)
+
+    def _change(self, extent: _Extent, group: str, counts: Array, keep: Mapping[str, int]) -> Array:
+        times = sum(n for name, n in extent.groups if name == group)
+        return np.asarray(times * (counts - keep.get(group, self.sizes[group])), dtype=np.float64)
 
     def _cost(self, name: str, keep: Mapping[str, int], form: Form, unit: Unit) -> int:
         layer = self.layers[name]

@@ -1,38 +1,45 @@
-"""The plan file: what each group keeps, in JSON, its sites named by node.
+"""The plan file: what each group keeps and how layers are carried out, in JSON, its sites named by node.
 
 ::
 
-    {"format": "onnxprune-plan", "version": 1, "model": "net.onnx", "budget": "speedup 2 in MACs",
-     "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}]}
+    {"format": "onnxprune-plan", "version": 2, "model": "net.onnx", "budget": "speedup 2 in MACs",
+     "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}],
+     "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
-``kept`` may be missing: then the selector chooses. A plan made from one graph replays on any other in which a node
-of the name ``producer`` makes as many channels that may go: a detector on the same backbone, the same net with
-another head.
+``kept`` may be missing: then the selector chooses. ``layers`` are those of ``plan.layers``. A plan made from one graph
+replays on any other in which nodes of these names make as many channels that may go: a detector on the same backbone,
+the same net with another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph
+whose convs have other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls
+itself, to be held against what is counted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.errors import PlanError
+from onnxprune.plan.layers import LayerPlan, Order, names_here, read_layers, read_order, weight_shape
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
+    from onnxprune.graph.forms import Form
 
     IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["GroupPlan", "Plan"]
 
-_FORMAT, _VERSION = "onnxprune-plan", 1
+_FORMAT, _VERSION = "onnxprune-plan", 2
+_READABLE = (1, 2)
 _LARGEST_FILE = 64 << 20
 
 
@@ -62,6 +69,9 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     model: str = ""
     budget: str = ""
+    layers: tuple[LayerPlan, ...] = ()
+    order: Order = ()
+    nominal: float | None = None
 
     @classmethod
     def from_keep(
@@ -69,11 +79,12 @@ class Plan:
         channels: ChannelMap,
         keep: Mapping[str, int],
         kept: Mapping[str, IntArray] | None = None,
+        forms: Mapping[str, Form] | None = None,
         *,
         model: str = "",
         budget: str = "",
     ) -> Plan:
-        """The plan that keeps so many channels of the named groups, and which ones where that is known."""
+        """The plan that keeps so many channels of the named groups, which ones where that is known, and the forms."""
         known = kept or {}
         groups = tuple(
             GroupPlan(
@@ -86,7 +97,12 @@ class Plan:
             for group in channels.prunable
             if group.name in keep
         )
-        return cls(groups, model, budget)
+        layers = tuple(
+            LayerPlan(name, weight_shape(channels, site), (forms or {})[name])
+            for name, site in channels.sites.items()
+            if name in (forms or {})
+        )
+        return cls(groups, model, budget, layers)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -112,7 +128,7 @@ class Plan:
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise PlanError(f'{source}: not a plan (expected "format": "{_FORMAT}")')
         version = content.get("version")
-        if type(version) is not int or version != _VERSION:
+        if type(version) is not int or version not in _READABLE:
             raise PlanError(f"{source}: plan version {version!r:.40}, expected {_VERSION}")
         entries = content.get("groups")
         if not isinstance(entries, list):
@@ -122,7 +138,14 @@ class Plan:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise PlanError(f"{source}: producer '{twice}' is listed twice")
-        return cls(groups, _text(content, "model", source), _text(content, "budget", source))
+        return cls(
+            groups,
+            _text(content, "model", source),
+            _text(content, "budget", source),
+            read_layers(content.get("layers", []), source),
+            read_order(content.get("order", []), source),
+            _nominal(content.get("nominal"), source),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -137,17 +160,52 @@ class Plan:
             if group.kept is not None:
                 entry["kept"] = list(group.kept)
             groups.append(entry)
-        return {
+        found: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
             "model": self.model,
             "budget": self.budget,
             "groups": groups,
+            "layers": [layer.to_dict() for layer in self.layers],
         }
+        if self.order:
+            found["order"] = [[name, list(shape)] for name, shape in self.order]
+        if self.nominal is not None:
+            found["nominal"] = self.nominal
+        return found
 
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def renamed(self, channels: ChannelMap) -> Plan:
+        """The plan with the names that its layers have in a graph, see `layers.names_here`.
+
+        Raises:
+            PlanError: the graph is another one.
+        """
+        names = {group.producer for group in self.groups} | {layer.node for layer in self.layers}
+        here = names_here(self.order, names, channels)
+        groups = tuple(replace(group, producer=here.get(group.producer, group.producer)) for group in self.groups)
+        layers = tuple(replace(layer, node=here.get(layer.node, layer.node)) for layer in self.layers)
+        return replace(self, groups=groups, layers=layers)
+
+    def resolve_forms(self, channels: ChannelMap) -> dict[str, Form]:
+        """The forms of the layers of a graph.
+
+        Raises:
+            PlanError: a layer is missing, or cannot be carried out so.
+        """
+        for layer in self.layers:
+            if layer.node not in channels.sites:
+                why = channels.fixed.get(layer.node)
+                found = (
+                    f"'{layer.node}' stays as it is: {why}" if why else f"no layer named '{layer.node}' in this model"
+                )
+                raise PlanError(f"plan: {found}; take it out of the plan to replay the others")
+            site = channels.sites[layer.node]
+            layer.check(site, weight_shape(channels, site))
+        return {layer.node: layer.form for layer in self.layers}
 
     def resolve(self, channels: ChannelMap) -> tuple[dict[str, int], dict[str, IntArray]]:
         """Channels to keep per group of a graph, and which ones where the plan says so.
@@ -213,6 +271,14 @@ def _group(entry: object, where: str) -> GroupPlan:
     if not good or len(kept) != keep or len(set(kept)) != keep:
         raise PlanError(f"{where}: 'kept' must be {keep} different channels from 0 to {channels - 1}")
     return GroupPlan(producer, tuple(consumers), channels, keep, tuple(sorted(kept)))
+
+
+def _nominal(value: object, source: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < math.inf:
+        raise PlanError(f"{source}: 'nominal' must be a number above 1")
+    return float(value)
 
 
 def _text(content: Mapping[str, object], field: str, source: str) -> str:
