@@ -50,7 +50,7 @@ def _imagenet(data: Path, model: Model) -> float:
     return top1(model, np.ascontiguousarray(values.transpose(0, 3, 1, 2)), labels)
 
 
-def _psnr(data: Path, model: Model) -> float:
+def psnr(data: Path, model: Model) -> float:
     found = []
     with np.load(data / "sr_set5_x2_y.npz") as archive:
         names = sorted(name.removesuffix("_gt") for name in archive.files if name.endswith("_gt"))
@@ -65,7 +65,7 @@ def _psnr(data: Path, model: Model) -> float:
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CASES = (
-    Case("sr_vdsr", "sr_calib_x2_y.npz", DataOptions(), "PSNR on Set5 x2, dB", _psnr),
+    Case("sr_vdsr", "sr_calib_x2_y.npz", DataOptions(), "PSNR on Set5 x2, dB", psnr),
     Case(
         "cifar10_resnet20_rawexport",
         "cifar10_calib.npz",

@@ -21,11 +21,11 @@ from onnxprune.errors import DropError, OnnxPruneError, OutputError, UsageError
 from onnxprune.graph.save import write_bytes
 from onnxprune.options import Options, parse_bytes
 from onnxprune.pipeline import run
-from onnxprune.plan import Allocation, Budget, Plan, budget_from
+from onnxprune.plan import Allocation, Budget, Plan, Recipe, budget_from
 from onnxprune.report.progress import StageBars
 from onnxprune.report.terminal import show_comparison, show_report
 from onnxprune.runtime.providers import EngineOptions, ProviderName
-from onnxprune.solve import LassoVariant, Refit, RefitOptions, SelectOptions, Selector
+from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir
 
 __all__ = ["app", "main"]
@@ -77,6 +77,8 @@ class BudgetFlags:
     "Channels left in every group: 0.5."
     plan: Path | None = None
     "Do what this plan file says instead."
+    recipe: Recipe = "prune"
+    "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
     allocation: Allocation = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     align: int = 16
@@ -103,6 +105,8 @@ class MethodFlags:
     "See --lasso-alpha."
     refit: Refit = "linear"
     "How weights are fitted."
+    basis: Basis = "data"
+    "What a spatial decomposition's singular values weigh: the data, or nothing (as published)."
     ridge: float = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
     downstream: bool = True
@@ -289,6 +293,7 @@ def _options(
             keep_ratio=budget.keep_ratio,
             default=default,
         ),
+        recipe=budget.recipe,
         allocation=budget.allocation,
         align=budget.align,
         include=budget.include,
@@ -301,7 +306,7 @@ def _options(
             layer_alpha=method.layer_alpha,
             seed=sampling.seed,
         ),
-        refit=RefitOptions(refit=method.refit, ridge=method.ridge),
+        refit=RefitOptions(refit=method.refit, basis=method.basis, ridge=method.ridge),
         downstream=method.downstream,
         samples=sampling.samples,
         points=sampling.points,

@@ -9,7 +9,7 @@ import psutil
 
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
-from onnxprune.plan import Allocation, Budget, budget_from
+from onnxprune.plan import Allocation, Budget, Recipe, budget_from
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
@@ -36,6 +36,8 @@ class Options:
 
     Attributes:
         budget: how much may be kept.
+        recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
+            of it (``3c``).
         allocation: how the budget is spread over the groups.
         align: counts are multiples of it where groups are large enough; engines run such layers faster.
         include: only groups all of whose producers match one of these node-name globs.
@@ -58,6 +60,7 @@ class Options:
     """
 
     budget: Budget = field(default_factory=budget_from)
+    recipe: Recipe = "prune"
     allocation: Allocation = "greedy"
     align: int = 16
     include: tuple[str, ...] = ()
@@ -94,6 +97,8 @@ class Options:
             )
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.recipe != "prune" and self.budget.kind in ("keep-ratio", "selector"):
+            raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
 

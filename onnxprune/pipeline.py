@@ -1,8 +1,7 @@
-"""The main job: load, fold, probe, plan, compress, verify, time. What each stage does is its own business."""
+"""The main job: load, fold, probe, decide, compress, verify, time. What each stage does is its own business."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune._version import __version__
 from onnxprune.data import open_calibration, split
 from onnxprune.errors import PlanError, UsageError, VerifyError
 from onnxprune.graph.channels import channel_map
@@ -25,7 +23,7 @@ from onnxprune.graph.save import finished_model, write_bytes
 from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
 from onnxprune.note import Note
-from onnxprune.plan import Plan, allocate
+from onnxprune.plan import RECIPES, Plan
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Clock, Inputs, Started
 from onnxprune.runtime.capture import Positions
@@ -34,29 +32,35 @@ from onnxprune.runtime.providers import unused
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
-from onnxprune.stages.checkpoint import SCRATCH_PREFIX, Checkpoint, make_cache_dir, open_checkpoint
+from onnxprune.stages.cache import Cache
+from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir
 from onnxprune.stages.choose import eligible_groups, forbidden_sites, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
-from onnxprune.stages.probe import Ranking, load_rankings, probe, save_rankings
-from onnxprune.stages.steps import early_groups, plan_steps
-from onnxprune.stages.verify import check_drop, check_loading, check_removal, compare_outputs, first_difference
+from onnxprune.stages.decide import Decision, counted, decide
+from onnxprune.stages.steps import plan_steps
+from onnxprune.stages.verify import (
+    check_chains,
+    check_drop,
+    check_loading,
+    check_removal,
+    compare_outputs,
+    first_difference,
+)
 from onnxprune.stages.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import onnx
 
     from onnxprune.data import CalibrationSource
-    from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Form
     from onnxprune.graph.net import Net
     from onnxprune.options import Options
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
     from onnxprune.stages.workload import Progress
-
-    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Result", "run"]
 
@@ -116,35 +120,42 @@ def run(
         inputs = _open_inputs(source, data, net, options)
     with _workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
-        if not (groups or plan or dry_run):
+        uses = RECIPES[options.recipe]
+        if uses.prune and not (groups or plan or dry_run or uses.spatial):
             raise PlanError(nothing_to_prune(work.channels, skipped))
         with clock("load"):
             check_loading(work.engine, original, work.net, inputs.calibration, work.batches[0])
         passed_over = unused(options.engine, work.engine.providers)
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
-        cache = _Cache(options, original, inputs)
+        cache = Cache(options, original, inputs)
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         with clock("probe"):
-            keep, kept = _planned(work, cost, groups, skipped, plan, options, cache)
+            decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, cache)
+        keep = decided.keep
         if dry_run:
-            made = Plan.from_keep(work.channels, keep, kept, model=label, budget=started.budget(plan))
-            return Result(None, made, started.report(keep, plan, dry_run=True, notes=cache.notes()))
+            made = Plan.from_keep(
+                work.channels, keep, decided.kept, decided.forms, model=label, budget=started.budget(plan)
+            )
+            notes = (*decided.notes, *cache.notes())
+            return Result(None, made, started.report(keep, decided.forms, plan, dry_run=True, notes=notes))
         with clock("compress"):
-            compressed = _compressed(work, groups, keep, kept, plan, options, cache)
-        if compressed.net.parameters() != cost.params(keep):
-            raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep)}")
+            compressed = _compressed(work, cost, decided, plan, options, cache)
+        forms = compressed.forms
+        if compressed.net.parameters() != cost.params(keep, forms):
+            raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep, forms)}")
         with clock("verify"):
             model, divergence = _verified(work, original, compressed, inputs, options)
         with clock("bench"):
             timing = _timed(work, original, model, inputs, options) if options.bench else None
-        made = Plan.from_keep(work.channels, keep, compressed.kept, model=label, budget=started.budget(plan))
+        made = Plan.from_keep(work.channels, keep, compressed.kept, forms, model=label, budget=started.budget(plan))
         sizes = Change(original.ByteSize(), model.ByteSize())
         report = started.report(
             keep,
+            forms,
             plan,
             compressed.outcomes,
-            notes=cache.notes(),
+            notes=(*decided.notes, *cache.notes()),
             file_bytes=sizes,
             divergence=divergence,
             timing=timing,
@@ -195,52 +206,10 @@ def _scratch(options: Options) -> Path | None:
     return options.cache_dir
 
 
-def _planned(
-    work: Workload,
-    cost: CostModel,
-    groups: Sequence[ChannelGroup],
-    skipped: Mapping[str, str],
-    plan: Plan | None,
-    options: Options,
-    cache: _Cache,
-) -> tuple[dict[str, int], dict[str, Indices]]:
-    """Channels to keep per group, and which ones where that is settled."""
-    if plan is not None:
-        keep, kept = plan.resolve(work.channels)
-        for group in work.channels.prunable:
-            if group.name in skipped and keep.get(group.name, group.size) < group.size:
-                raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
-        waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]
-        rankings = probe(work, waiting, options.select) if waiting else {}
-    else:
-        checkpoint = cache.checkpoint("probe", options.select, options.include, options.exclude)
-        found = load_rankings(checkpoint, groups)
-        rankings = found if found is not None else probe(work, groups, options.select)
-        if found is None:
-            save_rankings(checkpoint, groups, rankings)
-        keep, kept = _counts(cost, rankings, options) if groups else {}, {}
-    for group in early_groups(work.channels, groups):
-        if group.name in rankings:
-            kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
-    return keep, kept
-
-
-def _counts(cost: CostModel, rankings: Mapping[str, Ranking], options: Options) -> dict[str, int]:
-    if options.budget.kind == "selector":
-        return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}
-    curves = {name: ranking.curve for name, ranking in rankings.items()}
-    return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align)
-
-
 def _compressed(
-    work: Workload,
-    groups: Sequence[ChannelGroup],
-    keep: Mapping[str, int],
-    kept: Mapping[str, Indices],
-    plan: Plan | None,
-    options: Options,
-    cache: _Cache,
+    work: Workload, cost: CostModel, decided: Decision, plan: Plan | None, options: Options, cache: Cache
 ) -> Compressed:
+    keep, forms = decided.keep, decided.forms
     by_name = {group.name: group for group in work.channels.prunable}
     shrinking = [by_name[name] for name, count in keep.items() if count < by_name[name].size]
     excluded = [name for name in work.channels.sites if any(fnmatchcase(name, p) for p in options.exclude)]
@@ -251,11 +220,15 @@ def _compressed(
         shrinking,
         downstream=options.downstream and options.refit.refit != "none",
         frozen=[*excluded, *work.forbidden],
+        reformed=forms,
     )
-    checkpoint = cache.checkpoint(
-        "compress", options.select, options.refit, excluded, options.downstream, sorted(keep.items()), plan
-    )
-    return compress(work, steps, keep, kept, options.select, options.refit, checkpoint)
+    depends = (options.select, options.refit, excluded, options.downstream, sorted(keep.items()), sorted(forms.items()))
+    checkpoint = cache.checkpoint("compress", *depends, plan)
+
+    def settle(found: Mapping[str, Form]) -> Mapping[str, Form]:
+        return cost.settled(keep, found, counted(options))
+
+    return compress(work, steps, keep, decided.kept, forms, settle, options.select, options.refit, checkpoint)
 
 
 def _verified(
@@ -264,11 +237,13 @@ def _verified(
     batches = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
     check_removal(work, compressed.alive, batches[0])
     model = finished_model(compressed.net)
+    if compressed.forms:
+        check_chains(work.engine, compressed.dense, model, inputs.calibration, batches[0])
     try:
         divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
         check_drop(divergence, options.max_drop)
     except VerifyError as error:
-        place = first_difference(work, compressed.net, work.net, compressed.alive, batches[0])
+        place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0])
         where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
         raise VerifyError(f"{error}{where}; nothing was written") from error
     return model, divergence
@@ -284,33 +259,3 @@ def _timed(
     timing = interleaved(before, after, inputs.calibration.load(batch.samples), seed=options.seed)
     work.progress("measure latency", 1, 1)
     return timing
-
-
-class _Cache:
-    """Checkpoints of this run, keyed by all that their content depends on."""
-
-    def __init__(self, options: Options, original: onnx.ModelProto, inputs: Inputs) -> None:
-        self._folder = options.cache_dir
-        self._opened: list[Checkpoint] = []
-        self._parts: dict[str, object] = {}
-        if self._folder is not None:
-            self._parts = {
-                "version": __version__,
-                "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
-                "data": inputs.calibration.digest(),
-                "samples": hashlib.sha256(inputs.fit.tobytes()).hexdigest(),
-                "points": options.points_for(len(inputs.fit)),
-                "seed": options.seed,
-            }
-
-    def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
-        """Where a stage keeps its results."""
-        if self._folder is None:
-            return Checkpoint(None)
-        self._opened.append(open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)}))
-        return self._opened[-1]
-
-    def notes(self) -> tuple[Note, ...]:
-        """What was not computed anew."""
-        reused = sum(checkpoint.reused for checkpoint in self._opened)
-        return (Note("cache", f"{reused} results of an earlier run used; --no-cache does without"),) if reused else ()

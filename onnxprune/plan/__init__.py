@@ -1,8 +1,24 @@
-"""Deciding how many channels each group keeps, and the file that says so. How a plan is carried out is not known
-here."""
+"""Deciding how many channels each group keeps and how each layer is carried out, and the file that says so. How a
+plan is carried out is not known here."""
 
 from onnxprune.plan.allocate import Allocation, allocate, levels
 from onnxprune.plan.budget import Budget, budget_from
+from onnxprune.plan.candidates import RECIPES, Candidates, Recipe
+from onnxprune.plan.layers import LayerPlan
 from onnxprune.plan.plan import GroupPlan, Plan
+from onnxprune.plan.search import search
 
-__all__ = ["Allocation", "Budget", "GroupPlan", "Plan", "allocate", "budget_from", "levels"]
+__all__ = [
+    "RECIPES",
+    "Allocation",
+    "Budget",
+    "Candidates",
+    "GroupPlan",
+    "LayerPlan",
+    "Plan",
+    "Recipe",
+    "allocate",
+    "budget_from",
+    "levels",
+    "search",
+]

@@ -42,6 +42,7 @@ class LayerRow:
         params: elements of the weights.
         error: relative squared error of its answer against the original's, over the samples; None if it was not fitted.
         held_error: the same on the half that it was not fitted on.
+        form: what stands for it now, ``512x512x3x3 -> V 175, H 175->232, P 232->475``; empty: it is one layer.
         reason: why its output channels all stay, or what is to be known of its fit; empty otherwise.
     """
 
@@ -53,6 +54,7 @@ class LayerRow:
     params: Change
     error: float | None = None
     held_error: float | None = None
+    form: str = ""
     reason: str = ""
 
 

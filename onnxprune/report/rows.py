@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxprune.graph.forms import DENSE, describe
 from onnxprune.report.record import Change, LayerRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Form
     from onnxprune.graph.net import Net
+    from onnxprune.graph.sites import Site
     from onnxprune.stages.fit import SiteOutcome
 
 __all__ = ["layer_rows"]
@@ -22,6 +25,7 @@ def layer_rows(
     channels: ChannelMap,
     cost: CostModel,
     keep: Mapping[str, int],
+    forms: Mapping[str, Form],
     outcomes: Mapping[str, SiteOutcome],
     skipped: Mapping[str, str],
 ) -> tuple[LayerRow, ...]:
@@ -32,11 +36,12 @@ def layer_rows(
         channels: its channel map.
         cost: its costs.
         keep: channels that each group keeps, by name; groups that are not in it keep all.
+        forms: of the layers that are decomposed, by name.
         outcomes: how well each fitted site answers, by name.
         skipped: why a prunable group was left alone, by name.
     """
-    macs = cost.layer_macs({}), cost.layer_macs(keep)
-    params = cost.layer_params({}), cost.layer_params(keep)
+    macs = cost.layer_macs({}), cost.layer_macs(keep, forms)
+    params = cost.layer_params({}), cost.layer_params(keep, forms)
     left = {name: (cost.layer_axes(name, {}), cost.layer_axes(name, keep)) for name in macs[0]}
     reasons = _reasons(channels, keep, skipped)
     rows = []
@@ -52,7 +57,8 @@ def layer_rows(
         if site and site.groups > 1 and before[inputs] == 1:
             groups = (site.groups, site.groups * after[outputs] // before[outputs])
         outcome = outcomes.get(node.name)
-        remarks = [reasons.get(node.name, "")]
+        form = _form(site, forms.get(node.name, DENSE), after)
+        remarks = ["" if form else reasons.get(node.name, "")]
         if outcome is not None and outcome.status != "ok":
             remarks.append(outcome.status)
         rows.append(
@@ -65,10 +71,18 @@ def layer_rows(
                 params=Change(params[0][node.name], params[1][node.name]),
                 error=outcome.error if outcome else None,
                 held_error=outcome.held_error if outcome else None,
+                form=form,
                 reason="; ".join(remark for remark in remarks if remark),
             )
         )
     return tuple(rows)
+
+
+def _form(site: Site | None, form: Form, axes: Sequence[int]) -> str:
+    if site is None:
+        return ""
+    kernel = site.window.kernel if site.window is not None else ()
+    return describe(form, axes[site.input_axis.axis], axes[site.output_axis.axis], kernel, site.groups)
 
 
 def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:

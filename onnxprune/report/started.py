@@ -18,6 +18,7 @@ from onnxprune.report.rows import layer_rows
 if TYPE_CHECKING:
     from onnxprune.data import Calibration, InputSpec
     from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Form
     from onnxprune.options import Options
     from onnxprune.plan import Plan
     from onnxprune.runtime.divergence import OutputDivergence
@@ -79,6 +80,7 @@ class Started:
     def report(
         self,
         keep: Mapping[str, int],
+        forms: Mapping[str, Form],
         plan: Plan | None,
         outcomes: Mapping[str, SiteOutcome] | None = None,
         *,
@@ -91,6 +93,9 @@ class Started:
         """The record of the run."""
         outcomes = outcomes or {}
         work, cost = self.work, self.cost
+        macs = Change(cost.macs({}), cost.macs(keep, forms))
+        if plan is not None and plan.nominal is not None:
+            notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
         warnings = (described.get("warning"), _few_samples(outcomes))
         return Report(
@@ -104,9 +109,9 @@ class Started:
             threads=self.options.engine.threads or 0,
             notes=(*self.notes, *notes),
             warnings=tuple(str(warning) for warning in warnings if warning),
-            layers=layer_rows(work.net, work.channels, cost, keep, outcomes, self.skipped),
-            macs=Change(cost.macs({}), cost.macs(keep)),
-            params=Change(self.params, cost.params(keep)),
+            layers=layer_rows(work.net, work.channels, cost, keep, forms, outcomes, self.skipped),
+            macs=macs,
+            params=Change(self.params, cost.params(keep, forms)),
             file_bytes=file_bytes,
             divergence=divergence,
             timing=timing,
@@ -132,6 +137,7 @@ def _options(options: Options) -> dict[str, object]:
     """The options that the result depends on."""
     return {
         "budget": asdict(options.budget),
+        "recipe": options.recipe,
         "allocation": options.allocation,
         "align": options.align,
         "include": list(options.include),

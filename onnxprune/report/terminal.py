@@ -84,17 +84,18 @@ def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
 
 
 def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | None) -> Table:
-    table = _plain("layer", "in", "out", "MACs", "params", "error", "why")
+    decomposed = any(row.form for row in rows)
+    table = _plain("layer", "in", "out", "MACs", "params", "error", *(["form"] if decomposed else []), "why")
     for row in rows:
-        table.add_row(
+        cells = [
             escape(_end_of(row.name, width)),
             _arrow(row.inputs),
             _arrow(row.outputs),
             _arrow_short(row.macs),
             _arrow_short(row.params),
             "" if row.error is None else f"{row.error:.4f}",
-            str(reasons.get(row.reason, "")),
-        )
+        ]
+        table.add_row(*cells, *([row.form] if decomposed else []), str(reasons.get(row.reason, "")))
     return table
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
     from onnxprune.graph.net import Net
+    from onnxprune.graph.sites import Site
 
-__all__ = ["eligible_groups", "forbidden_sites", "nothing_to_prune"]
+__all__ = ["eligible_groups", "eligible_sites", "forbidden_sites", "nothing_to_prune"]
 
 
 def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
@@ -69,6 +70,20 @@ def eligible_groups(
         else:
             chosen.append(group)
     return tuple(chosen), skipped
+
+
+def eligible_sites(
+    net: Net, channels: ChannelMap, forbidden: Mapping[str, str], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Site, ...]:
+    """Sites that may be decomposed."""
+    return tuple(
+        site
+        for site in channels.sites.values()
+        if site.name not in forbidden
+        and not is_depthwise(net, site)
+        and not any(fnmatchcase(site.name, pattern) for pattern in exclude)
+        and (not include or any(fnmatchcase(site.name, pattern) for pattern in include))
+    )
 
 
 def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:

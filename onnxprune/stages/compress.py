@@ -5,16 +5,19 @@ Both networks, the original and the one compressed so far, move through the cali
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.graph.sites import with_weights
+from onnxprune.graph.decompose import Chain, with_chains
+from onnxprune.graph.forms import Form
+from onnxprune.graph.sites import Site, with_weights
 from onnxprune.graph.surgery import remove
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
+from onnxprune.stages.chains import chain_arrays, merge_chain, read_chain
 from onnxprune.stages.fit import Fitted, SiteOutcome, State, fit_step
 
 if TYPE_CHECKING:
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Compressed", "compress"]
+__all__ = ["Compressed", "Settle", "compress"]
+
+Settle = Callable[[Mapping[str, Form]], Mapping[str, Form]]
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,18 @@ class Compressed:
 
     Attributes:
         net: the compressed network.
+        dense: the same with one node for each layer: weights of low rank in the place of V, H and P.
         alive: which units are left.
         kept: per group name, the channels that stay, (k,) int64 sorted.
+        forms: per site that is not dense.
         outcomes: per site name.
     """
 
     net: Net
+    dense: Net
     alive: Mask
     kept: Mapping[str, Indices]
+    forms: Mapping[str, Form]
     outcomes: Mapping[str, SiteOutcome]
 
 
@@ -54,6 +63,8 @@ def compress(
     steps: Sequence[Step],
     keep: Mapping[str, int],
     kept: Mapping[str, Indices],
+    forms: Mapping[str, Form],
+    settle: Settle,
     select_options: SelectOptions,
     refit_options: RefitOptions,
     checkpoint: Checkpoint,
@@ -65,6 +76,8 @@ def compress(
         steps: see `plan_steps`.
         keep: channels to keep, per group name.
         kept: which ones, where that is settled: by a plan file, or for the groups that are selected early.
+        forms: of the sites that are to be decomposed.
+        settle: the cheapest forms with the same answers, once it is known what is left.
         select_options: for the groups that are not in `kept`.
         refit_options: how weights are fitted.
         checkpoint: where finished steps are kept, and found.
@@ -72,6 +85,7 @@ def compress(
     chosen = dict(kept)
     net, alive = _without(work, work.net, work.channels.all_alive(), _early(steps, kept))
     outcomes: dict[str, SiteOutcome] = {}
+    chains: dict[Site, tuple[Chain, Mask]] = {}
     with TensorStore(work.memory // 2, work.scratch) as store:
         frontiers = [
             Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
@@ -79,18 +93,45 @@ def compress(
         ]
         state = State(net, alive, *frontiers)
         for number, step in enumerate(steps):
-            done = _restore(checkpoint.load(f"step-{number}"), step)
+            done = _restore(checkpoint.load(f"step-{number}"), step, forms)
             if done is None:
                 later = {t.tensor for other in steps[number + 1 :] for t in other.targets}
                 report = _share(work.progress, number, len(steps))
                 done = fit_step(
-                    replace(work, progress=report), state, step, later, keep, chosen, select_options, refit_options
+                    replace(work, progress=report),
+                    state,
+                    step,
+                    later,
+                    keep,
+                    chosen,
+                    forms,
+                    select_options,
+                    refit_options,
                 )
                 checkpoint.save(f"step-{number}", _arrays(done))
             chosen.update(done.kept)
             outcomes.update(done.outcomes)
             state = _apply(work, state, step, done)
-    return Compressed(state.net, state.alive, chosen, outcomes)
+            chains.update({work.channels.sites[name]: (chain, state.alive) for name, chain in done.chains.items()})
+    settled = _settled(work, chains, state.alive, settle)
+    made = with_chains(state.net, settled) if settled else state.net
+    found = {site.name: chain.form for site, chain in settled.items()}
+    return Compressed(made, state.net, state.alive, chosen, found, outcomes)
+
+
+def _settled(
+    work: Workload, chains: Mapping[Site, tuple[Chain, Mask]], alive: Mask, settle: Settle
+) -> dict[Site, Chain]:
+    """The chains with the outputs that are left, neighbours multiplied together where that is cheaper."""
+    wanted = settle({site.name: chain.form for site, (chain, _) in chains.items()})
+    found = {}
+    for site, (chain, before) in chains.items():
+        if site.name not in wanted:
+            continue
+        kept = work.channels.kept_after(site.output_axis, before, alive)
+        left = chain if kept is None else chain.outputs(kept)
+        found[site] = merge_chain(site, left, wanted[site.name])
+    return found
 
 
 def _share(progress: Progress, number: int, steps: int) -> Progress:
@@ -144,18 +185,27 @@ def _arrays(done: Fitted) -> dict[str, Array]:
             [outcome.error, outcome.held_error, outcome.samples, outcome.columns], dtype=np.float64
         )
         arrays[f"status.{position}"] = np.array(outcome.status)
+        if name in done.chains:
+            arrays.update({f"{field}.{position}": array for field, array in chain_arrays(done.chains[name]).items()})
     return arrays
 
 
-def _restore(arrays: Mapping[str, Array] | None, step: Step) -> Fitted | None:
+def _restore(arrays: Mapping[str, Array] | None, step: Step, forms: Mapping[str, Form]) -> Fitted | None:
     """What `_arrays` saved; None if it is missing or not of this step."""
-    if arrays is None or len(arrays) != len(step.groups) + 4 * len(step.targets):
+    try:
+        return None if arrays is None else _read(arrays, step, forms)
+    except (KeyError, ValueError, TypeError):
         return None
+
+
+def _read(arrays: Mapping[str, Array], step: Step, forms: Mapping[str, Form]) -> Fitted:
     kept = {group.name: arrays[f"kept.{position}"] for position, group in enumerate(step.groups)}
-    weights, outcomes = {}, {}
+    weights, outcomes, chains = {}, {}, {}
     for position, target in enumerate(step.targets):
         name = target.site.name
         weights[name] = arrays[f"weight.{position}"], arrays[f"bias.{position}"]
         error, held, samples, columns = arrays[f"numbers.{position}"].tolist()
         outcomes[name] = SiteOutcome(error, held, int(samples), int(columns), str(arrays[f"status.{position}"]))
-    return Fitted(kept, weights, outcomes)
+        if name in forms:
+            chains[name] = read_chain(arrays, position)
+    return Fitted(kept, weights, outcomes, chains)

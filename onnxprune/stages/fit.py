@@ -17,10 +17,13 @@ from onnxprune.graph.sites import matrix
 from onnxprune.runtime.capture import answers, output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.solve import Regression, kept_columns, refit, select
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
+    from onnxprune.graph.decompose import Chain
+    from onnxprune.graph.forms import Form
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
     from onnxprune.solve import Moments, RefitOptions, Samples, SelectOptions, Solution
@@ -64,11 +67,19 @@ class SiteOutcome:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One step's result: channels kept per group, and per site its weights (groups, outputs, columns) and bias."""
+    """One step's result.
+
+    Attributes:
+        kept: channels per group.
+        weights: per site its weights (groups, outputs, columns) and bias; of a decomposed one, what its factors make.
+        outcomes: per site.
+        chains: the factors, per decomposed site.
+    """
 
     kept: Mapping[str, Indices]
     weights: Mapping[str, tuple[Array, Array]]
     outcomes: Mapping[str, SiteOutcome]
+    chains: Mapping[str, Chain]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +99,7 @@ def fit_step(
     later: set[str],
     keep: Mapping[str, int],
     settled: Mapping[str, Indices],
+    forms: Mapping[str, Form],
     select_options: SelectOptions,
     refit_options: RefitOptions,
 ) -> Fitted:
@@ -100,6 +112,7 @@ def fit_step(
         later: tensors of the original network that later steps aim at: they stay held.
         keep: channels to keep, per group name.
         settled: which ones, where that is settled.
+        forms: of the sites that are to be decomposed.
         select_options: for the other groups.
         refit_options: how weights are fitted.
     """
@@ -126,15 +139,21 @@ def fit_step(
         alive[np.delete(group.units, kept[group.name])] = False
     weights: dict[str, tuple[Array, Array]] = {}
     outcomes: dict[str, SiteOutcome] = {}
+    chains: dict[str, Chain] = {}
     for target in step.targets:
-        name = target.site.name
-        solutions = _refit(problems[name], columns[name], refit_options, sampled[name].samples)
+        name, samples = target.site.name, sampled[target.site.name].samples
+        if name in forms:
+            plain = _possible(refit_options, samples)
+            found, chains[name] = fit_chain(target.site, problems[name], columns[name], forms[name], plain, samples)
+            solutions = [_told(solution, refit_options, plain) for solution in found]
+        else:
+            solutions = _refit(problems[name], columns[name], refit_options, samples)
         weights[name] = (
             np.stack([solution.weight for solution in solutions]),
             np.concatenate([solution.bias for solution in solutions]),
         )
         outcomes[name] = _outcome(solutions, problems[name], len(columns[name]))
-    return Fitted(kept, weights, outcomes)
+    return Fitted(kept, weights, outcomes, chains)
 
 
 @dataclass(frozen=True)
@@ -150,7 +169,7 @@ def _sample(work: Workload, state: State, step: Step, later: set[str], options: 
     for target in step.targets:
         weight, _ = matrix(state.net, target.site)
         meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
-        if options.refit == "relu" and target.rectified:
+        if options.refit == "relu" and target.activation is not None:
             pools[target.site.name] = Reservoir(_pool_rows(work.memory, weight.shape), expected)
     wanted = {target.tensor for target in step.targets}
     reached = 1 + max(work.order.made[name] for name in wanted)
@@ -168,10 +187,14 @@ def _sample(work: Workload, state: State, step: Step, later: set[str], options: 
                 if target.site.name in pools:
                     pools[target.site.name].add(x, y, halves, offset)
     work.progress("compress", len(work.batches), len(work.batches))
-    return {
-        name: _Sampled(meter.finish(), _split(pools[name].finish(), meter) if name in pools else None)
-        for name, meter in meters.items()
-    }
+    found = {}
+    for target in step.targets:
+        name, samples = target.site.name, None
+        if name in pools and target.activation is not None:
+            rows = replace(pools[name].finish(), activation=target.activation)
+            samples = _split(rows, meters[name])
+        found[name] = _Sampled(meters[name].finish(), samples)
+    return found
 
 
 def _pool_rows(memory: int, weight: Sequence[int]) -> int:
@@ -253,16 +276,23 @@ def _refit(
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
 ) -> list[Solution]:
-    if options.refit == "relu" and samples is None:
-        plain = replace(options, refit="linear")
-        return [
-            replace(found, status=_joined(found.status, "no ReLU behind it, linear refit"))
-            for found in (refit(problem, columns, plain) for problem in problems)
-        ]
-    return [
-        refit(problem, columns, options, None if samples is None else samples[index])
+    plain = _possible(options, samples)
+    found = [
+        refit(problem, columns, plain, None if samples is None else samples[index])
         for index, problem in enumerate(problems)
     ]
+    return [_told(solution, options, plain) for solution in found]
+
+
+def _possible(options: RefitOptions, samples: tuple[Samples, ...] | None) -> RefitOptions:
+    """What can be done: behind an activation that cannot be seen through, linear."""
+    return replace(options, refit="linear") if options.refit == "relu" and samples is None else options
+
+
+def _told(solution: Solution, asked: RefitOptions, done: RefitOptions) -> Solution:
+    if asked.refit == done.refit:
+        return solution
+    return replace(solution, status=_joined(solution.status, "no ReLU, Clip or LeakyRelu behind it: linear"))
 
 
 def _joined(status: str, remark: str) -> str:

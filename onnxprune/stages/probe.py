@@ -1,4 +1,5 @@
-"""Probe: in which order each group would give up its channels, and at what error, on the original network.
+"""Probe: in which order each group would give up its channels, which forms each layer could take, and at what error,
+on the original network.
 
 One pass over the calibration inputs gathers the second moments of what each consumer reads; what it answers follows
 in closed form. Where the moments of all consumers do not fit in memory together, there are as many passes as
@@ -7,30 +8,34 @@ needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.graph.sites import matrix
+from onnxprune.plan.candidates import Candidates
 from onnxprune.runtime.capture import output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, error_curve, obs, removal_order, select
-from onnxprune.stages.gather import SiteMeter, moment_bytes, unit_of_column
+from onnxprune.stages.gather import SiteMeter, channel_of_column, moment_bytes, unit_of_column
+from onnxprune.stages.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from onnxprune.graph.channels import ChannelGroup
+    from onnxprune.graph.forms import LayerShape
     from onnxprune.graph.sites import Site
     from onnxprune.solve import Moments, SelectOptions
     from onnxprune.stages.checkpoint import Checkpoint
+    from onnxprune.stages.survey import SurveyOptions
     from onnxprune.stages.workload import Workload
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Ranking", "load_rankings", "probe", "save_rankings"]
+__all__ = ["Probed", "Ranking", "load_probed", "probe", "save_probed"]
 
 
 @dataclass(frozen=True)
@@ -49,32 +54,73 @@ class Ranking:
     count: int | None = None
 
 
-def probe(work: Workload, groups: Sequence[ChannelGroup], options: SelectOptions) -> dict[str, Ranking]:
-    """Rank the channels of each group: by name."""
+@dataclass(frozen=True)
+class Probed:
+    """What is known before anything is changed: of each group, and of each site that may be decomposed, by name."""
+
+    rankings: dict[str, Ranking]
+    candidates: dict[str, Candidates]
+
+
+def probe(
+    work: Workload,
+    groups: Sequence[ChannelGroup],
+    options: SelectOptions,
+    shapes: Mapping[str, LayerShape] | None = None,
+    survey_options: SurveyOptions | None = None,
+) -> Probed:
+    """Rank the channels of each group, and survey the forms of sites.
+
+    Args:
+        work: the original and the inputs.
+        groups: to rank.
+        options: how.
+        shapes: of the sites to survey.
+        survey_options: how; needed if there are any.
+    """
     rankings: dict[str, Ranking] = {}
-    parts = list(_parts(work, groups))
+    candidates: dict[str, Candidates] = {}
+    jobs = [_Job(group.name, group.consumers, group) for group in groups]
+    jobs += [_Job(name, (name,), None) for name in shapes or {}]
+    jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
+    parts = list(_parts(work, jobs))
+    done = 0
     for index, part in enumerate(parts):
         moments = _gather(work, part, index, len(parts))
-        for done, group in enumerate(part):
-            work.progress("rank channels", len(rankings), len(groups))
-            rankings[group.name] = _rank(work, group, moments, options)
-            for name in group.consumers:
-                if all(name not in other.consumers for other in part[done + 1 :]):
+        for place, job in enumerate(part):
+            work.progress("rank channels and forms" if shapes else "rank channels", done, len(jobs))
+            if job.group is not None:
+                rankings[job.name] = _rank(work, job.group, moments, options)
+            elif shapes is not None and survey_options is not None:
+                problems = _problems(work, job.name, moments[job.name])
+                candidates[job.name] = survey(problems, shapes[job.name], survey_options)
+            for name in job.needs:
+                if all(name not in other.needs for other in part[place + 1 :]):
                     del moments[name]
-    work.progress("rank channels", len(groups), len(groups))
-    return {group.name: rankings[group.name] for group in groups}
+            done += 1
+    work.progress("rank channels and forms" if shapes else "rank channels", len(jobs), len(jobs))
+    return Probed({g.name: rankings[g.name] for g in groups}, {name: candidates[name] for name in shapes or {}})
 
 
-def _parts(work: Workload, groups: Sequence[ChannelGroup]) -> Iterable[list[ChannelGroup]]:
-    """Groups whose consumers' moments fit in half of the memory together."""
-    part: list[ChannelGroup] = []
+@dataclass(frozen=True)
+class _Job:
+    """Something to find out, and the sites whose moments it needs; ``group``: to rank, None: a site to survey."""
+
+    name: str
+    needs: tuple[str, ...]
+    group: ChannelGroup | None
+
+
+def _parts(work: Workload, jobs: Sequence[_Job]) -> Iterable[list[_Job]]:
+    """Jobs whose moments fit in half of the memory together."""
+    part: list[_Job] = []
     held: dict[str, int] = {}
-    for group in groups:
-        needed = {name: _bytes(work, name) for name in group.consumers}
+    for job in jobs:
+        needed = {name: _bytes(work, name) for name in job.needs}
         if part and sum({**held, **needed}.values()) > work.memory // 2:
             yield part
             part, held = [], {}
-        part.append(group)
+        part.append(job)
         held.update(needed)
     if part:
         yield part
@@ -86,8 +132,8 @@ def _bytes(work: Workload, name: str) -> int:
     return int(weight.shape[0]) * moment_bytes(weight.shape[2]) // 3
 
 
-def _gather(work: Workload, groups: Sequence[ChannelGroup], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
-    sites = {name: work.channels.sites[name] for group in groups for name in group.consumers}
+def _gather(work: Workload, jobs: Sequence[_Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
+    sites = {name: work.channels.sites[name] for job in jobs for name in job.needs}
     meters = {}
     for name, site in sites.items():
         weight, _ = matrix(work.net, site)
@@ -120,14 +166,11 @@ def _rank(
     work: Workload, group: ChannelGroup, moments: dict[str, tuple[Moments, ...]], options: SelectOptions
 ) -> Ranking:
     alive = work.channels.all_alive()
-    problems = []
+    problems: list[Regression] = []
     for name in group.consumers:
-        site = work.channels.sites[name]
-        weight, bias = matrix(work.net, site)
-        for part, gathered in enumerate(moments[name]):
-            b = bias.reshape(weight.shape[0], -1)[part]
-            unit = unit_of_column(work.channels, site, group, alive, weight.shape[2])
-            problems.append(Regression(gathered.with_response(weight[part], b), weight[part], b, unit))
+        for problem in _problems(work, name, moments[name]):
+            unit = unit_of_column(work.channels, work.channels.sites[name], group, alive, len(problem.unit))
+            problems.append(replace(problem, unit=unit))
     if options.selector == "obs":
         elimination = obs(problems, group.size)
         return Ranking(elimination.order, elimination.curve)
@@ -138,26 +181,42 @@ def _rank(
     return Ranking(order, error_curve(problems, order), count)
 
 
-def save_rankings(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], rankings: Mapping[str, Ranking]) -> None:
-    """Keep rankings for the next run."""
+def _problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
+    """What a site answers now, as one regression a group of a grouped conv, every input channel a unit."""
+    site = work.channels.sites[name]
+    weight, bias = matrix(work.net, site)
+    unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
+    return [
+        Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
+        for part, gathered in enumerate(moments)
+    ]
+
+
+def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
+    """Keep what was found for the next run."""
     arrays: dict[str, Array] = {}
-    for position, group in enumerate(groups):
-        ranking = rankings[group.name]
+    for position, ranking in enumerate(probed.rankings.values()):
         arrays[f"order.{position}"], arrays[f"curve.{position}"] = ranking.order, ranking.curve
         arrays[f"count.{position}"] = np.array(-1 if ranking.count is None else ranking.count)
-    checkpoint.save("rankings", arrays)
+    for position, found in enumerate(probed.candidates.values()):
+        arrays[f"forms.{position}"] = np.stack([found.spatial, found.first, found.channel])
+        arrays[f"errors.{position}"] = found.error
+    checkpoint.save("probed", arrays)
 
 
-def load_rankings(checkpoint: Checkpoint, groups: Sequence[ChannelGroup]) -> dict[str, Ranking] | None:
-    """Rankings that an earlier run kept; None if there are none for these groups."""
-    arrays = checkpoint.load("rankings")
-    if arrays is None or len(arrays) != 3 * len(groups):
+def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Probed | None:
+    """What an earlier run kept; None if there is nothing usable for these groups and sites."""
+    arrays = checkpoint.load("probed")
+    if arrays is None or len(arrays) != 3 * len(groups) + 2 * len(sites):
         return None
-    rankings = {}
+    rankings, candidates = {}, {}
     for position, group in enumerate(groups):
         order, curve = arrays[f"order.{position}"], arrays[f"curve.{position}"]
         if order.shape != (group.size,) or curve.shape != (group.size + 1,):
             return None
         count = int(arrays[f"count.{position}"])
         rankings[group.name] = Ranking(order, curve, None if count < 0 else count)
-    return rankings
+    for position, name in enumerate(sites):
+        spatial, first, channel = arrays[f"forms.{position}"]
+        candidates[name] = Candidates(spatial, first, channel, arrays[f"errors.{position}"])
+    return Probed(rankings, candidates)

@@ -8,12 +8,15 @@ several (a residual stream) cannot wait and is selected beforehand.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import dims
+from onnxprune.graph.net import dims, values_of
+from onnxprune.solve import RELU, Activation, clip, leaky_relu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -34,13 +37,13 @@ class Target:
         site: the layer.
         tensor: the original network's tensor that is aimed at: the site's own answer, or the sum that it goes into.
         shortcut: the compressed network's other operand of that sum, known when the site is fitted; None without a sum.
-        rectified: only ReLUs read `tensor`.
+        activation: what alone reads `tensor`, if the fit can see through it; else None.
     """
 
     site: Site
     tensor: str
     shortcut: str | None
-    rectified: bool
+    activation: Activation | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def plan_steps(
     *,
     downstream: bool = True,
     frozen: Collection[str] = (),
+    reformed: Collection[str] = (),
 ) -> tuple[Step, ...]:
     """Steps for the groups that lose channels, in order of execution.
 
@@ -88,9 +92,10 @@ def plan_steps(
         shrinking: groups that lose channels.
         downstream: also fit the sites anew whose inputs change because of what is removed before them.
         frozen: names of sites that must not change.
+        reformed: names of sites that take another form.
     """
-    consumers = {name for group in shrinking for name in group.consumers}
-    changed = _changed_tensors(net, order, channels, shrinking)
+    consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
+    changed = _changed_tensors(net, order, channels, shrinking, reformed)
     early = {group.name for group in early_groups(channels, shrinking)}
     readers: dict[str, list[Site]] = defaultdict(list)
     for site in channels.sites.values():
@@ -111,9 +116,15 @@ def plan_steps(
     return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
 
 
-def _changed_tensors(net: Net, order: Schedule, channels: ChannelMap, shrinking: Collection[ChannelGroup]) -> set[str]:
-    """Tensors that depend on a site that reads channels which are removed, or on a shrunk group early on."""
-    starts = {name for group in shrinking for name in group.consumers}
+def _changed_tensors(
+    net: Net,
+    order: Schedule,
+    channels: ChannelMap,
+    shrinking: Collection[ChannelGroup],
+    reformed: Collection[str],
+) -> set[str]:
+    """Tensors that depend on a site that loses inputs or takes another form, or on a shrunk group early on."""
+    starts = {name for group in shrinking for name in group.consumers}.union(reformed)
     for group in early_groups(channels, shrinking):
         starts.update(group.producers)
     nodes = {node.name: node for node in net.nodes}
@@ -131,8 +142,8 @@ def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: i
     if add is not None:
         other = next(tensor for tensor in add.inputs if tensor is not answer)
         if order.made.get(other.name, cut) < cut:
-            return Target(site, add.outputs[0].name, other.name, _only_relus(net, add.outputs[0]))
-    return Target(site, answer.name, None, _only_relus(net, answer))
+            return Target(site, add.outputs[0].name, other.name, _activation(net, add.outputs[0]))
+    return Target(site, answer.name, None, _activation(net, answer))
 
 
 def _sum_of(net: Net, answer: Any) -> Any:
@@ -146,6 +157,26 @@ def _sum_of(net: Net, answer: Any) -> Any:
     return add if left is not None and right is not None and left[1:] == right[1:] else None
 
 
-def _only_relus(net: Net, tensor: Any) -> bool:
-    readers = tensor.outputs
-    return bool(readers) and tensor.name not in net.output_names and all(r.op == "Relu" for r in readers)
+def _activation(net: Net, tensor: Any) -> Activation | None:
+    """The piecewise linear activation that alone reads a tensor, all of its readers being the same."""
+    if not tensor.outputs or tensor.name in net.output_names:
+        return None
+    found = {_READ.get(reader.op, lambda _: None)(reader) for reader in tensor.outputs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _clip(node: Any) -> Activation | None:
+    bounds = []
+    for position, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
+        given = node.inputs[position] if len(node.inputs) > position and not node.inputs[position].is_empty() else None
+        if given is not None and not isinstance(given, gs.Constant):
+            return None
+        bounds.append(float(node.attrs.get(name, default) if given is None else values_of(given).reshape(-1)[0]))
+    return clip(*bounds) if bounds[0] < bounds[1] else None
+
+
+_READ: dict[str, Callable[[Any], Activation | None]] = {
+    "Relu": lambda _: RELU,
+    "Clip": _clip,
+    "LeakyRelu": lambda node: leaky_relu(float(node.attrs.get("alpha", 0.01))),
+}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
     Limits = tuple[Mapping[np.dtype[Any], float], float]
 
-__all__ = ["check_drop", "check_loading", "check_removal", "compare_outputs", "first_difference"]
+__all__ = ["check_chains", "check_drop", "check_loading", "check_removal", "compare_outputs", "first_difference"]
 
 # Share of the largest value of a tensor by which two ways of the same sum may differ.
 _TOLERANCE: dict[np.dtype[Any], float] = {np.dtype(np.float16): 3e-2, np.dtype(np.float64): 1e-6}
@@ -91,6 +91,25 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
         f"removing channels is not the same as zeroing them in this model: tensor '{name}' is the first to differ, by "
         f"{difference:.2g} of its largest value; exclude the layers around it with --exclude, and report the model"
     )
+
+
+def check_chains(engine: Engine, dense: Net, model: onnx.ModelProto, calibration: Calibration, batch: Batch) -> None:
+    """Run the result, and the network in which one node stands for every V, H and P: both must answer the same.
+
+    Raises:
+        VerifyError: an answer differs.
+        EngineError: one of them cannot be run.
+    """
+    feeds = calibration.load(batch.samples)
+    wanted = engine.session(finished_model(dense), label="the result in one piece a layer").run(feeds)
+    found = engine.session(model, label="the result").run(feeds)
+    for name, reference in wanted.items():
+        if not _close(found[name], reference):
+            raise VerifyError(
+                f"output '{name}' of the decomposed network is {_difference(found[name], reference):.2g} of its "
+                "largest value away from that of its factors multiplied out: exclude layers with --exclude, and "
+                "report the model"
+            )
 
 
 def _run(work: Workload, net: Net, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:

@@ -1,0 +1,48 @@
+"""Checkpoints of one run, keyed by all that their content depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from onnxprune._version import __version__
+from onnxprune.note import Note
+from onnxprune.stages.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune.options import Options
+    from onnxprune.report.started import Inputs
+
+__all__ = ["Cache"]
+
+
+class Cache:
+    """Where the stages of a run keep their results, and find those of an earlier run like it."""
+
+    def __init__(self, options: Options, original: onnx.ModelProto, inputs: Inputs) -> None:
+        self._folder = options.cache_dir
+        self._opened: list[Checkpoint] = []
+        self._parts: dict[str, object] = {}
+        if self._folder is not None:
+            self._parts = {
+                "version": __version__,
+                "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
+                "data": inputs.calibration.digest(),
+                "samples": hashlib.sha256(inputs.fit.tobytes()).hexdigest(),
+                "points": options.points_for(len(inputs.fit)),
+                "seed": options.seed,
+            }
+
+    def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
+        """Where a stage keeps its results."""
+        if self._folder is None:
+            return Checkpoint(None)
+        self._opened.append(open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)}))
+        return self._opened[-1]
+
+    def notes(self) -> tuple[Note, ...]:
+        """What was not computed anew."""
+        reused = sum(checkpoint.reused for checkpoint in self._opened)
+        return (Note("cache", f"{reused} results of an earlier run used; --no-cache does without"),) if reused else ()

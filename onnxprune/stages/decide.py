@@ -1,0 +1,167 @@
+"""Decide: from a budget or a plan file to what every group keeps and how every layer is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.errors import PlanError
+from onnxprune.graph.forms import DENSE, Form, Unit
+from onnxprune.note import Note
+from onnxprune.plan import RECIPES, allocate, search
+from onnxprune.stages.choose import eligible_sites
+from onnxprune.stages.probe import Probed, load_probed, probe, save_probed
+from onnxprune.stages.steps import early_groups
+from onnxprune.stages.survey import SurveyOptions
+
+if TYPE_CHECKING:
+    from onnxprune.graph.channels import ChannelGroup
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import LayerShape
+    from onnxprune.options import Options
+    from onnxprune.plan import Plan
+    from onnxprune.stages.cache import Cache
+    from onnxprune.stages.workload import Workload
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+__all__ = ["Decision", "counted", "decide"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done.
+
+    Attributes:
+        keep: channels to keep, per group name.
+        kept: which ones, where that is settled.
+        forms: per site that is not to stay dense.
+        notes: what was asked for and is not done.
+    """
+
+    keep: dict[str, int]
+    kept: dict[str, Indices]
+    forms: dict[str, Form]
+    notes: tuple[Note, ...] = ()
+
+
+def counted(options: Options) -> Unit:
+    """The cost in force: what must get less."""
+    return "params" if options.budget.kind == "params" else "macs"
+
+
+def decide(
+    work: Workload,
+    cost: CostModel,
+    groups: Sequence[ChannelGroup],
+    skipped: Mapping[str, str],
+    plan: Plan | None,
+    options: Options,
+    cache: Cache,
+) -> Decision:
+    """Follow the plan, or find one.
+
+    Args:
+        work: the original and the inputs.
+        cost: of it.
+        groups: those that may lose channels.
+        skipped: why others may not, by name.
+        plan: what to do; None: what the budget allows.
+        options: see there.
+        cache: for what the probe finds.
+
+    Raises:
+        PlanError: the plan does not fit, or the budget is out of reach.
+    """
+    if plan is not None:
+        return _followed(work, cost, groups, skipped, plan, options)
+    shapes = _shapes(work, cost, options)
+    probed = _probed(work, groups, shapes, options, cache)
+    keep, forms = _found(cost, probed, options)
+    kept = {
+        group.name: np.sort(probed.rankings[group.name].order[group.size - keep[group.name] :])
+        for group in early_groups(work.channels, groups)
+    }
+    return Decision(keep, kept, forms)
+
+
+def _followed(
+    work: Workload,
+    cost: CostModel,
+    groups: Sequence[ChannelGroup],
+    skipped: Mapping[str, str],
+    plan: Plan,
+    options: Options,
+) -> Decision:
+    here = plan.renamed(work.channels)
+    keep, kept = here.resolve(work.channels)
+    for group in work.channels.prunable:
+        if group.name in skipped and keep.get(group.name, group.size) < group.size:
+            raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
+    asked = here.resolve_forms(work.channels)
+    eligible = {s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), options.exclude)}
+    for name in asked:
+        if name not in eligible:
+            why = work.forbidden.get(name, "it is depthwise, or --exclude names it")
+            raise PlanError(f"the plan decomposes '{name}', but {why}")
+    forms = cost.settled(keep, asked, counted(options))
+    waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]
+    rankings = probe(work, waiting, options.select).rankings if waiting else {}
+    for group in waiting:
+        kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
+    return Decision(keep, kept, forms, tuple(_declined(asked, forms)))
+
+
+def _declined(asked: Mapping[str, Form], forms: Mapping[str, Form]) -> list[Note]:
+    """What the plan asks for that would cost more than doing without."""
+    notes = []
+    for name, form in asked.items():
+        done = forms.get(name, DENSE)
+        if done.dense:
+            notes.append(Note(name, "stays one layer: decomposed as planned it would cost no less"))
+        elif done != form and form.spatial is not None and form.channel is not None:
+            left = "H and P are" if done.spatial is not None else "V and H are"
+            notes.append(Note(name, f"{left} one conv: apart they would cost no less"))
+    return notes
+
+
+def _shapes(work: Workload, cost: CostModel, options: Options) -> dict[str, LayerShape]:
+    """Shapes of the sites whose forms are to be surveyed."""
+    uses = RECIPES[options.recipe]
+    if not (uses.spatial or uses.channel):
+        return {}
+    sites = eligible_sites(work.net, work.channels, work.forbidden, options.include, options.exclude)
+    shapes = {site.name: cost.layers[site.name].shape for site in sites if site.name in cost.layers}
+    return {name: shape for name, shape in shapes.items() if shape is not None and (uses.channel or shape.axes())}
+
+
+def _probed(
+    work: Workload,
+    groups: Sequence[ChannelGroup],
+    shapes: Mapping[str, LayerShape],
+    options: Options,
+    cache: Cache,
+) -> Probed:
+    surveyed = SurveyOptions(RECIPES[options.recipe], options.align, counted(options), options.refit.basis)
+    depends = (options.select, options.include, options.exclude, options.recipe, surveyed if shapes else None)
+    checkpoint = cache.checkpoint("probe", *depends)
+    found = load_probed(checkpoint, groups, tuple(shapes))
+    if found is None:
+        found = probe(work, groups, options.select, shapes, surveyed)
+        save_probed(checkpoint, found)
+    return found
+
+
+def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str, int], dict[str, Form]]:
+    rankings = probed.rankings
+    if options.budget.kind == "selector":
+        return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}, {}
+    curves = {name: ranking.curve for name, ranking in rankings.items()}
+    if not probed.candidates:
+        keep = allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align)
+        return (keep if curves else {}), {}
+    choice = search(cost, curves, probed.candidates, options.budget, allocation=options.allocation, align=options.align)
+    return choice.keep, choice.forms

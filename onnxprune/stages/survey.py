@@ -1,0 +1,114 @@
+"""The forms that a layer may take, each with the error that fitted factors would have, from moments in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.plan.candidates import Candidates, Uses, cheaper_sizes
+from onnxprune.solve import Basis, channel_curve, spatial_basis, spatial_curve, split_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxprune.graph.forms import LayerShape, Unit
+    from onnxprune.solve import Regression
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+    Entry = tuple[int, int, int, float]
+
+__all__ = ["SurveyOptions", "survey"]
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V."""
+
+    uses: Uses
+    align: int
+    unit: Unit
+    basis: Basis
+
+
+def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions) -> Candidates:
+    """All forms of one layer that cost less than it does, without those that another beats in cost and error.
+
+    Args:
+        problems: one a group of a grouped conv, the wanted answer being the layer's own.
+        shape: of the layer.
+        options: see there.
+    """
+    columns = problems[0].weight.shape[1]
+    inputs = columns // int(np.prod(shape.kernel))
+    outputs = sum(len(problem.weight) for problem in problems)
+    power = sum(float(problem.moments.total.power.sum()) for problem in problems)
+    if power <= 0:
+        return Candidates.of([])
+    sizes = _Sizes(shape, inputs, outputs, options)
+    entries: list[Entry] = []
+    if options.uses.channel:
+        entries += _channel(problems, sizes, power)
+    if options.uses.spatial:
+        for first in shape.axes():
+            entries += _spatial(problems, sizes, first, power)
+    return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    shape: LayerShape
+    inputs: int
+    outputs: int
+    options: SurveyOptions
+
+    def cheaper(self, spatial: int | None, first: int = 0) -> tuple[int, ...]:
+        return cheaper_sizes(
+            self.shape,
+            self.inputs,
+            self.outputs,
+            self.options.align,
+            self.options.unit,
+            spatial=spatial,
+            first=first,
+        )
+
+
+def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> list[Entry]:
+    wanted = sizes.cheaper(0)
+    if not wanted:
+        return []
+    curve = np.zeros(sizes.outputs // sizes.shape.groups + 1)
+    for problem in problems:
+        total = problem.moments.total
+        own = float(total.power.sum())
+        curve += channel_curve(problem.weight @ total.gram @ problem.weight.T, own) * own / power
+    return [(0, 0, width, float(curve[width])) for width in wanted]
+
+
+def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: float) -> list[Entry]:
+    ranks = sizes.cheaper(None, first)
+    if not ranks:
+        return []
+    split = split_columns(sizes.inputs, sizes.shape.kernel, first)
+    behind = {rank: sizes.cheaper(rank, first) if sizes.options.uses.channel else () for rank in ranks}
+    errors = dict.fromkeys(ranks, 0.0)
+    narrow = {rank: np.zeros(sizes.outputs // sizes.shape.groups + 1) for rank in ranks}
+    for problem in problems:
+        total = problem.moments.total
+        share = float(total.power.sum()) / power
+        basis = spatial_basis(problem.weight, total, split, sizes.options.basis, ranks[-1])
+        curve, whitened = spatial_curve(problem, basis, split)
+        answered, done = np.zeros((len(problem.weight),) * 2), 0
+        for rank in ranks:
+            errors[rank] += share * float(curve[min(rank, len(basis))])
+            if behind[rank]:
+                stop = min(rank, len(basis)) * split.shape[1]
+                # Everything since the last rank that was asked for: the answers of more rows.
+                rows = whitened[done:stop]
+                answered, done = answered + rows.T @ rows, stop
+                narrow[rank] += share * channel_curve(answered, share * power)
+    entries: list[Entry] = [(rank, first, 0, errors[rank]) for rank in ranks]
+    entries += [(rank, first, width, float(narrow[rank][width])) for rank in ranks for width in behind[rank]]
+    return entries
