@@ -133,6 +133,8 @@ def run(
         with clock("probe"):
             decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, cache)
         keep = decided.keep
+        if not (keep or decided.forms or plan or dry_run):
+            raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see the reasons with --dry-run")
         if dry_run:
             made = Plan.from_keep(
                 work.channels, keep, decided.kept, decided.forms, model=label, budget=started.budget(plan)

@@ -15,10 +15,12 @@ from onnxprune import Options, Plan, pipeline
 from onnxprune.compare import CompareOptions
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
+from onnxprune.graph.decompose import with_chains
 from onnxprune.graph.fold import fold
-from onnxprune.plan import Budget
+from onnxprune.graph.forms import Form
+from onnxprune.plan import Budget, LayerPlan
 from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.stages import verify
+from onnxprune.stages import compress, verify
 
 QUICK = Options(bench=False, samples=300)
 
@@ -298,3 +300,83 @@ def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
     monkeypatch.setattr(pipeline, "fold", wrong)
     with pytest.raises(VerifyError, match="changed output 'logits'"):
         onnxprune.prune(vgg, options=QUICK)
+
+
+@pytest.mark.parametrize("recipe", ["spatial", "channel", "3c"])
+@pytest.mark.parametrize("name", ["vgg", "resnet"])
+def test_every_recipe_meets_its_budget_and_keeps_the_accuracy(name, recipe, request):
+    path = request.getfixturevalue(name)
+    result = onnxprune.prune(path, speedup=2.0, options=replace(QUICK, recipe=recipe, samples=None))
+    assert result.report.macs.ratio >= 2
+    assert accuracy(result.model, path) > accuracy(onnx.load(path), path) - 1
+    assert result.plan.layers
+    names = {node.name for node in result.model.graph.node}
+    for layer in result.plan.layers:
+        assert (f"{layer.node}_V" in names) == (f"{layer.node}_H" in names) == (layer.form.spatial is not None)
+        assert (f"{layer.node}_P" in names) == (layer.form.channel is not None)
+    floats = sum(numpy_helper.to_array(t).size for t in result.model.graph.initializer if t.data_type == 1)
+    assert result.report.params.after == floats
+
+
+def test_knowing_the_activation_helps_where_kernels_are_decomposed(vgg):
+    errors = {}
+    for kind in ("linear", "relu", "none"):
+        options = replace(QUICK, recipe="spatial", refit=RefitOptions(refit=kind))
+        errors[kind] = onnxprune.prune(vgg, speedup=4.0, options=options).report.divergence[0].relative_error
+    assert errors["relu"] < errors["linear"] < errors["none"]
+
+
+def test_a_plan_with_forms_replays_and_resumes(resnet, tmp_path):
+    options = replace(QUICK, recipe="3c", cache_dir=tmp_path / "cache")
+    first = onnxprune.prune(resnet, speedup=3.0, options=options)
+    (tmp_path / "plan.json").write_text(first.plan.to_json())
+    again = onnxprune.prune(resnet, plan=tmp_path / "plan.json", options=QUICK)
+    assert again.plan.groups == first.plan.groups
+    assert again.plan.layers == first.plan.layers
+    resumed = onnxprune.prune(resnet, speedup=3.0, options=options)
+    assert any(note.subject == "cache" for note in resumed.report.notes)
+    assert resumed.model.SerializeToString() == first.model.SerializeToString()
+
+
+def test_a_form_that_would_cost_more_is_declined_aloud(vgg):
+    layers = (
+        LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(140)),
+        LayerPlan("stage2.conv2", (64, 64, 3, 3), Form(40, 0, 60)),
+    )
+    result = onnxprune.prune(vgg, plan=Plan((), layers=layers), options=QUICK)
+    assert [layer.form for layer in result.plan.layers] == [Form(40)]
+    notes = {note.subject: note.text for note in result.report.notes}
+    assert "stays one layer" in notes["stage1.conv2"]
+    assert "one conv" in notes["stage2.conv2"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LayerPlan("nobody", (1, 1), Form(channel=1)), "no layer named 'nobody'"),
+        (LayerPlan("stage1.conv2", (48, 47, 3, 3), Form(2)), "48x48x3x3 here"),
+        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(145)), "rank of 144 at most"),
+        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(channel=49)), "48 wide"),
+        (LayerPlan("fc1", (64, 320), Form(2)), "cannot be split"),
+    ],
+)
+def test_a_form_that_does_not_fit_is_an_error(vgg, layer, message):
+    with pytest.raises(PlanError, match=message):
+        onnxprune.prune(vgg, plan=Plan((), layers=(layer,)), options=QUICK)
+
+
+def test_a_recipe_with_forms_needs_a_budget_that_it_can_meet(vgg):
+    with pytest.raises(UsageError, match="--recipe 3c needs a budget"):
+        onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, recipe="3c"))
+    with pytest.raises(PlanError, match="no layer can be decomposed"):
+        onnxprune.prune(vgg, options=replace(QUICK, recipe="spatial", include=("fc1",)))
+
+
+def test_wrong_factors_are_found_before_anything_is_written(vgg, monkeypatch):
+    def wrong(net, chains):
+        changed = {site: replace(chain, second=chain.second * 1.5) for site, chain in chains.items()}
+        return with_chains(net, changed)
+
+    monkeypatch.setattr(compress, "with_chains", wrong)
+    with pytest.raises(VerifyError, match="factors multiplied out"):
+        onnxprune.prune(vgg, options=replace(QUICK, recipe="spatial"))

@@ -17,6 +17,8 @@ import numpy as np
 from onnxprune.graph.net import dims
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
 
@@ -131,11 +133,19 @@ def layer_shape(concrete: Net, site: Site, batch: int) -> LayerShape:
     return LayerShape(site.window.kernel, site.groups, made[0] * math.prod(after) / batch, between)
 
 
-def describe(form: Form, inputs: int, outputs: int, kernel: tuple[int, ...], groups: int = 1) -> str:
-    """One line: ``512x512x3x3 -> V 175, H 175->232, P 232->475``; empty for the dense form."""
+def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, groups: int = 1) -> str:
+    """A layer in one line, weights outputs first: ``512x512x3x3 -> V 175, H 175->232, P 232->475``.
+
+    Args:
+        before: shape of the weights, outputs first.
+        after: the same of what is left.
+        form: how it is carried out now.
+        groups: of a grouped conv.
+    """
+    size = "x".join(map(str, before))
     if form.dense:
-        return ""
-    size = "x".join(str(n) for n in (outputs, inputs, *kernel))
+        return size if tuple(before) == tuple(after) else f"{size} -> {'x'.join(map(str, after))}"
+    outputs = after[0]
     spatial, channel = ((n or 0) * groups for n in (form.spatial, form.channel))
     narrow = channel or outputs
     names = ("V", "H") if form.first == 0 else ("H", "V")

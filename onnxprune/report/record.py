@@ -42,7 +42,8 @@ class LayerRow:
         params: elements of the weights.
         error: relative squared error of its answer against the original's, over the samples; None if it was not fitted.
         held_error: the same on the half that it was not fitted on.
-        form: what stands for it now, ``512x512x3x3 -> V 175, H 175->232, P 232->475``; empty: it is one layer.
+        shape: of its weights, outputs first, and what stands for it now: ``64x64x3x3 -> 48x32x3x3``, or
+            ``512x512x3x3 -> V 175, H 175->232, P 232->475``.
         reason: why its output channels all stay, or what is to be known of its fit; empty otherwise.
     """
 
@@ -54,7 +55,7 @@ class LayerRow:
     params: Change
     error: float | None = None
     held_error: float | None = None
-    form: str = ""
+    shape: str = ""
     reason: str = ""
 
 

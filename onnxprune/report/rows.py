@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.graph.net import Net
-    from onnxprune.graph.sites import Site
     from onnxprune.stages.fit import SiteOutcome
 
 __all__ = ["layer_rows"]
@@ -57,8 +56,8 @@ def layer_rows(
         if site and site.groups > 1 and before[inputs] == 1:
             groups = (site.groups, site.groups * after[outputs] // before[outputs])
         outcome = outcomes.get(node.name)
-        form = _form(site, forms.get(node.name, DENSE), after)
-        remarks = ["" if form else reasons.get(node.name, "")]
+        form = forms.get(node.name, DENSE)
+        remarks = [reasons.get(node.name, "") if form.dense else ""]
         if outcome is not None and outcome.status != "ok":
             remarks.append(outcome.status)
         rows.append(
@@ -71,18 +70,15 @@ def layer_rows(
                 params=Change(params[0][node.name], params[1][node.name]),
                 error=outcome.error if outcome else None,
                 held_error=outcome.held_error if outcome else None,
-                form=form,
+                shape=describe(_outputs_first(before, outputs), _outputs_first(after, outputs), form, groups[1]),
                 reason="; ".join(remark for remark in remarks if remark),
             )
         )
     return tuple(rows)
 
 
-def _form(site: Site | None, form: Form, axes: Sequence[int]) -> str:
-    if site is None:
-        return ""
-    kernel = site.window.kernel if site.window is not None else ()
-    return describe(form, axes[site.input_axis.axis], axes[site.output_axis.axis], kernel, site.groups)
+def _outputs_first(axes: Sequence[int], outputs: int) -> tuple[int, ...]:
+    return (axes[outputs], *(size for axis, size in enumerate(axes) if axis != outputs))
 
 
 def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:

@@ -84,18 +84,17 @@ def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
 
 
 def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | None) -> Table:
-    decomposed = any(row.form for row in rows)
-    table = _plain("layer", "in", "out", "MACs", "params", "error", *(["form"] if decomposed else []), "why")
+    table = _plain("layer", "shape", "MACs", "params", "error", "why")
+    table.columns[1].justify = "left"
     for row in rows:
-        cells = [
+        table.add_row(
             escape(_end_of(row.name, width)),
-            _arrow(row.inputs),
-            _arrow(row.outputs),
+            row.shape,
             _arrow_short(row.macs),
             _arrow_short(row.params),
             "" if row.error is None else f"{row.error:.4f}",
-        ]
-        table.add_row(*cells, *([row.form] if decomposed else []), str(reasons.get(row.reason, "")))
+            str(reasons.get(row.reason, "")),
+        )
     return table
 
 
@@ -178,10 +177,6 @@ def _bytes(change: Change) -> str:
 
 def _times(change: Change, less: str, more: str) -> str:
     return f"{change.ratio:.2f}x {less}" if change.after <= change.before else f"{1 / change.ratio:.2f}x {more}"
-
-
-def _arrow(change: Change) -> str:
-    return str(change.before) if change.before == change.after else f"{change.before} -> {change.after}"
 
 
 def _arrow_short(change: Change) -> str:

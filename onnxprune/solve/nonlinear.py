@@ -87,7 +87,7 @@ def _refit(
     odd = np.asarray(samples.half) == 1
     before = rows.error(start)
     if odd.all() or not odd.any():
-        status = _join(linear.status, f"{label}: one half has no samples, linear solution kept")
+        status = _join(linear.status, f"one half has no samples to judge the {label} by: linear")
         return replace(linear, error=before, error_even=before, error_odd=before, status=status)
     # A mean-normalised ridge falls as one over the number of samples.
     pull = float(np.clip(linear.ridge * moment_count / len(x), _LEAST_PULL, _MOST_PULL))
@@ -96,9 +96,8 @@ def _refit(
     held = judge.error(start)
     final = _descend(rows, rows, start, pull, tried.turns, rank) if tried.error < held else None
     if final is None or final.error >= before:
-        status = _join(linear.status, f"{label}: no better than linear on held-out samples, linear solution kept")
+        status = _join(linear.status, f"behind the {label} nothing is better than linear")
         return replace(linear, error=before, error_even=held, error_odd=held, status=status)
-    turns = sum(count for _, count in final.turns)
     return Solution(
         weight=final.best.weight,
         bias=final.best.bias - final.best.weight @ centre,
@@ -106,7 +105,7 @@ def _refit(
         error_even=tried.error,
         error_odd=tried.error,
         ridge=linear.ridge,
-        status=_join(linear.status, f"{label}: {turns} turns"),
+        status=_join(linear.status, f"fitted behind the {label}"),
     )
 
 

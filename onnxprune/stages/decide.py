@@ -160,8 +160,9 @@ def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str,
     if options.budget.kind == "selector":
         return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}, {}
     curves = {name: ranking.curve for name, ranking in rankings.items()}
+    if not (curves or probed.candidates):
+        return {}, {}
     if not probed.candidates:
-        keep = allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align)
-        return (keep if curves else {}), {}
+        return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align), {}
     choice = search(cost, curves, probed.candidates, options.budget, allocation=options.allocation, align=options.align)
     return choice.keep, choice.forms

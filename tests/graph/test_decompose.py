@@ -161,8 +161,11 @@ def test_the_settled_form_costs_no_more_than_the_form_or_the_dense_layer(rank, w
 
 
 def test_a_form_is_described_in_one_line() -> None:
-    assert describe(Form(175, 0, 232), 512, 475, (3, 3)) == "475x512x3x3 -> V 175, H 175->232, P 232->475"
-    assert describe(DENSE, 3, 4, (3, 3)) == ""
+    before, after = (512, 512, 3, 3), (475, 512, 3, 3)
+    assert describe(before, after, Form(175, 0, 232)) == "512x512x3x3 -> V 175, H 175->232, P 232->475"
+    assert describe(before, after) == "512x512x3x3 -> 475x512x3x3"
+    assert describe(before, before) == "512x512x3x3"
+    assert describe((64, 32), (64, 32), Form(channel=8)) == "64x32 -> 8 wide, P 8->64"
 
 
 def test_outputs_that_go_leave_the_last_factor() -> None:
