@@ -23,10 +23,12 @@ from onnxprune.options import Options, parse_bytes
 from onnxprune.pipeline import run
 from onnxprune.plan import Allocation, Budget, Plan, Recipe, budget_from
 from onnxprune.report.progress import StageBars
+from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_report
 from onnxprune.runtime.providers import EngineOptions, ProviderName
 from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir
+from onnxprune.study import run_study
 
 __all__ = ["app", "main"]
 
@@ -39,7 +41,8 @@ the exit code is 0."""
 app = App(
     name="onnxprune",
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
-    usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]",
+    usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
+    "\n       onnxprune study MODEL --site NAME [OPTIONS]",
     help_epilogue=EXIT_CODES,
     version=__version__,
     suppress_keyboard_interrupt=False,
@@ -269,6 +272,48 @@ def compare(
         show_comparison(_paper(), comparison)
     if not comparison.within:
         raise DropError(f"{comparison.drop_kind}: {comparison.drop:.3f}, --max-drop allows {max_drop:g}")
+
+
+@app.command
+def study(
+    model: Path,
+    *,
+    site: tuple[str, ...],
+    data: Path | None = None,
+    speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 5.0),
+    plot: Path | None = None,
+    sampling: Annotated[SampleFlags, _SAMPLING] = SampleFlags(),
+    preprocessing: Annotated[DataOptions, _PIXELS] = _AS_IT_IS,
+    engine: Annotated[EngineFlags, _ENGINE] = EngineFlags(),
+    show: Annotated[ShowFlags, _SHOW] = ShowFlags(),
+) -> None:
+    """Study layers one at a time: error, damage and cost by every method and size; the model is not changed.
+
+    Parameters
+    ----------
+    model
+        The network, an ONNX file.
+    site
+        Node names of layers, or globs of them.
+    data
+        Inputs to calibrate on, as for the main command.
+    speedups
+        How much less each layer shall cost, in MACs.
+    plot
+        Draw error against speed-up to this file, .png or .svg.
+    """
+    _check_targets(model, [path for path in (plot, show.json) if path is not None])
+    if plot is not None:
+        check_plot(plot)
+    options = _options(BudgetFlags(), MethodFlags(), sampling, preprocessing, engine, None)
+    with _bars(show) as bars:
+        found = run_study(model, data, site, options, speedups, bars)
+    if plot is not None:
+        write_bytes(plot, plot_study(found, plot.suffix.lower()))
+    if show.json is not None:
+        write_bytes(show.json, _json(found.to_dict()))
+    if not show.quiet:
+        show_study(_paper(), found)
 
 
 def _options(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,30 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.data import open_calibration, split
 from onnxprune.errors import PlanError, UsageError, VerifyError
-from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load, read_model
+from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model, write_bytes
-from onnxprune.graph.schedule import schedule
-from onnxprune.graph.sites import ensure_biases
 from onnxprune.note import Note
 from onnxprune.plan import RECIPES, Plan
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Clock, Inputs, Started
-from onnxprune.runtime.capture import Positions
-from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.providers import unused
-from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
-from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
+from onnxprune.stages.batching import group_batches, sample_shapes
 from onnxprune.stages.cache import Cache
-from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir
-from onnxprune.stages.choose import eligible_groups, forbidden_sites, nothing_to_prune
+from onnxprune.stages.choose import eligible_groups, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.decide import Decision, counted, decide
+from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
     check_chains,
@@ -56,7 +45,6 @@ if TYPE_CHECKING:
     from onnxprune.data import CalibrationSource
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
-    from onnxprune.graph.net import Net
     from onnxprune.options import Options
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
@@ -116,9 +104,9 @@ def run(
     clock = Clock()
     with clock("load"):
         original, label = read_model(source)
-        net, notes, params = _prepared(original, label)
-        inputs = _open_inputs(source, data, net, options)
-    with _workload(net, inputs, options, progress) as work:
+        net, notes, params = prepared(original, label)
+        inputs = open_inputs(source, data, net, options)
+    with workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
         uses = RECIPES[options.recipe]
         if uses.prune and not (groups or plan or dry_run or uses.spatial):
@@ -163,49 +151,6 @@ def run(
             timing=timing,
         )
         return Result(model, made, report)
-
-
-def _prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
-    """The network to work on, what was done to it, and the number of its parameters before."""
-    net, loaded = load(original, label=label)
-    plain, folded = fold(net)
-    return ensure_biases(plain), (*loaded, *folded), net.parameters()
-
-
-def _open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
-    specs = input_specs(net)
-    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
-    fit, held = split(calibration, options.samples, seed=options.seed)
-    return Inputs(specs, calibration, fit, held)
-
-
-@contextmanager
-def _workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
-    memory = options.memory_bytes
-    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), memory // 2)
-    size = batch_size(net, sample_shapes(inputs.calibration, inputs.specs), memory)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=_scratch(options)) as scratch:
-        yield Workload(
-            net=net,
-            channels=channel_map(net, forbidden=forbidden),
-            forbidden=forbidden,
-            order=schedule(net),
-            engine=Engine.open(options.engine),
-            calibration=inputs.calibration,
-            batches=group_batches(inputs.fit, inputs.specs, size),
-            positions=Positions(options.points_for(len(inputs.fit)), options.seed),
-            memory=memory,
-            scratch=Path(scratch),
-            progress=progress,
-        )
-
-
-def _scratch(options: Options) -> Path | None:
-    """Held activations go where the cache is, or to the system's folder for temporary files."""
-    if options.cache_dir is not None:
-        make_cache_dir(options.cache_dir)
-    return options.cache_dir
 
 
 def _compressed(

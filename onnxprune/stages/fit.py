@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Fitted", "SiteOutcome", "State", "fit_step"]
+__all__ = ["Fitted", "Sampled", "SiteOutcome", "State", "fit_step", "regressions_of", "sample_step"]
 
 _ROWS_PER_COLUMN = 10
 _RELU_ROWS = 16384  # or ten a column if those are more
@@ -116,9 +116,9 @@ def fit_step(
         select_options: for the other groups.
         refit_options: how weights are fitted.
     """
-    sampled = _sample(work, state, step, later, refit_options)
+    sampled = sample_step(work, state, step, later, refit_options)
     problems = {
-        target.site.name: _problems(state.net, target.site, sampled[target.site.name].moments)
+        target.site.name: regressions_of(state.net, target.site, sampled[target.site.name].moments)
         for target in step.targets
     }
     columns = {name: np.arange(len(regressions[0].unit), dtype=np.int64) for name, regressions in problems.items()}
@@ -157,12 +157,15 @@ def fit_step(
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class Sampled:
+    """What was sampled of a site: one entry a group of a grouped conv."""
+
     moments: tuple[Moments, ...]
     samples: tuple[Samples, ...] | None
 
 
-def _sample(work: Workload, state: State, step: Step, later: set[str], options: RefitOptions) -> dict[str, _Sampled]:
+def sample_step(work: Workload, state: State, step: Step, later: set[str], options: RefitOptions) -> dict[str, Sampled]:
+    """Moments and, where the fit needs them, raw samples of the sites of a step, by name."""
     meters: dict[str, SiteMeter] = {}
     pools: dict[str, Reservoir] = {}
     expected = sum(batch.real for batch in work.batches) * work.positions.points
@@ -193,7 +196,7 @@ def _sample(work: Workload, state: State, step: Step, later: set[str], options: 
         if name in pools and target.activation is not None:
             rows = replace(pools[name].finish(), activation=target.activation)
             samples = _split(rows, meters[name])
-        found[name] = _Sampled(meters[name].finish(), samples)
+        found[name] = Sampled(meters[name].finish(), samples)
     return found
 
 
@@ -239,7 +242,7 @@ def _split(samples: Samples, meter: SiteMeter) -> tuple[Samples, ...]:
     return tuple(parts)
 
 
-def _problems(net: Net, site: Site, moments: tuple[Moments, ...]) -> list[Regression]:
+def regressions_of(net: Net, site: Site, moments: tuple[Moments, ...]) -> list[Regression]:
     """One regression a group of a grouped conv, every input channel a unit of its own."""
     weight, bias = matrix(net, site)
     unit = channel_of_column(site, weight.shape[2])

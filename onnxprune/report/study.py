@@ -1,0 +1,91 @@
+"""A study as a table in the terminal, and as a plot: error of a layer's answer against its speed-up."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from onnxprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from onnxprune.study import Study
+
+__all__ = ["check_plot", "plot_study", "show_study"]
+
+_FORMATS = (".png", ".svg")
+
+
+def show_study(console: Console, study: Study) -> None:
+    """Print a table for each layer."""
+    for site in dict.fromkeys(point.site for point in study.points):
+        table = Table(title=escape(site), box=None, pad_edge=False, header_style="bold", title_justify="left")
+        for position, column in enumerate(("method", "left", "speed-up", "error", "output error", "KL", "top-1")):
+            table.add_column(column, justify="right" if position > 1 else "left", no_wrap=position > 0)
+        for point in (point for point in study.points if point.site == site):
+            worst = max(point.divergence, key=lambda output: output.relative_error)
+            table.add_row(
+                escape(point.method),
+                point.size,
+                f"{point.speedup:.2f}x",
+                f"{point.error:.4f}",
+                f"{worst.relative_error:.4f}",
+                "" if worst.kl is None else f"{worst.kl:.2e}",
+                "" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}",
+            )
+        console.print(table)
+
+
+def check_plot(path: Path) -> None:
+    """Find out before the work that a plot cannot be drawn.
+
+    Raises:
+        UsageError: the file's ending is unknown, or matplotlib is missing.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(f"--plot {path}: expected a file that ends in {' or '.join(_FORMATS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError("--plot needs matplotlib: pip install 'onnxprune[plot]', or use --json") from error
+
+
+def plot_study(study: Study, suffix: str) -> bytes:
+    """The plot as a file's content: for each layer, a line a method.
+
+    Args:
+        study: see there.
+        suffix: ``.png`` or ``.svg``.
+    """
+    from matplotlib.figure import Figure
+
+    sites = list(dict.fromkeys(point.site for point in study.points))
+    figure = Figure(figsize=(10, 4.5 * len(sites)), layout="constrained")
+    panels = figure.subplots(len(sites), 1, squeeze=False)[:, 0]
+    for panel, site in zip(panels, sites, strict=True):
+        points = [point for point in study.points if point.site == site]
+        for number, method in enumerate(dict.fromkeys(point.method for point in points)):
+            line = sorted((point.speedup, point.error) for point in points if point.method == method)
+            style = "o" if method.startswith("prune") else "s"
+            panel.plot(
+                *zip(*line, strict=True),
+                marker=style,
+                ms=4,
+                lw=1.2,
+                label=method,
+                color=colormaps["tab20"](number % 20),
+            )
+        panel.set_yscale("log")
+        panel.set_title(site)
+        panel.set_xlabel("MACs of the layer, before over after")
+        panel.set_ylabel("relative error of its answer")
+        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix.removeprefix("."), dpi=150)
+    return buffer.getvalue()

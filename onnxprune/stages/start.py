@@ -1,0 +1,81 @@
+"""How every job starts: the network made plain, its inputs opened, and what the stages work on gathered."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxprune.data import open_calibration, split
+from onnxprune.graph.channels import channel_map
+from onnxprune.graph.fold import fold
+from onnxprune.graph.load import load
+from onnxprune.graph.schedule import schedule
+from onnxprune.graph.sites import ensure_biases
+from onnxprune.report.started import Inputs
+from onnxprune.runtime.capture import Positions
+from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.sessions import Engine
+from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
+from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir
+from onnxprune.stages.choose import forbidden_sites
+from onnxprune.stages.workload import Workload
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.graph.net import Net
+    from onnxprune.note import Note
+    from onnxprune.options import Options
+    from onnxprune.stages.workload import Progress
+
+__all__ = ["open_inputs", "prepared", "workload"]
+
+
+def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
+    """The network to work on, what was done to it, and the number of its parameters before."""
+    net, loaded = load(original, label=label)
+    plain, folded = fold(net)
+    return ensure_biases(plain), (*loaded, *folded), net.parameters()
+
+
+def open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
+    """The calibration inputs, and which of them are fitted on and held back."""
+    specs = input_specs(net)
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
+    fit, held = split(calibration, options.samples, seed=options.seed)
+    return Inputs(specs, calibration, fit, held)
+
+
+@contextmanager
+def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
+    """What the stages work on; held activations are deleted at the end."""
+    memory = options.memory_bytes
+    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), memory // 2)
+    size = batch_size(net, sample_shapes(inputs.calibration, inputs.specs), memory)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=_scratch(options)) as scratch:
+        yield Workload(
+            net=net,
+            channels=channel_map(net, forbidden=forbidden),
+            forbidden=forbidden,
+            order=schedule(net),
+            engine=Engine.open(options.engine),
+            calibration=inputs.calibration,
+            batches=group_batches(inputs.fit, inputs.specs, size),
+            positions=Positions(options.points_for(len(inputs.fit)), options.seed),
+            memory=memory,
+            scratch=Path(scratch),
+            progress=progress,
+        )
+
+
+def _scratch(options: Options) -> Path | None:
+    """Held activations go where the cache is, or to the system's folder for temporary files."""
+    if options.cache_dir is not None:
+        make_cache_dir(options.cache_dir)
+    return options.cache_dir

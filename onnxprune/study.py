@@ -1,0 +1,292 @@
+"""One layer at a time: what each method does to a layer, and what that does to the network's answer.
+
+The published single-layer study (He et al. 2017, figure 4; Zhang et al. 2016): all other layers stay as they are, one
+layer is made cheaper by a factor, by every method; the error of its own answer and the divergence of the network's
+outputs on held-back inputs are measured. Pruning takes input channels away from the layer; what their producers save is
+not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from onnxprune.errors import UsageError
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.forms import DENSE, Form, LayerShape
+from onnxprune.graph.load import read_model
+from onnxprune.graph.sites import with_weights
+from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence
+from onnxprune.runtime.frontier import Frontier
+from onnxprune.runtime.store import TensorStore
+from onnxprune.solve import RefitOptions, SelectOptions, Selector, kept_columns, refit, select
+from onnxprune.stages.batching import group_batches, sample_shapes
+from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.choose import eligible_sites
+from onnxprune.stages.fit import Sampled, State, regressions_of, sample_step
+from onnxprune.stages.start import open_inputs, prepared, workload
+from onnxprune.stages.steps import plan_steps
+
+if TYPE_CHECKING:
+    import os
+
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.graph.sites import Site
+    from onnxprune.options import Options
+    from onnxprune.runtime.frontier import Batch
+    from onnxprune.solve import Regression, Solution
+    from onnxprune.stages.steps import Target
+    from onnxprune.stages.workload import Progress, Workload
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Point", "Study", "run_study"]
+
+SCHEMA = 1
+_LINEAR, _NONE, _AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "relu"))
+_PLAIN_BASIS = RefitOptions(refit="linear", basis="plain")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One layer, one method, one size.
+
+    Attributes:
+        site: the layer.
+        method: ``prune obs``, ``spatial``, ``channel``, ``spatial + channel`` ..., see `METHODS`.
+        size: what is left, in words.
+        speedup: MACs of the layer before over after.
+        error: relative squared error of its answer, in front of the activation; behind it for the methods that end
+            in its name.
+        divergence: of the network's outputs on held-back inputs.
+    """
+
+    site: str
+    method: str
+    size: str
+    speedup: float
+    error: float
+    divergence: tuple[OutputDivergence, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All points, site by site and method by method; ``data``: what they were measured on."""
+
+    model: str
+    points: tuple[Point, ...]
+    data: dict[str, object]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is known of the layer under study; inputs per group of a grouped conv, outputs in all."""
+
+    target: Target
+    shape: LayerShape
+    inputs: int
+    outputs: int
+    problems: Sequence[Regression]
+    sampled: Sampled
+
+    @property
+    def site(self) -> Site:
+        return self.target.site
+
+    def macs(self, form: Form = DENSE, inputs: int | None = None) -> float:
+        return float(self.shape.cost(form, self.inputs if inputs is None else inputs, self.outputs, "macs"))
+
+
+Made = tuple[str, float, list["Solution"]]
+"""Size in words, MACs, and a solution for each group of a grouped conv."""
+
+
+def run_study(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str],
+    data: CalibrationSource | None,
+    sites: Sequence[str],
+    options: Options,
+    speedups: Sequence[float] = (1.5, 2.0, 3.0, 4.0, 5.0),
+    progress: Progress = lambda stage, done, total: None,
+) -> Study:
+    """Study layers one at a time.
+
+    Args:
+        source: the model.
+        data: calibration inputs, see `open_calibration`.
+        sites: globs of node names.
+        options: sampling, data and engine; budget and method are not used.
+        speedups: of the layer, in MACs; the smallest size that is no slower is taken.
+        progress: told how far it is.
+
+    Raises:
+        OnnxPruneError: see `errors`.
+    """
+    if not speedups or min(speedups) <= 1:
+        raise UsageError(f"--speedups must all be above 1, found {', '.join(map(str, speedups)) or 'none'}")
+    original, label = read_model(source)
+    net, _, _ = prepared(original, label)
+    inputs = open_inputs(source, data, net, options)
+    points: list[Point] = []
+    with workload(net, inputs, options, progress) as work:
+        names = _chosen(work, sites)
+        cost = cost_model(net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
+        held = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
+        damage = _Damage(work, held)
+        total = len(names) * len(METHODS) * len(speedups)
+        for target, sampled in _sampled(work, names).items():
+            shape = cost.layers[target.site.name].shape
+            if shape is None:
+                raise AssertionError(f"{target.site.name} has no shape")
+            problems = regressions_of(net, target.site, sampled.moments)
+            layer = _Layer(target, shape, *cost.channels(target.site.name, {}), problems, sampled)
+            for method, make in METHODS.items():
+                for made in _distinct(make(layer, speedup, options) for speedup in speedups):
+                    progress("study", len(points), total)
+                    points.append(_point(layer, method, made, damage))
+        progress("study", total, total)
+    return Study(label, tuple(points), {**inputs.calibration.description, "held_back": len(inputs.held)})
+
+
+def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
+    names = [s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), ())]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(repr(name) for name in names[:3])
+            raise UsageError(f"--site {pattern!r} matches no layer that can be studied; layers here are {some} ...")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _sampled(work: Workload, names: Sequence[str]) -> dict[Target, Sampled]:
+    """Moments and samples of the layers, on the original network."""
+    steps = plan_steps(work.net, work.order, work.channels, (), downstream=False, reformed=names)
+    found: dict[Target, Sampled] = {}
+    with TensorStore(work.memory // 2, work.scratch) as store:
+        frontiers = [
+            Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
+            for name in ("original", "current")
+        ]
+        state = State(work.net, work.channels.all_alive(), *frontiers)
+        for number, step in enumerate(steps):
+            later = {target.tensor for other in steps[number + 1 :] for target in other.targets}
+            sampled = sample_step(work, state, step, later, _AWARE)
+            found.update({target: sampled[target.site.name] for target in step.targets})
+    return found
+
+
+def _distinct(made: Any) -> list[Made]:
+    """What could be made, each size once."""
+    return list({one[0]: one for one in made if one is not None}.values())
+
+
+def _point(layer: _Layer, method: str, made: Made, damage: _Damage) -> Point:
+    size, macs, solutions = made
+    power = np.array([float(p.moments.total.power.sum()) for p in layer.problems])
+    error = float(np.dot([s.error for s in solutions], power) / (power.sum() or 1.0))
+    weights = np.stack([s.weight for s in solutions]), np.concatenate([s.bias for s in solutions])
+    return Point(layer.site.name, method, size, layer.macs() / macs, error, damage.of(layer.site, weights))
+
+
+class _Damage:
+    """What the network's outputs lose on held-back inputs; the original is run once."""
+
+    def __init__(self, work: Workload, batches: Sequence[Batch]) -> None:
+        self._work, self._batches = work, batches
+        self._feeds = [work.calibration.load(batch.samples) for batch in batches]
+        session = work.engine.session(work.net.to_model(), label="the original")
+        self._reference = [session.run(feeds) for feeds in self._feeds]
+
+    def of(self, site: Site, weights: tuple[Array, Array]) -> tuple[OutputDivergence, ...]:
+        """Run the network with other weights in one site."""
+        model = with_weights(self._work.net, {site: weights}).to_model()
+        session = self._work.engine.for_pieces().session(model, label=f"the network with '{site.name}' changed")
+        meter = DivergenceMeter()
+        for batch, feeds, wanted in zip(self._batches, self._feeds, self._reference, strict=True):
+            meter.add(wanted, session.run(feeds), batch.real)
+        return meter.finish()
+
+
+def _pruned(selector: Selector) -> Callable[[_Layer, float, Options], Made | None]:
+    """Fewer input channels, by one of the selectors; the rest fitted."""
+
+    def make(layer: _Layer, speedup: float, options: Options) -> Made | None:
+        keep = int(layer.inputs / speedup)
+        if keep < 1 or len(layer.problems) > 1:
+            return None
+        problem = layer.problems[0]
+        chosen = SelectOptions(selector=selector, seed=options.seed)
+        columns = kept_columns(problem, select([problem], layer.inputs, keep, chosen).kept)
+        solution = refit(problem, columns, _LINEAR)
+        weight = np.zeros_like(problem.weight)
+        weight[:, columns] = solution.weight
+        return f"{keep} of {layer.inputs} inputs", layer.macs(inputs=keep), [replace(solution, weight=weight)]
+
+    return make
+
+
+def _formed(
+    options_of_fit: RefitOptions, *, spatial: bool, channel: bool
+) -> Callable[[_Layer, float, Options], Made | None]:
+    """The largest form that is as much faster as asked for; with both parts, rank and width are equal."""
+
+    def make(layer: _Layer, speedup: float, options: Options) -> Made | None:
+        limit = layer.macs() / speedup
+        axes = layer.shape.axes()
+        if spatial and not axes:
+            return None
+        own = layer.outputs // layer.shape.groups
+        forms = [
+            Form(size if spatial else None, axis, size if channel else None)
+            for axis in (axes if spatial else (0,))
+            for size in range(1, (own if channel else 4 * max(own, layer.inputs)) + 1)
+        ]
+        fitting = [form for form in forms if layer.macs(form) <= limit]
+        if not fitting:
+            return None
+        samples = layer.sampled.samples
+        if options_of_fit.refit == "relu" and samples is None:
+            return None
+        most = max((form.spatial or form.channel or 0) for form in fitting)
+        best: Made | None = None
+        for form in (form for form in fitting if (form.spatial or form.channel) == most):
+            columns = np.arange(layer.problems[0].weight.shape[1], dtype=np.int64)
+            solutions, chain = fit_chain(layer.site, layer.problems, columns, form, options_of_fit, samples)
+            if best is None or sum(s.error for s in solutions) < sum(s.error for s in best[2]):
+                best = (_words(chain.form), layer.macs(chain.form), solutions)
+        return best
+
+    return make
+
+
+def _words(form: Form) -> str:
+    parts = []
+    if form.spatial is not None:
+        parts.append(f"{'V' if form.first == 0 else 'H'} {form.spatial}")
+    if form.channel is not None:
+        parts.append(f"P {form.channel}")
+    return ", ".join(parts)
+
+
+METHODS: Mapping[str, Callable[[_Layer, float, Options], Made | None]] = {
+    **{f"prune {selector}": _pruned(selector) for selector in get_args(Selector)},
+    "spatial, plain SVD, not fitted": _formed(_NONE, spatial=True, channel=False),
+    "spatial, plain SVD": _formed(_PLAIN_BASIS, spatial=True, channel=False),
+    "spatial": _formed(_LINEAR, spatial=True, channel=False),
+    "spatial, behind the activation": _formed(_AWARE, spatial=True, channel=False),
+    "channel, plain SVD, not fitted": _formed(_NONE, spatial=False, channel=True),
+    "channel": _formed(_LINEAR, spatial=False, channel=True),
+    "channel, behind the activation": _formed(_AWARE, spatial=False, channel=True),
+    "spatial + channel": _formed(_LINEAR, spatial=True, channel=True),
+    "spatial + channel, behind the activation": _formed(_AWARE, spatial=True, channel=True),
+}
+"""Every method by its name: from a layer and how much faster it shall be to what is made of it; None: it cannot."""
