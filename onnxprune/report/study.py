@@ -63,6 +63,7 @@ def plot_study(study: Study, suffix: str) -> bytes:
         study: see there.
         suffix: ``.png`` or ``.svg``.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     sites = list(dict.fromkeys(point.site for point in study.points))

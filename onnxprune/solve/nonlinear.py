@@ -14,8 +14,8 @@ its matrix never changes and is factorised once, so a turn costs two products wi
 solves. With a rank, M is the reduced-rank regression: the full one, projected on the leading eigenvectors of what it
 explains.
 
-The number of turns is found on the even samples and judged on the odd ones; only if that beats the linear
-solution is it repeated on all. What is returned is never worse on the samples than the linear solution.
+The number of turns is found on the even samples and judged on the odd ones; only if that beats the linear solution of
+the even samples is it repeated on all. What is returned is never worse on the samples than the linear solution.
 """
 
 from __future__ import annotations
@@ -91,9 +91,11 @@ def _refit(
         return replace(linear, error=before, error_even=before, error_odd=before, status=status)
     # A mean-normalised ridge falls as one over the number of samples.
     pull = float(np.clip(linear.ridge * moment_count / len(x), _LEAST_PULL, _MOST_PULL))
-    judge = rows.part(odd)
-    tried = _descend(rows.part(~odd), judge, start, pull, options.relu_steps, rank)
-    held = judge.error(start)
+    judge, part = rows.part(odd), rows.part(~odd)
+    # The linear solution has seen the odd samples; what it would be without them is the fair start.
+    fair = _Regression.of(part, start, pull, rank).step(start, part.linear_sweep(start, samples.y[~odd]))
+    tried = _descend(part, judge, fair, pull, options.relu_steps, rank)
+    held = judge.error(fair)
     final = _descend(rows, rows, start, pull, tried.turns, rank) if tried.error < held else None
     if final is None or final.error >= before:
         status = _join(linear.status, f"behind the {label} nothing is better than linear")
@@ -179,6 +181,16 @@ class _Rows:
             cross += x.T @ wanted
             change += wanted.sum(axis=0)
         return _Sweep(error / self.power, cross, change)
+
+    def linear_sweep(self, iterate: _Iterate, wanted: Array32) -> _Sweep:
+        """What `sweep` gathers, for z = ``wanted`` (n, o): the answer in front of the activation."""
+        cross, change, done = np.zeros(iterate.weight.T.shape), np.zeros(len(iterate.bias)), 0
+        for x, _, response in self.responses(iterate):
+            apart = wanted[done : done + len(x)] - response
+            cross += x.T @ apart
+            change += apart.sum(axis=0)
+            done += len(x)
+        return _Sweep(0.0, cross, change)
 
     def _squares(self, target: Array32, response: Array32) -> float:
         """Sum of ||r(y) - r(m)||^2 over a block."""
