@@ -7,11 +7,17 @@ import onnxruntime
 import pytest
 
 from onnxprune.graph.channels import channel_map
+from onnxprune.graph.decompose import with_chains
 from onnxprune.graph.fold import fold
+from onnxprune.graph.forms import Form
 from onnxprune.graph.load import load, read_model
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.save import finished_model
+from onnxprune.graph.sites import ensure_biases, find_sites, matrix
 from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.solve import MomentsBuilder, RefitOptions, Regression
+from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.steps import is_depthwise
 
 MODELS = [
     "audio_basic_pitch",
@@ -79,3 +85,46 @@ def test_layout_tricks_pin_with_a_reason(zoo):
     for group in channel_map(net).groups:
         assert group.pins
         assert all("'" in reason for reason in group.pins)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MODELS)
+def test_every_conv_is_exact_at_full_rank_by_every_method(zoo, name):
+    net = ensure_biases(fold(load(zoo / "models" / f"{name}.onnx")[0])[0])
+    generator = np.random.default_rng(0)
+    chains = {}
+    for site in find_sites(net):
+        weight, bias = matrix(net, site)
+        if weight.shape[2] == 1 or is_depthwise(net, site) or weight.shape[2] > 1200:
+            continue
+        problems = []
+        for part in range(len(weight)):
+            x = generator.standard_normal((2 * weight.shape[2] + 50, weight.shape[2])).astype(np.float32)
+            builder = MomentsBuilder(weight.shape[2], 0)
+            for half in (0, 1):
+                builder.add(np.maximum(x[half::2], -0.5), None, half)
+            own = bias.reshape(len(weight), -1)[part]
+            moments = builder.finish().with_response(weight[part], own)
+            problems.append(Regression(moments, weight[part], own, np.arange(weight.shape[2])))
+        for form in full_forms(site, weight.shape):
+            for options in (RefitOptions(), RefitOptions(basis="plain"), RefitOptions(refit="none")):
+                solutions, chain = fit_chain(site, problems, np.arange(weight.shape[2]), form, options, None)
+                made = np.stack([solution.weight for solution in solutions])
+                assert np.abs(made - weight).max() <= 1e-5 * np.abs(weight).max()
+                assert chain.form == form
+            chains[site] = chain
+    feeds = feeds_for(net)
+    assert worst(run(with_chains(net, chains).to_model(), feeds), run(net.to_model(), feeds)) < 1e-3
+
+
+def full_forms(site, shape):
+    """Every form of a layer that leaves nothing out."""
+    outputs, columns = shape[1:]
+    forms = [Form(channel=outputs)]
+    kernel = site.window.kernel if site.window else ()
+    if sum(size > 1 for size in kernel) > 1:
+        inputs, elements = columns // int(np.prod(kernel)), int(np.prod(kernel))
+        for axis in (i for i, size in enumerate(kernel) if size > 1):
+            rank = min(inputs * kernel[axis], outputs * elements // kernel[axis])
+            forms += [Form(rank, axis), Form(rank, axis, outputs)]
+    return forms
