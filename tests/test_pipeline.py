@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, Plan, pipeline
+from onnxprune import Options, Plan
 from onnxprune.compare import CompareOptions
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
@@ -20,7 +20,7 @@ from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
 from onnxprune.plan import Budget, LayerPlan
 from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.stages import compress, verify
+from onnxprune.stages import compress, start, verify
 
 QUICK = Options(bench=False, samples=300)
 
@@ -297,7 +297,7 @@ def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
         conv.inputs[1].values = np.array(conv.inputs[1].values) * 1.5
         return plain, notes
 
-    monkeypatch.setattr(pipeline, "fold", wrong)
+    monkeypatch.setattr(start, "fold", wrong)
     with pytest.raises(VerifyError, match="changed output 'logits'"):
         onnxprune.prune(vgg, options=QUICK)
 
