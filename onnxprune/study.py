@@ -62,8 +62,8 @@ class Point:
         method: ``prune obs``, ``spatial``, ``channel``, ``spatial + channel`` ..., see `METHODS`.
         size: what is left, in words.
         speedup: MACs of the layer before over after.
-        error: relative squared error of its answer, in front of the activation; behind it for the methods that end
-            in its name.
+        error: relative squared error of its answer, in front of the activation.
+        behind: the same behind it, on the raw samples; None where it cannot be seen through.
         divergence: of the network's outputs on held-back inputs.
     """
 
@@ -72,6 +72,7 @@ class Point:
     size: str
     speedup: float
     error: float
+    behind: float | None
     divergence: tuple[OutputDivergence, ...]
 
 
@@ -191,10 +192,26 @@ def _distinct(made: Any) -> list[Made]:
 
 def _point(layer: _Layer, method: str, made: Made, damage: _Damage) -> Point:
     size, macs, solutions = made
-    power = np.array([float(p.moments.total.power.sum()) for p in layer.problems])
-    error = float(np.dot([s.error for s in solutions], power) / (power.sum() or 1.0))
+    parts = list(zip(layer.problems, solutions, strict=True))
+    power = sum(float(problem.moments.total.power.sum()) for problem, _ in parts) or 1.0
+    error = sum(problem.moments.total.error(s.weight, s.bias) for problem, s in parts) / power
     weights = np.stack([s.weight for s in solutions]), np.concatenate([s.bias for s in solutions])
-    return Point(layer.site.name, method, size, layer.macs() / macs, error, damage.of(layer.site, weights))
+    behind = _behind(layer, solutions)
+    return Point(layer.site.name, method, size, layer.macs() / macs, error, behind, damage.of(layer.site, weights))
+
+
+def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:
+    """Relative squared error behind the activation, over the samples of all groups of a grouped conv."""
+    if layer.sampled.samples is None:
+        return None
+    apart = power = 0.0
+    for rows, solution in zip(layer.sampled.samples, solutions, strict=True):
+        target = rows.activation(rows.y)
+        answer = rows.x @ solution.weight.T.astype(np.float32) + solution.bias.astype(np.float32)
+        answer = rows.activation(answer if rows.offset is None else answer + rows.offset)
+        apart += float(np.square(answer - target).sum(dtype=np.float64))
+        power += float(target.var(axis=0, dtype=np.float64).sum()) * len(target)
+    return apart / (power or 1.0)
 
 
 class _Damage:

@@ -47,13 +47,25 @@ def test_what_is_fitted_is_never_worse_than_what_is_not(study) -> None:
         assert plain is None or error <= plain
 
 
+def test_errors_of_all_methods_are_measured_in_the_same_places(study) -> None:
+    found = {(p.site, p.method, p.size): p for p in study.points}
+    assert all((p.behind is None) == (p.site == "fc") for p in study.points)
+    pairs = 0
+    for (site, method, size), point in found.items():
+        aware = found.get((site, f"{method}, behind the activation", size))
+        if aware is not None:
+            pairs += 1
+            assert aware.behind <= point.behind * (1 + 1e-4)
+    assert pairs
+
+
 def test_the_command_writes_json_and_a_plot(capsys, resnet, tmp_path) -> None:
     out, plot = tmp_path / "study.json", tmp_path / "study.svg"
     arguments = ["study", str(resnet), "--site", "stage3.block1.conv1", "--speedups", "2", "4", "--samples", "100"]
     assert cli.main([*arguments, "--json", str(out), "--plot", str(plot)]) == 0
     content = json.loads(out.read_text())
     assert content["schema"] == 1
-    assert {"site", "method", "size", "speedup", "error", "divergence"} == set(content["points"][0])
+    assert {"site", "method", "size", "speedup", "error", "behind", "divergence"} == set(content["points"][0])
     assert plot.read_text().lstrip().startswith("<?xml")
     assert "stage3.block1.conv1" in capsys.readouterr().out
 

@@ -26,7 +26,9 @@ def show_study(console: Console, study: Study) -> None:
     """Print a table for each layer."""
     for site in dict.fromkeys(point.site for point in study.points):
         table = Table(title=escape(site), box=None, pad_edge=False, header_style="bold", title_justify="left")
-        for position, column in enumerate(("method", "left", "speed-up", "error", "output error", "KL", "top-1")):
+        for position, column in enumerate(
+            ("method", "left", "speed-up", "error", "behind", "output error", "KL", "top-1")
+        ):
             table.add_column(column, justify="right" if position > 1 else "left", no_wrap=position > 0)
         for point in (point for point in study.points if point.site == site):
             worst = max(point.divergence, key=lambda output: output.relative_error)
@@ -35,6 +37,7 @@ def show_study(console: Console, study: Study) -> None:
                 point.size,
                 f"{point.speedup:.2f}x",
                 f"{point.error:.4f}",
+                "" if point.behind is None else f"{point.behind:.4f}",
                 f"{worst.relative_error:.4f}",
                 "" if worst.kl is None else f"{worst.kl:.2e}",
                 "" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}",
@@ -72,7 +75,8 @@ def plot_study(study: Study, suffix: str) -> bytes:
     for panel, site in zip(panels, sites, strict=True):
         points = [point for point in study.points if point.site == site]
         for number, method in enumerate(dict.fromkeys(point.method for point in points)):
-            line = sorted((point.speedup, point.error) for point in points if point.method == method)
+            own = [point for point in points if point.method == method]
+            line = sorted((point.speedup, point.error if point.behind is None else point.behind) for point in own)
             style = "o" if method.startswith("prune") else "s"
             panel.plot(
                 *zip(*line, strict=True),
@@ -85,7 +89,8 @@ def plot_study(study: Study, suffix: str) -> bytes:
         panel.set_yscale("log")
         panel.set_title(site)
         panel.set_xlabel("MACs of the layer, before over after")
-        panel.set_ylabel("relative error of its answer")
+        where = "" if points[0].behind is None else ", behind the activation"
+        panel.set_ylabel(f"relative error of its answer{where}")
         panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix.removeprefix("."), dpi=150)
