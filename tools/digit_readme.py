@@ -29,7 +29,7 @@ PAGE = """\
 # Two small nets to compress
 
 Convolutional nets really trained on real data that a dependency ships, with the data to compress them and
-to measure the result. `tools/train_digits.py` makes every file in this folder, this page included.
+to measure the result. `tools/train_digits.py` makes every file beside this page, and the page.
 
 {models}
 
