@@ -7,9 +7,7 @@ the label. Takes the unpacked data of the zoo, and writes ``cifar_vgg.onnx``, wh
 from __future__ import annotations
 
 import sys
-import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ try:
     import cyclopts
     import onnxruntime
     import torch
+    import training
     from torch import nn
     from torch.nn import functional
     from torch_to_onnx import to_onnx
@@ -34,20 +33,11 @@ STAGES = ((32, 32), (64, 64), (128, 128, 128), (256, 256, 256), (256, 256, 256))
 """Widths of the convs; a 2 x 2 max pool ends a stage."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How it is trained: each image mirrored at random, and shifted by up to `shift` pixels along each axis."""
-
-    seed: int = 0
-    epochs: int = 30
-    batch: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    shift: int = 4
+_SHIFT = 4
+"""Each image is mirrored at random, and shifted by up to so many pixels along each axis."""
 
 
-def main(*, data: Path, teacher: Path, out: Path = Path("cifar_vgg.onnx"), epochs: int = Recipe.epochs) -> None:
+def main(*, data: Path, teacher: Path, out: Path = Path("cifar_vgg.onnx"), epochs: int = 30) -> None:
     """Train, measure, and write the net; about half an hour on two cores.
 
     Parameters
@@ -61,12 +51,13 @@ def main(*, data: Path, teacher: Path, out: Path = Path("cifar_vgg.onnx"), epoch
     epochs
         Passes over the images.
     """
-    torch.manual_seed(Recipe.seed)
-    recipe = Recipe(epochs=epochs)
+    recipe = training.Recipe(epochs=epochs, batch=128, learning_rate=0.1, warm_up=0.2)
+    torch.manual_seed(recipe.seed)
     with np.load(data / "cifar10_calib.npz") as archive:
         images = prepared(archive["images"])
     labels = answers(teacher.read_bytes(), images).argmax(axis=1)
-    model = train(torch.from_numpy(images), torch.from_numpy(labels), recipe)
+    model = vgg().to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+    training.train(model, torch.from_numpy(images), torch.from_numpy(labels), recipe, augment, "cifar_vgg")
     proto = to_onnx(
         model,
         name="cifar_vgg",
@@ -113,39 +104,11 @@ def vgg() -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def train(inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> nn.Module:
-    """Train from scratch for a fixed number of epochs."""
-    model = vgg().to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
-    batches = len(inputs) // recipe.batch
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * batches, pct_start=0.2, cycle_momentum=False
-    )
-    started = time.perf_counter()
-    model.train()
-    for epoch in range(1, recipe.epochs + 1):
-        for picked in torch.randperm(len(inputs))[: batches * recipe.batch].reshape(batches, -1):
-            loss = functional.cross_entropy(model(augment(inputs[picked], recipe.shift)), labels[picked])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-        left = (time.perf_counter() - started) / epoch * (recipe.epochs - epoch)
-        print(f"epoch {epoch} of {recipe.epochs}, loss {loss.item():.3f}, {left:.0f} s left", file=sys.stderr)
-    return model.eval()
-
-
-def augment(images: torch.Tensor, shift: int) -> torch.Tensor:
+def augment(images: torch.Tensor) -> torch.Tensor:
     """Mirror half of the images, and shift each by its own amounts; the border is the mean colour."""
     mirrored = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
-    padded = functional.pad(mirrored, [shift] * 4)
-    down, right = torch.randint(0, 2 * shift + 1, (2, len(images)))
+    padded = functional.pad(mirrored, [_SHIFT] * 4)
+    down, right = torch.randint(0, 2 * _SHIFT + 1, (2, len(images)))
     size = torch.arange(images.shape[-1])
     rows = (down[:, None] + size)[:, :, None]
     columns = (right[:, None] + size)[:, None, :]

@@ -10,7 +10,6 @@ import io
 import math
 import platform
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ try:
     import onnxruntime
     import sklearn
     import torch
+    import training
     from digit_nets import CLASSES, NETS, NetSpec
     from torch.nn import functional
     from torch_to_onnx import OPSET, to_onnx
@@ -40,15 +40,9 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(training.Recipe):
     """How the nets are trained; augmentation draws between minus and plus its three limits."""
 
-    seed: int = 0
-    epochs: int = 40
-    batch: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     rotation: float = 10
     """In degrees."""
     zoom: float = 0.1
@@ -79,40 +73,12 @@ def main(*, out: Path = Path("models")) -> None:
 
 
 def train(spec: NetSpec, digits: digit_data.Digits, recipe: Recipe) -> nn.Module:
-    """Train a net from scratch for a fixed number of epochs, without a look at the test images."""
+    """Train a net without a look at the test images."""
     torch.manual_seed(recipe.seed)
     model = spec.build()
     inputs = torch.from_numpy(digit_data.prepare(digits.calibration))
     labels = torch.from_numpy(digits.training_labels)
-    # What is left over after the last whole batch waits for another epoch's order.
-    batches = len(inputs) // recipe.batch
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=recipe.epochs * batches,
-        pct_start=0.1,
-        cycle_momentum=False,
-    )
-    started = time.perf_counter()
-    model.train()
-    for epoch in range(1, recipe.epochs + 1):
-        for picked in torch.randperm(len(inputs))[: batches * recipe.batch].reshape(batches, -1):
-            loss = functional.cross_entropy(model(augment(inputs[picked], recipe)), labels[picked])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-        left = (time.perf_counter() - started) / epoch * (recipe.epochs - epoch)
-        show(f"{spec.name}: epoch {epoch} of {recipe.epochs}, loss {loss.item():.3f}, {left:.0f} s left")
-    show("")
-    return model.eval()
+    return training.train(model, inputs, labels, recipe, lambda images: augment(images, recipe), spec.name)
 
 
 def augment(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -212,12 +178,6 @@ def facts(digits: digit_data.Digits, recipe: Recipe) -> dict[str, object]:
         "opset": OPSET,
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
-
-
-def show(line: str) -> None:
-    """Rewrite the progress line on a terminal; print nothing elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\r{line:<79}\r", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""The options of the command line, panel by panel of its help, and what they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from onnxprune.data import DataOptions
+from onnxprune.errors import UsageError
+from onnxprune.options import Options, parse_bytes
+from onnxprune.plan import Allocation, Budget, Recipe, budget_from
+from onnxprune.runtime.providers import EngineOptions, ProviderName
+from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
+from onnxprune.stages.checkpoint import default_cache_dir
+
+__all__ = [
+    "AS_IT_IS",
+    "BudgetFlags",
+    "BudgetPanel",
+    "EngineFlags",
+    "EnginePanel",
+    "MethodFlags",
+    "MethodPanel",
+    "PixelPanel",
+    "SampleFlags",
+    "SamplePanel",
+    "ShowFlags",
+    "ShowPanel",
+    "options_from",
+]
+
+_NO_DEFAULT = Parameter(show_default=False)
+
+
+def _panel(title: str) -> Parameter:
+    """Fields of a dataclass as options of their own, under a title of the help."""
+    return Parameter(name="*", group=Group.create_ordered(title))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetFlags:
+    """How much may be kept. Give one; --speedup 2 unless another is given."""
+
+    speedup: float | None = None
+    "Original MACs over the result's: 2 leaves half. This, at 2, unless another budget is given."
+    macs: str | None = None
+    "MACs left: 50% or 0.5."
+    params: str | None = None
+    "Parameters left: 50% or 0.5."
+    keep_ratio: float | None = None
+    "Channels left in every group: 0.5."
+    plan: Path | None = None
+    "Do what this plan file says instead."
+    recipe: Recipe = "prune"
+    "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
+    allocation: Allocation = "greedy"
+    "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
+    align: int = 16
+    "Channel counts are multiples of this in groups that are wide enough; engines run such layers faster."
+    include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
+    "Only layers whose node names match these globs lose channels."
+    exclude: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
+    "Layers whose node names match these globs stay as they are."
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodFlags:
+    """Which channels stay, and how weights are fitted to what is left."""
+
+    selector: Selector = "obs"
+    "Which channels stay."
+    lasso: LassoVariant = "path"
+    "With --selector lasso: the whole path, re-estimated weights between steps, or one penalty that finds the counts."
+    rank_tol: float = 0.1
+    "With --selector lasso: tolerance on the wanted count."
+    lasso_alpha: float = 1e-4
+    "With --lasso fixed: the penalty, divided by channels to the power of --layer-alpha."
+    layer_alpha: float = 0.0
+    "See --lasso-alpha."
+    refit: Refit = "linear"
+    "How weights are fitted."
+    basis: Basis = "data"
+    "What a spatial decomposition's singular values weigh: the data, or nothing (as published)."
+    ridge: float = 1e-4
+    "With --refit ridge: its strength, relative to the mean variance of the inputs."
+    downstream: bool = True
+    "Also fit the layers that only see the effects of what was removed."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFlags:
+    """How the network is sampled."""
+
+    samples: int | None = None
+    "Calibration inputs at most; a tenth of them is held back for the verification."
+    points: int | None = None
+    "Positions an input and layer; 10 unless given, and more where inputs are few."
+    seed: int = 0
+    "Of all sampling."
+    memory: str | None = None
+    "For held activations and moments, like 2GB; a quarter of what the machine has unless given."
+    cache_dir: Path | None = None
+    "Where finished steps are kept, so that a killed run goes on; the user's cache folder unless given."
+    cache: bool = True
+    "Keep finished steps."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFlags:
+    """onnxruntime, and the measurement of latency."""
+
+    provider: ProviderName = "auto"
+    "Where networks run; auto takes CUDA where it works."
+    threads: int | None = None
+    "Threads within an operator; onnxruntime's default unless given."
+    bench: bool = True
+    "Measure latency before and after."
+    bench_batch: int = 1
+    "Batch size of that measurement."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowFlags:
+    """What is shown and kept beside the model."""
+
+    json: Path | None = None
+    "Write everything that the terminal shows to this file, as JSON."
+    verbose: Annotated[bool, Parameter(alias="-v", negative=(), show_default=False)] = False
+    "Show all notes, and the time of each stage."
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), show_default=False)] = False
+    "Show errors only."
+
+
+# In the order of the help.
+BudgetPanel = Annotated[BudgetFlags, _panel("Budget: how much is left")]
+MethodPanel = Annotated[MethodFlags, _panel("Method: what goes, and how the rest is fitted")]
+SamplePanel = Annotated[SampleFlags, _panel("Sampling")]
+PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * scale - mean) / std")]
+EnginePanel = Annotated[EngineFlags, _panel("Engine")]
+ShowPanel = Annotated[ShowFlags, _panel("Output")]
+AS_IT_IS = DataOptions()
+"""Preprocessing that nothing was said about."""
+
+
+def options_from(
+    budget: BudgetFlags,
+    method: MethodFlags,
+    sampling: SampleFlags,
+    preprocessing: DataOptions,
+    engine: EngineFlags,
+    max_drop: float | None,
+) -> Options:
+    """What was asked for, with the defaults filled in.
+
+    Raises:
+        UsageError: two options contradict each other.
+    """
+    given = (budget.speedup, budget.macs, budget.params, budget.keep_ratio)
+    if budget.plan is not None and any(value is not None for value in given):
+        raise UsageError("--plan says what is kept: leave --speedup, --macs, --params and --keep-ratio out")
+    counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
+    default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else None
+    cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None
+    return Options(
+        budget=budget_from(
+            speedup=budget.speedup,
+            macs=budget.macs,
+            params=budget.params,
+            keep_ratio=budget.keep_ratio,
+            default=default,
+        ),
+        recipe=budget.recipe,
+        allocation=budget.allocation,
+        align=budget.align,
+        include=budget.include,
+        exclude=budget.exclude,
+        select=SelectOptions(
+            selector=method.selector,
+            lasso=method.lasso,
+            rank_tol=method.rank_tol,
+            lasso_alpha=method.lasso_alpha,
+            layer_alpha=method.layer_alpha,
+            seed=sampling.seed,
+        ),
+        refit=RefitOptions(refit=method.refit, basis=method.basis, ridge=method.ridge),
+        downstream=method.downstream,
+        samples=sampling.samples,
+        points=sampling.points,
+        seed=sampling.seed,
+        data=preprocessing,
+        engine=EngineOptions(provider=engine.provider, threads=engine.threads),
+        memory=None if sampling.memory is None else parse_bytes("--memory", sampling.memory),
+        cache_dir=cache_dir,
+        max_drop=max_drop,
+        bench=engine.bench,
+        bench_batch=engine.bench_batch,
+    )
