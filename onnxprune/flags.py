@@ -58,6 +58,8 @@ class BudgetFlags:
     "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
     allocation: Allocation = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
+    sensitivity: bool = True
+    "Weigh the error of a layer by what a trial of it does to the network's outputs."
     align: int = 16
     "Channel counts are multiples of this in groups that are wide enough; engines run such layers faster."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
@@ -174,6 +176,7 @@ def options_from(
         ),
         recipe=budget.recipe,
         allocation=budget.allocation,
+        sensitivity=budget.sensitivity,
         align=budget.align,
         include=budget.include,
         exclude=budget.exclude,

@@ -39,6 +39,7 @@ class Options:
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
             of it (``3c``).
         allocation: how the budget is spread over the groups.
+        sensitivity: weigh errors by what a trial of them does to the network's outputs.
         align: counts are multiples of it where groups are large enough; engines run such layers faster.
         include: only groups all of whose producers match one of these node-name globs.
         exclude: no group with a producer or consumer that matches one of these.
@@ -62,6 +63,7 @@ class Options:
     budget: Budget = field(default_factory=budget_from)
     recipe: Recipe = "prune"
     allocation: Allocation = "greedy"
+    sensitivity: bool = True
     align: int = 16
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -19,14 +19,14 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.forms import DENSE, Form, LayerShape
 from onnxprune.graph.load import read_model
-from onnxprune.graph.sites import with_weights
-from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence
+from onnxprune.runtime.divergence import OutputDivergence
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import RefitOptions, SelectOptions, Selector, kept_columns, refit, select
 from onnxprune.stages.batching import group_batches, sample_shapes
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.choose import eligible_sites
+from onnxprune.stages.damage import Damage
 from onnxprune.stages.fit import Sampled, State, regressions_of, sample_step
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from onnxprune.data import CalibrationSource
     from onnxprune.graph.sites import Site
     from onnxprune.options import Options
-    from onnxprune.runtime.frontier import Batch
     from onnxprune.solve import Regression, Solution
     from onnxprune.stages.steps import Target
     from onnxprune.stages.workload import Progress, Workload
@@ -143,7 +142,7 @@ def run_study(
         names = _chosen(work, sites)
         cost = cost_model(net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         held = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
-        damage = _Damage(work, held)
+        damage = Damage(work, held)
         total = len(names) * len(METHODS) * len(speedups)
         for target, sampled in _sampled(work, names).items():
             shape = cost.layers[target.site.name].shape
@@ -190,14 +189,16 @@ def _distinct(made: Any) -> list[Made]:
     return list({one[0]: one for one in made if one is not None}.values())
 
 
-def _point(layer: _Layer, method: str, made: Made, damage: _Damage) -> Point:
+def _point(layer: _Layer, method: str, made: Made, damage: Damage) -> Point:
     size, macs, solutions = made
     parts = list(zip(layer.problems, solutions, strict=True))
     power = sum(float(problem.moments.total.power.sum()) for problem, _ in parts) or 1.0
     error = sum(problem.moments.total.error(s.weight, s.bias) for problem, s in parts) / power
     weights = np.stack([s.weight for s in solutions]), np.concatenate([s.bias for s in solutions])
     behind = _behind(layer, solutions)
-    return Point(layer.site.name, method, size, layer.macs() / macs, error, behind, damage.of(layer.site, weights))
+    return Point(
+        layer.site.name, method, size, layer.macs() / macs, error, behind, damage.divergence({layer.site: weights})
+    )
 
 
 def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:
@@ -212,25 +213,6 @@ def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:
         apart += float(np.square(answer - target).sum(dtype=np.float64))
         power += float(target.var(axis=0, dtype=np.float64).sum()) * len(target)
     return apart / (power or 1.0)
-
-
-class _Damage:
-    """What the network's outputs lose on held-back inputs; the original is run once."""
-
-    def __init__(self, work: Workload, batches: Sequence[Batch]) -> None:
-        self._work, self._batches = work, batches
-        self._feeds = [work.calibration.load(batch.samples) for batch in batches]
-        session = work.engine.session(work.net.to_model(), label="the original")
-        self._reference = [session.run(feeds) for feeds in self._feeds]
-
-    def of(self, site: Site, weights: tuple[Array, Array]) -> tuple[OutputDivergence, ...]:
-        """Run the network with other weights in one site."""
-        model = with_weights(self._work.net, {site: weights}).to_model()
-        session = self._work.engine.for_pieces().session(model, label=f"the network with '{site.name}' changed")
-        meter = DivergenceMeter()
-        for batch, feeds, wanted in zip(self._batches, self._feeds, self._reference, strict=True):
-            meter.add(wanted, session.run(feeds), batch.real)
-        return meter.finish()
 
 
 def _pruned(selector: Selector) -> Callable[[_Layer, float, Options], Made | None]:

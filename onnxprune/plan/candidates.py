@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["RECIPES", "Candidates", "Recipe", "Uses", "cheaper_sizes", "widths"]
+__all__ = ["KINDS", "RECIPES", "Candidates", "Kind", "Recipe", "Uses", "cheaper_sizes", "widths"]
 
 Recipe = Literal["prune", "spatial", "channel", "3c"]
+Kind = Literal["spatial", "channel", "both"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Of forms: V and H, P, or V, H and P."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ class Candidates:
         """One of the forms."""
         spatial, channel = int(self.spatial[index]) or None, int(self.channel[index]) or None
         return Form(spatial, int(self.first[index]) if spatial else 0, channel) if spatial or channel else DENSE
+
+    def kinds(self) -> dict[Kind, Indices]:
+        """Places of the forms of each kind that there is, in order; the dense one is of none."""
+        spatial, channel = self.spatial > 0, self.channel > 0
+        of: dict[Kind, np.ndarray[Any, np.dtype[np.bool_]]] = {
+            "spatial": spatial & ~channel,
+            "channel": channel & ~spatial,
+            "both": spatial & channel,
+        }
+        return {kind: np.flatnonzero(places) for kind, places in of.items() if places.any()}
 
     def costs(self, shape: LayerShape, inputs: int, outputs: int, unit: Unit) -> Array:
         """Cost of each form, (n,)."""

@@ -4,8 +4,9 @@ Error and cost are sums over groups and layers, but what a layer costs depends o
 keep. For a given price, every layer takes the form, and every group the count, with the least error plus price times
 cost while all others stay; again and again until nothing changes (Everett's generalised Lagrange multipliers, by
 coordinates). A fixed grid of prices gives a chain of states from the whole network to the smallest one, and between two
-neighbours of the chain the changes are made one by one. The answer is the state within the budget with the least error.
-The chain does not depend on the budget, so more of it never ends with more error.
+neighbours of the chain the changes are made one by one. The answer is the state within the budget with the least
+error, of all states of the chain and all that are one change away from one of them: the chain has gaps, and what is
+left of the budget is spent. None of these states depends on the budget, so more of it never ends with more error.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ def search(
         least = min(least, total)
         if total <= limit and space.error(state) < best_error:
             best, best_error = state, space.error(state)
+        if allocation == "greedy":
+            near = space.near(state, limit, best_error)
+            best, best_error = (best, best_error) if near is None else (near, space.error(near))
     if best is None:
         full, words = cost.total({}, {}, space.unit), "MACs" if space.unit == "macs" else "parameters"
         raise PlanError(
@@ -160,6 +164,30 @@ class _Space:
             forms[index] = after[1][index]
             yield tuple(counts), tuple(forms)
 
+    def near(self, state: _State, limit: float, below: float) -> _State | None:
+        """The state of least error that is one change away, costs no more than `limit` and errs less than `below`."""
+        counts, forms = state
+        keep, total, error = self.keep(counts), self.total(state), self.error(state)
+        found: _State | None = None
+        for index, name in enumerate(self.sites):
+            costs = self.costs_of(index, *self.cost.channels(name, keep))
+            errors = self.candidates[index].error
+            after = _swapped(total, costs, limit, error, errors, forms[index])
+            best = int(np.argmin(after))
+            if after[best] < below:
+                found, below = (counts, (*forms[:index], best, *forms[index + 1 :])), float(after[best])
+        for index, curve in enumerate(self.curves):
+            costs = self._group_costs(index, keep, list(forms))
+            after = _swapped(total, costs, limit, error, curve, counts[index])
+            for best in np.argsort(after, kind="stable"):
+                if not after[best] < below:
+                    break
+                tried = (*counts[:index], int(best), *counts[index + 1 :]), forms
+                if self.total(tried) <= limit:  # of parameters, biases count, too
+                    found, below = tried, float(after[best])
+                    break
+        return found
+
     def _settled(self, state: _State, price: float) -> _State:
         """Every choice the best for the price while all others stay."""
         counts, forms = list(state[0]), list(state[1])
@@ -208,3 +236,8 @@ class _Space:
                 errors = self.candidates[index].error
                 forms.append(int(fitting[np.argmin(errors[fitting])]) if len(fitting) else int(np.argmin(costs)))
             yield counts, tuple(forms)
+
+
+def _swapped(total: float, costs: Array, limit: float, error: float, errors: Array, now: int) -> Array:
+    """All errors together, for each choice in the place of `now`; infinity where all costs are above the limit."""
+    return np.where(total - costs[now] + costs <= limit, error - errors[now] + errors, np.inf)

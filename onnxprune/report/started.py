@@ -139,6 +139,7 @@ def _options(options: Options) -> dict[str, object]:
         "budget": asdict(options.budget),
         "recipe": options.recipe,
         "allocation": options.allocation,
+        "sensitivity": options.sensitivity,
         "align": options.align,
         "include": list(options.include),
         "exclude": list(options.exclude),

@@ -4,7 +4,8 @@ With a the reference and b the candidate, the relative error of an output is ``(
 a)^2)^(1/2)``, the mean taken over samples, element by element of a sample. An output (N, C), axes of size one
 aside, with two or more floating-point columns is taken for a classifier's: the share of samples with the same
 largest column, and ``KL(a || b)`` in nats, mean over samples. Where all rows are non-negative and sum to one they
-are probabilities, elsewhere logits. NaN is infinitely far from everything, and agrees with nothing.
+are probabilities, elsewhere logits. With a temperature T both are softened, p^(1/T) renormalised. NaN is infinitely
+far from everything, and agrees with nothing.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class OutputDivergence:
 class DivergenceMeter:
     """Gathers differences: ``add`` batch after batch, then ``finish``."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float = 1.0) -> None:
         self._sums: dict[str, _Sums] = {}
+        self._temperature = temperature
 
     def add(self, reference: Mapping[str, Array], candidate: Mapping[str, Array], rows: int) -> None:
         """Compare outputs by name; only the first ``rows`` samples count.
@@ -66,7 +68,7 @@ class DivergenceMeter:
             if found is None or found.shape != wanted.shape:
                 shape = "is missing" if found is None else f"has shape {found.shape}"
                 raise VerifyError(f"output '{name}' {shape}, the original's has {wanted.shape}")
-            self._sums.setdefault(name, _Sums()).add(wanted, found, rows)
+            self._sums.setdefault(name, _Sums(self._temperature)).add(wanted, found, rows)
 
     def finish(self) -> tuple[OutputDivergence, ...]:
         """One entry an output, in the order in which they were seen."""
@@ -75,6 +77,7 @@ class DivergenceMeter:
 
 @dataclass
 class _Sums:
+    temperature: float
     samples: int = 0
     apart: float = 0.0
     squares: float = 0.0
@@ -110,8 +113,11 @@ class _Sums:
         for side, scores in enumerate((left, right)):
             self.probable[side] &= bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=_SUM_TOLERANCE))
         with np.errstate(invalid="ignore", divide="ignore"):
-            both = [(log_softmax(scores, axis=1), _logarithms(scores)) for scores in (left, right)]
+            both = [[self._softened(s), self._softened(_logarithms(s))] for s in (left, right)]
             self.kl += [[_kl(a, b) for b in both[1]] for a in both[0]]
+
+    def _softened(self, logits: Array) -> Array:
+        return np.asarray(log_softmax(logits / self.temperature, axis=1))
 
     def finish(self, name: str) -> OutputDivergence:
         count = max(self.samples, 1)

@@ -12,7 +12,7 @@ With a rank asked for, W is the reduced-rank regression (Zhang et al. 2016): the
 eigenvectors of the second moments of its answers, so that the error added is the sum of the eigenvalues discarded;
 ``none`` projects by the singular values of the weights alone, the published data-free way.
 
-``linear`` chooses its ridge from a small grid by two-fold cross-validation between the halves: each candidate
+``linear`` chooses its ridge from a few ``strengths`` by two-fold cross-validation between the halves: each candidate
 is fitted on one half and judged on the other in closed form. Infinity, the original weights with a refitted
 bias, is in the grid, so the result is never worse there than they are. What is solved for is W - W0, so that
 W0 comes back to the last digit when nothing has changed.
@@ -33,7 +33,6 @@ from onnxprune.solve.quadratic import channel_quadratic
 
 __all__ = ["refit"]
 
-_RIDGES = (np.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
 _UNTUNED_RIDGE = 1e-2
 # Below this share of the response's power a gain is the rounding of sums made in float32.
 _NOISE = 1e-7
@@ -98,11 +97,13 @@ def _linear(kept: _Kept, options: RefitOptions) -> Solution:
     scale = scale_of(moments.total.gram)
     if min(moments.even.count, moments.odd.count) < 2:
         return _solution(kept, kept.low(_toward(kept.weight, scale, _UNTUNED_RIDGE)), _UNTUNED_RIDGE)
-    folds = {ridge: _cross_errors(moments, kept.low(_toward(kept.weight, scale, ridge))) for ridge in _RIDGES}
+    if len(options.strengths) == 1:
+        return _solution(kept, kept.low(_toward(kept.weight, scale, options.strengths[0])), options.strengths[0])
+    folds = {s: _cross_errors(moments, kept.low(_toward(kept.weight, scale, s))) for s in options.strengths}
     totals = {ridge: sum(errors) for ridge, errors in folds.items()}
     # The strongest ridge that is as good as the best: gains within rounding are no reason to move.
     enough = min(totals.values()) + _NOISE
-    ridge = next(ridge for ridge in _RIDGES if totals[ridge] <= enough)
+    ridge = next(ridge for ridge in options.strengths if totals[ridge] <= enough)
     return _solution(kept, kept.low(_toward(kept.weight, scale, ridge)), ridge, folds[ridge])
 
 

@@ -146,11 +146,14 @@ def _probed(
     cache: Cache,
 ) -> Probed:
     surveyed = SurveyOptions(RECIPES[options.recipe], options.align, counted(options), options.refit.basis)
-    depends = (options.select, options.include, options.exclude, options.recipe, surveyed if shapes else None)
+    weighed = options.sensitivity and options.budget.kind not in ("selector", "keep-ratio")
+    weighed = weighed and (bool(shapes) or options.allocation == "greedy")
+    asked = (options.select, options.include, options.exclude, options.recipe)
+    depends = (*asked, surveyed if shapes else None, weighed)
     checkpoint = cache.checkpoint("probe", *depends)
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
-        found = probe(work, groups, options.select, shapes, surveyed)
+        found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)
         save_probed(checkpoint, found)
     return found
 
@@ -159,10 +162,11 @@ def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str,
     rankings = probed.rankings
     if options.budget.kind == "selector":
         return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}, {}
-    curves = {name: ranking.curve for name, ranking in rankings.items()}
-    if not (curves or probed.candidates):
+    curves = probed.sensitivity.curves({name: ranking.curve for name, ranking in rankings.items()})
+    candidates = probed.sensitivity.candidates(probed.candidates)
+    if not (curves or candidates):
         return {}, {}
-    if not probed.candidates:
+    if not candidates:
         return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align), {}
-    choice = search(cost, curves, probed.candidates, options.budget, allocation=options.allocation, align=options.align)
+    choice = search(cost, curves, candidates, options.budget, allocation=options.allocation, align=options.align)
     return choice.keep, choice.forms

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.graph.sites import matrix
-from onnxprune.plan.candidates import Candidates
+from onnxprune.plan.candidates import KINDS, Candidates, Kind
+from onnxprune.plan.sensitivity import Sensitivity
 from onnxprune.runtime.capture import output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, error_curve, obs, removal_order, select
 from onnxprune.stages.gather import SiteMeter, channel_of_column, moment_bytes, unit_of_column
 from onnxprune.stages.survey import survey
+from onnxprune.stages.trials import Trials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,10 +58,14 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Probed:
-    """What is known before anything is changed: of each group, and of each site that may be decomposed, by name."""
+    """What is known before anything is changed: of each group, and of each site that may be decomposed, by name.
+
+    ``sensitivity``: empty where it was not asked for.
+    """
 
     rankings: dict[str, Ranking]
     candidates: dict[str, Candidates]
+    sensitivity: Sensitivity
 
 
 def probe(
@@ -68,6 +74,8 @@ def probe(
     options: SelectOptions,
     shapes: Mapping[str, LayerShape] | None = None,
     survey_options: SurveyOptions | None = None,
+    *,
+    sensitivity: bool = False,
 ) -> Probed:
     """Rank the channels of each group, and survey the forms of sites.
 
@@ -77,9 +85,13 @@ def probe(
         options: how.
         shapes: of the sites to survey.
         survey_options: how; needed if there are any.
+        sensitivity: also try what errors do to the network's outputs.
     """
     rankings: dict[str, Ranking] = {}
     candidates: dict[str, Candidates] = {}
+    groups_damage: dict[str, float] = {}
+    sites_damage: dict[str, dict[Kind, float]] = {}
+    trials = Trials(work, len(groups), len(shapes or ())) if sensitivity else None
     jobs = [_Job(group.name, group.consumers, group) for group in groups]
     jobs += [_Job(name, (name,), None) for name in shapes or {}]
     jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
@@ -90,16 +102,25 @@ def probe(
         for place, job in enumerate(part):
             work.progress("rank channels and forms" if shapes else "rank channels", done, len(jobs))
             if job.group is not None:
-                rankings[job.name] = _rank(work, job.group, moments, options)
+                asked = _group_problems(work, job.group, moments)
+                ranking = rankings[job.name] = _rank(job.group, asked, options)
+                if trials is not None and job.group.size > 1:
+                    groups_damage[job.name] = trials.group(job.group, ranking.order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
                 problems = _problems(work, job.name, moments[job.name])
-                candidates[job.name] = survey(problems, shapes[job.name], survey_options)
+                found = candidates[job.name] = survey(problems, shapes[job.name], survey_options)
+                if trials is not None:
+                    sites_damage[job.name] = trials.site(job.name, found, problems)
             for name in job.needs:
                 if all(name not in other.needs for other in part[place + 1 :]):
                     del moments[name]
             done += 1
     work.progress("rank channels and forms" if shapes else "rank channels", len(jobs), len(jobs))
-    return Probed({g.name: rankings[g.name] for g in groups}, {name: candidates[name] for name in shapes or {}})
+    return Probed(
+        {g.name: rankings[g.name] for g in groups},
+        {name: candidates[name] for name in shapes or {}},
+        Sensitivity(groups_damage, sites_damage),
+    )
 
 
 @dataclass(frozen=True)
@@ -162,15 +183,23 @@ def _add(work: Workload, meter: SiteMeter, site: Site, source: Array, number: in
     meter.add(x, None, work.halves(batch, len(x)))
 
 
-def _rank(
-    work: Workload, group: ChannelGroup, moments: dict[str, tuple[Moments, ...]], options: SelectOptions
-) -> Ranking:
+def _group_problems(
+    work: Workload, group: ChannelGroup, moments: Mapping[str, tuple[Moments, ...]]
+) -> dict[str, list[Regression]]:
+    """What every consumer of a group answers now, the group's channels being the units."""
     alive = work.channels.all_alive()
-    problems: list[Regression] = []
+    found: dict[str, list[Regression]] = {}
     for name in group.consumers:
-        for problem in _problems(work, name, moments[name]):
-            unit = unit_of_column(work.channels, work.channels.sites[name], group, alive, len(problem.unit))
-            problems.append(replace(problem, unit=unit))
+        site = work.channels.sites[name]
+        found[name] = [
+            replace(problem, unit=unit_of_column(work.channels, site, group, alive, len(problem.unit)))
+            for problem in _problems(work, name, moments[name])
+        ]
+    return found
+
+
+def _rank(group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], options: SelectOptions) -> Ranking:
+    problems = [problem for regressions in asked.values() for problem in regressions]
     if options.selector == "obs":
         elimination = obs(problems, group.size)
         return Ranking(elimination.order, elimination.curve)
@@ -201,13 +230,19 @@ def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
     for position, found in enumerate(probed.candidates.values()):
         arrays[f"forms.{position}"] = np.stack([found.spatial, found.first, found.channel])
         arrays[f"errors.{position}"] = found.error
+    damage = probed.sensitivity
+    arrays["damage.groups"] = np.array([damage.groups.get(name, np.nan) for name in probed.rankings])
+    kinds = [damage.sites.get(name, {}) for name in probed.candidates]
+    arrays["damage.sites"] = np.array([[of.get(kind, np.nan) for kind in KINDS] for of in kinds]).reshape(
+        -1, len(KINDS)
+    )
     checkpoint.save("probed", arrays)
 
 
 def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Probed | None:
     """What an earlier run kept; None if there is nothing usable for these groups and sites."""
     arrays = checkpoint.load("probed")
-    if arrays is None or len(arrays) != 3 * len(groups) + 2 * len(sites):
+    if arrays is None or len(arrays) != 3 * len(groups) + 2 * len(sites) + 2:
         return None
     rankings, candidates = {}, {}
     for position, group in enumerate(groups):
@@ -219,4 +254,11 @@ def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: S
     for position, name in enumerate(sites):
         spatial, first, channel = arrays[f"forms.{position}"]
         candidates[name] = Candidates(spatial, first, channel, arrays[f"errors.{position}"])
-    return Probed(rankings, candidates)
+    of_groups, of_sites = arrays["damage.groups"], arrays["damage.sites"]
+    if of_groups.shape != (len(groups),) or of_sites.shape != (len(sites), len(KINDS)):
+        return None
+    sensitivity = Sensitivity(
+        {group.name: float(value) for group, value in zip(groups, of_groups, strict=True)},
+        {name: dict(zip(KINDS, row.tolist(), strict=True)) for name, row in zip(sites, of_sites, strict=True)},
+    )
+    return Probed(rankings, candidates, sensitivity)

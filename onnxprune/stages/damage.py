@@ -1,0 +1,61 @@
+"""What the network's outputs lose when some layers get other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.graph.sites import with_weights
+from onnxprune.runtime.divergence import DivergenceMeter
+from onnxprune.runtime.frontier import Batch
+
+if TYPE_CHECKING:
+    from onnxprune.graph.sites import Site
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.stages.workload import Workload
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Damage", "spread"]
+
+
+class Damage:
+    """Runs the original once, and then as often as asked with other weights."""
+
+    def __init__(self, work: Workload, batches: Sequence[Batch], temperature: float = 1.0) -> None:
+        """``batches``: what it is measured on. ``temperature``: of the KL of classifiers."""
+        self._work, self._batches, self._temperature = work, batches, temperature
+        self._feeds = [work.calibration.load(batch.samples) for batch in batches]
+        session = work.engine.session(work.net.to_model(), label="the original")
+        self._reference = [session.run(feeds) for feeds in self._feeds]
+
+    def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
+        """Of every output, with these weights and biases in the place of some sites'."""
+        model = with_weights(self._work.net, weights).to_model()
+        label = ", ".join(f"'{site.name}'" for site in weights)
+        session = self._work.engine.for_pieces().session(model, label=f"the network with {label} changed")
+        meter = DivergenceMeter(self._temperature)
+        for batch, feeds, wanted in zip(self._batches, self._feeds, self._reference, strict=True):
+            meter.add(wanted, session.run(feeds), batch.real)
+        return meter.finish()
+
+    def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
+        """One number: KL times the squared temperature for a classifier's output, else the squared relative error,
+        the sum over outputs."""
+        total = 0.0
+        for output in self.divergence(weights):
+            total += output.relative_error**2 if output.kl is None else output.kl * self._temperature**2
+        return total
+
+
+def spread(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+    """About `count` of the samples of some batches, evenly spread over all of them, in batches of the same size."""
+    samples = [sample for batch in batches for sample in batch.samples[: batch.real]]
+    size = len(batches[0].samples)
+    wanted = min(max(count // size, 1), len(samples) // size) * size
+    if not wanted:
+        return (batches[0],)
+    chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, wanted).astype(int)]
+    return tuple(Batch(tuple(chosen[start : start + size]), size) for start in range(0, wanted, size))

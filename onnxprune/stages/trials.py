@@ -1,0 +1,90 @@
+"""Trials: what an error in one place does to the network's outputs, measured on the original.
+
+Layers' relative errors do not compare: the outputs may hang on what a few directions of one layer say, and hardly
+notice another. So one compression of each group, and one of each kind of form of each site, is fitted and put into the
+network, alone, and the damage at the outputs is divided by the layer's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.plan.candidates import KINDS, Kind
+from onnxprune.solve import RefitOptions, kept_columns, refit
+from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.damage import Damage, spread
+
+if TYPE_CHECKING:
+    from onnxprune.graph.channels import ChannelGroup
+    from onnxprune.plan.candidates import Candidates
+    from onnxprune.solve import Regression
+    from onnxprune.stages.workload import Workload
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Trials"]
+
+_TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
+_PASSES = 2.0  # over the calibration inputs, for all trials together
+_LEAST, _MOST = 16, 256  # inputs
+_FIT = RefitOptions(refit="linear", strengths=(1e-4,))
+
+
+class Trials:
+    """Damage at the outputs per relative error of a layer."""
+
+    def __init__(self, work: Workload, groups: int, sites: int) -> None:
+        """``groups``, ``sites``: how many are going to be tried; the more, the fewer inputs for each."""
+        self._work = work
+        total = sum(batch.real for batch in work.batches)
+        count = int(np.clip(_PASSES * total / max(groups + len(KINDS) * sites, 1), _LEAST, _MOST))
+        self._damage = Damage(work, spread(work.batches, count), _TEMPERATURE)
+
+    def group(
+        self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
+    ) -> float:
+        """Half of a group's channels removed; ``problems``: of each consumer, the group's channels being units.
+
+        Returns:
+            Damage over error; NaN where there is no error.
+        """
+        gone = group.size // 2
+        kept = np.sort(order[gone:])
+        weights = {}
+        for name, regressions in problems.items():
+            found = []
+            for problem in regressions:
+                columns = kept_columns(problem, kept)
+                solution = refit(problem, columns, _FIT)
+                whole = np.zeros_like(problem.weight)
+                whole[:, columns] = solution.weight
+                found.append((whole, solution.bias))
+            weights[self._work.channels.sites[name]] = _stacked(found)
+        return _ratio(self._damage.of(weights), float(curve[gone]))
+
+    def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
+        """One form of each kind, the middle one of those that there are.
+
+        Returns:
+            Damage over error, per kind; NaN where there is no error.
+        """
+        site = self._work.channels.sites[name]
+        columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
+        found = {}
+        for kind, places in candidates.kinds().items():
+            place = int(places[len(places) // 2])
+            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), _FIT, None)
+            weights = _stacked([(solution.weight, solution.bias) for solution in solutions])
+            found[kind] = _ratio(self._damage.of({site: weights}), float(candidates.error[place]))
+        return found
+
+
+def _stacked(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    return np.stack([weight for weight, _ in parts]), np.concatenate([bias for _, bias in parts])
+
+
+def _ratio(damage: float, error: float) -> float:
+    return damage / error if error > 0 and np.isfinite(damage) else float("nan")
