@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,19 @@ def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> 
         assert COST.macs(choice.keep, choice.forms) * speedup <= COST.macs({}) * (1 + 1e-9)
     errors = {speedup: predicted(choice, curves, candidates) for speedup, choice in found.items()}
     assert errors[min(found)] <= errors[max(found)] + 1e-9
+
+
+def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
+    gains = []
+    for seed in range(8):
+        curves, candidates = drawn(seed)
+        found = search(COST, curves, candidates, budget_from(speedup=2.3), align=16)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys.modules["onnxprune.plan.search"]._Space, "near", lambda *_: None)
+            chain = search(COST, curves, candidates, budget_from(speedup=2.3), align=16)
+        gains.append(predicted(chain, curves, candidates) - predicted(found, curves, candidates))
+    assert min(gains) >= -1e-9
+    assert max(gains) > 1e-4
 
 
 @settings(deadline=None, max_examples=10)

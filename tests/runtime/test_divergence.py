@@ -210,3 +210,14 @@ def test_texts_are_the_same_or_not() -> None:
     found = between(words, np.array([["cat"], ["cow"]], dtype=object))
     assert found.max_abs == 1
     assert found.top1_agreement is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(1, 8), st.booleans())
+def test_a_temperature_softens_probabilities_and_logits_alike(seed: int, temperature: float, probable: bool) -> None:
+    a, b = pair(seed)
+    meter = DivergenceMeter(temperature)
+    left, right = (softmax(v, axis=1) if probable else v for v in (a, b))
+    meter.add({"y": left}, {"y": right}, len(a))
+    p, q = softmax(a / temperature, axis=1), softmax(b / temperature, axis=1)
+    assert meter.finish()[0].kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-6, abs=1e-12)
