@@ -14,6 +14,10 @@ its matrix never changes and is factorised once, so a turn costs two products wi
 solves. With a rank, M is the reduced-rank regression: the full one, projected on the leading eigenvectors of what it
 explains.
 
+The published way takes 30 turns with a penalty of 0.1 and 20 with 1. Here z - m is multiplied by 1 + penalty: where the
+activation has slope 1 that is the whole way to r(y), what remains of the objective is a preconditioned gradient step
+on ||r(y) - r(s + M x + b)||^2 itself, and Nesterov's acceleration makes a dozen turns go further than those 50.
+
 The number of turns is found on the even samples and judged on the odd ones; only if that beats the linear solution of
 the even samples is it repeated on all. What is returned is never worse on the samples than the linear solution.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +38,7 @@ from onnxprune.solve.numerics import Array, Array32, Factor, Indices, blas_threa
 from onnxprune.solve.problem import RefitOptions, Samples, Solution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["project", "refit_nonlinear"]
 
@@ -84,28 +89,33 @@ def _refit(
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     rows = _Rows(x - centre, samples.activation(samples.y), samples.offset, samples.activation)
     start = _Iterate(linear.weight, linear.bias + linear.weight @ centre)
-    odd = np.asarray(samples.half) == 1
     before = rows.error(start)
-    if odd.all() or not odd.any():
+    if options.judged and len(np.unique(samples.half)) < 2:
         status = _join(linear.status, f"one half has no samples to judge the {label} by: linear")
         return replace(linear, error=before, error_even=before, error_odd=before, status=status)
     # A mean-normalised ridge falls as one over the number of samples.
     pull = float(np.clip(linear.ridge * moment_count / len(x), _LEAST_PULL, _MOST_PULL))
-    judge, part = rows.part(odd), rows.part(~odd)
-    # The linear solution has seen the odd samples; what it would be without them is the fair start.
-    fair = _Regression.of(part, start, pull, rank).step(start, part.linear_sweep(start, samples.y[~odd]))
-    tried = _descend(part, judge, fair, pull, options.relu_steps, rank)
-    held = judge.error(fair)
-    final = _descend(rows, rows, start, pull, tried.turns, rank) if tried.error < held else None
-    if final is None or final.error >= before:
+    turns, held, reached = options.relu_steps, before, None
+    if options.judged:
+        odd = np.asarray(samples.half) == 1
+        judge, part = rows.part(odd), rows.part(~odd)
+        # The linear solution has seen the odd samples; what it would be without them is the fair start.
+        half = _Regression.of(part, start, pull, rank)
+        fair = half.step(start, part.linear_sweep(start, samples.y[~odd]))
+        held = judge.error(fair)
+        turns, reached = _trial(half, fair, judge, options.relu_steps)
+    final = _repeated(_Regression.of(rows, start, pull, rank), start, turns) if turns else start
+    error = rows.error(final)
+    if not error < before:
         status = _join(linear.status, f"behind the {label} nothing is better than linear")
         return replace(linear, error=before, error_even=held, error_odd=held, status=status)
+    reached = error if reached is None else reached
     return Solution(
-        weight=final.best.weight,
-        bias=final.best.bias - final.best.weight @ centre,
-        error=final.error,
-        error_even=tried.error,
-        error_odd=tried.error,
+        weight=final.weight,
+        bias=final.bias - final.weight @ centre,
+        error=error,
+        error_even=reached,
+        error_odd=reached,
         ridge=linear.ridge,
         status=_join(linear.status, f"fitted behind the {label}"),
     )
@@ -118,14 +128,10 @@ class _Iterate:
     weight: Array
     bias: Array
 
-
-@dataclass(frozen=True)
-class _Descent:
-    """``turns``: (penalty, turns up to the best iterate) of the phases that helped."""
-
-    best: _Iterate
-    error: float
-    turns: tuple[tuple[float, int], ...]
+    def beyond(self, other: _Iterate, share: float) -> _Iterate:
+        """From another one to this one, and on by a share of the way."""
+        weight, bias = self.weight - other.weight, self.bias - other.bias
+        return _Iterate(self.weight + share * weight, self.bias + share * bias)
 
 
 @dataclass(frozen=True)
@@ -199,43 +205,49 @@ class _Rows:
         return float(np.vdot(apart, apart))
 
 
-def _descend(
-    rows: _Rows,
-    judge: _Rows,
-    start: _Iterate,
-    pull: float,
-    steps: Sequence[tuple[float, int]],
-    rank: int | None,
-) -> _Descent:
-    """Turns on ``rows``, judged on ``judge``; each penalty starts from the best iterate so far."""
-    regression = _Regression.of(rows, start, pull, rank)
+_Turns = tuple[tuple[float, int], ...]
+"""(penalty, how many) in order."""
+
+
+def _trial(regression: _Regression, start: _Iterate, judge: _Rows, steps: _Turns) -> tuple[_Turns, float]:
+    """The turns from which the judge sees a gain, none if there is none, and the least error that it sees.
+
+    Each penalty starts from the best iterate so far.
+    """
     best, error = start, judge.error(start)
     done: list[tuple[float, int]] = []
-    for penalty, turns in steps:
-        current, helped = best, 0
-        sweep = rows.sweep(current, penalty)
-        for turn in range(1, turns + 1):
-            current = regression.step(current, sweep)
-            sweep = rows.sweep(current, penalty)
-            now = sweep.error if judge is rows else judge.error(current)
+    for penalty, most in steps:
+        helped = 0
+        for turn, iterate in enumerate(islice(regression.turns(best, penalty), most), start=1):
+            now = judge.error(iterate)
             if now < error * (1 - _GAIN):
-                best, error, helped = current, now, turn
+                found, error, helped = iterate, now, turn
             elif turn - helped >= _PATIENCE:
                 break
         if helped:
+            best = found
             done.append((penalty, helped))
-    return _Descent(best, error, tuple(done))
+    return tuple(done), error
+
+
+def _repeated(regression: _Regression, start: _Iterate, steps: _Turns) -> _Iterate:
+    """So many turns, whatever comes of them."""
+    current = start
+    for penalty, count in steps:
+        *_, current = islice(regression.turns(current, penalty), count)
+    return current
 
 
 @dataclass(frozen=True)
 class _Regression:
     """The M-step, its matrix factorised once.
 
-    ``mean``: (k,) of these rows. ``damping``: (k,) pull times each column's variance. ``anchor``: (o, k), the
-    weights that the pull is toward. ``gram``: (k, k), of these rows, the damping included. ``rank``: of the result.
+    ``rows``: samples. ``mean``: (k,) of theirs. ``damping``: (k,) pull times each column's variance. ``anchor``:
+    (o, k), the weights that the pull is toward. ``gram``: (k, k), of the rows, the damping included. ``rank``: of the
+    result.
     """
 
-    count: int
+    rows: _Rows
     mean: Array
     factor: Factor
     damping: Array
@@ -249,11 +261,25 @@ class _Regression:
         gram = (rows.x.T @ rows.x).astype(np.float64) / len(rows.x) - np.outer(mean, mean)
         damping = pull * np.diagonal(gram)
         factor = factorise(gram, ridge=pull)
-        return cls(len(rows.x), mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)
+        return cls(rows, mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)
 
-    def step(self, current: _Iterate, sweep: _Sweep) -> _Iterate:
-        change = sweep.change / self.count
-        cross = sweep.cross / self.count - np.outer(self.mean, change)
+    def turns(self, start: _Iterate, penalty: float) -> Iterator[_Iterate]:
+        """Step by step, without end: over-relaxed, accelerated (Nesterov), from rest again when the error grows."""
+        before = point = start
+        pace, error = 1.0, np.inf
+        while True:
+            sweep = self.rows.sweep(point, penalty)
+            pace, error = 1.0 if sweep.error > error else pace, sweep.error
+            after = self.step(point, sweep, 1 + penalty)
+            faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
+            point, before, pace = after.beyond(before, (pace - 1) / faster), after, faster
+            yield after
+
+    def step(self, current: _Iterate, sweep: _Sweep, relaxation: float = 1.0) -> _Iterate:
+        """The regression of z - s on x, z - m being `relaxation` times what the sweep found."""
+        scale = relaxation / len(self.rows.x)
+        change = sweep.change * scale
+        cross = sweep.cross * scale - np.outer(self.mean, change)
         cross -= self.damping[:, None] * (current.weight - self.anchor).T
         weight = project(current.weight + self.factor.solve(cross).T, self.gram, self.rank)
         return _Iterate(weight, current.bias + change - (weight - current.weight) @ self.mean)

@@ -126,15 +126,17 @@ class RefitOptions:
     strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (one factor a channel),
     ``relu`` (the error behind the ReLU, Clip or LeakyRelu that follows, from samples), ``none``.
     ``strengths``: of the pull of ``linear``, relative to each column's variance; infinity: the original weights.
-    ``relu_steps``: (penalty, turns) in order. ``basis``: what the singular value decomposition of a spatial kernel
-    weighs, the ``data``'s second moments or nothing (``plain``, as published); ``none`` is always plain.
+    ``relu_steps``: (penalty, turns at most) in order. ``judged``: as many of them as held-out samples gain from, else
+    all. ``basis``: what the singular value decomposition of a spatial kernel weighs, the ``data``'s second moments or
+    nothing (``plain``, as published); ``none`` is always plain.
     """
 
     refit: Refit = "linear"
     basis: Basis = "data"
     ridge: float = 1e-4
     strengths: tuple[float, ...] = (math.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
-    relu_steps: tuple[tuple[float, int], ...] = ((0.1, 30), (1.0, 20))
+    relu_steps: tuple[tuple[float, int], ...] = ((1.0, 6), (5.0, 14))
+    judged: bool = True
 
 
 @dataclass(frozen=True)

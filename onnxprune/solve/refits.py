@@ -21,7 +21,7 @@ W0 comes back to the last digit when nothing has changed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def refit(
     if options.refit == "relu":
         if samples is None:
             raise ValueError("refit 'relu' needs samples: the error behind a ReLU is no function of moments")
-        linear = refit(problem, kept_columns, RefitOptions(refit="linear"), rank=rank)
+        linear = refit(problem, kept_columns, replace(options, refit="linear"), rank=rank)
         return refit_nonlinear(linear, samples, kept_columns, problem.moments.count, options, rank)
     kept = _Kept(
         moments=problem.moments.columns(kept_columns),
