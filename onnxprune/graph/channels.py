@@ -184,7 +184,7 @@ def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
     reason = coupling.reason or "the channels do not pass through it one to one"
-    return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied)]
+    return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]
 
 
 def _revision(net: Net, node: Any) -> int | None:

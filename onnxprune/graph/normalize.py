@@ -30,6 +30,7 @@ _SHAPE_ARITHMETIC = frozenset(
         *("Transpose", "Unsqueeze", "Where"),
     }
 )
+_SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "Swish"})
 _SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
 _MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
 _MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way for more
@@ -49,6 +50,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         _fold_known_shapes,
         _fold_shape_arithmetic,
         _settle_reshapes,
+        _pass_shapes_on,
     )
     protected = _protected(net)
     for _ in range(_MOST_ROUNDS):
@@ -59,6 +61,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
             break
         net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
         net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
+    _write_split_sizes(net)
     shared = _unshare_small_constants(net)
     if not any(_has_weights(node) for node in net.nodes):
         raise ModelError(f"{net.source}: {_why_nothing(net)}")
@@ -233,6 +236,19 @@ def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | 
         return None
 
 
+def _pass_shapes_on(net: Net, protected: frozenset[str]) -> bool:
+    """Shapes of results that are shaped like their inputs, where inference has none."""
+    changed = False
+    for node in net.nodes:
+        if node.op not in _SHAPED_LIKE_INPUT or node.domain not in (None, "", "ai.onnx") or not node.outputs:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if dims(source) is not None and dims(result) is None:
+            result.shape, result.dtype = source.shape, result.dtype or source.dtype
+            changed = True
+    return changed
+
+
 def _settle_reshapes(net: Net, protected: frozenset[str]) -> bool:
     """Reshape to a computed target of which one size at most is open: the target becomes a constant."""
     changed = False
@@ -259,6 +275,24 @@ def _reshape_target(node: Any) -> list[int] | None:
     if result is None or sum(not isinstance(size, int) for size in result) > 1:
         return None
     return [size if isinstance(size, int) else -1 for size in result]
+
+
+def _write_split_sizes(net: Net) -> None:
+    """Equal parts of an axis of known size become sizes: parts need not stay equal."""
+    for node in net.nodes:
+        shape = dims(node.inputs[0]) if node.op == "Split" and node.domain in (None, "", "ai.onnx") else None
+        if shape is None or len(node.inputs) > 1 or "split" in node.attrs:
+            continue
+        axis = int(node.attrs.get("axis", 0)) % len(shape)
+        sizes = [(dims(tensor) or shape)[axis] for tensor in node.outputs]
+        known = [size for size in sizes if isinstance(size, int)]
+        if len(known) < len(sizes) or sum(known) != shape[axis]:
+            continue
+        node.attrs.pop("num_outputs", None)
+        if net.opset >= 13:
+            node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_split"), np.array(known, np.int64)))
+        else:
+            node.attrs["split"] = known
 
 
 def _unshare_small_constants(net: Net) -> int:

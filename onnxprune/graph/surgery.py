@@ -60,13 +60,17 @@ def remove(net: Net, channels: ChannelMap, before: Mask, after: Mask) -> Net:
     """
     net = net.copy()
     tensors = net.tensors()
+    slots: dict[Axis, IntArray] = {}
+    sizes: dict[Axis, int] = {}
     for name, axes in channels.by_tensor.items():
         kept = {axis: channels.kept_after(axis, before, after) for axis in axes}
+        slots.update({axis: index for axis, index in kept.items() if index is not None})
+        sizes.update({axis: int(before[channels.labels[axis]].sum()) for axis in axes})
         tensor = tensors.get(name)
         if tensor is not None:
             _narrow(tensor, {axis: index for axis, index in kept.items() if index is not None})
     for node in net.nodes:
-        _fix(net, node)
+        _fix(net, node, slots, sizes)
     return net
 
 
@@ -85,15 +89,15 @@ def _narrow(tensor: Any, kept: Mapping[Axis, IntArray]) -> None:
     tensor.shape = tuple(shape)
 
 
-def _fix(net: Net, node: Any) -> None:
+def _fix(net: Net, node: Any, slots: Mapping[Axis, IntArray], sizes: Mapping[Axis, int]) -> None:
     fix = fixup_for(node.op) if node.domain in (None, "", "ai.onnx") else None
     if fix is None or dims(node.outputs[0]) is None:
         return
-    edit = fix(NodeView(node, net.opset, net.overridable))
+    edit = fix(NodeView(node, net.opset, net.overridable, slots, sizes))
     node.attrs.update(edit.attributes)
     for position, values in edit.constants.items():
         old = node.inputs[position]
-        if not np.array_equal(values_of(old), values):
+        if values_of(old).shape != values.shape or not np.array_equal(values_of(old), values):
             name = old.name if len(old.outputs) == 1 else net.unused_name(f"{old.name}_{node.name}")
             node.inputs[position] = gs.Constant(name, values)
 

@@ -80,9 +80,13 @@ def worst_difference(left: list[Array], right: list[Array]) -> float:
 
 
 def around(
-    operator: str, weights: Mapping[str, tuple[int, ...] | Array] | None = None, **options: Any
+    operator: str,
+    weights: Mapping[str, tuple[int, ...] | Array] | None = None,
+    batch: int | str = "N",
+    **options: Any,
 ) -> onnx.ModelProto:
     """conv -> `operator` (h to k, six channels of 8 x 8) -> conv -> pool -> dense."""
+    options = {"inputs": f"float[{batch},3,8,8] x", "outputs": f"float[{batch},5] y", **options}
     body = (
         "h = Conv<pads=[1,1,1,1]>(x, w1, b1) "
         + operator

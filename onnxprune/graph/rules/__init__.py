@@ -1,6 +1,6 @@
 """One rule an operator. Importing this package registers all of them."""
 
-from onnxprune.graph.rules import elementwise, layers, layout, spatial
+from onnxprune.graph.rules import elementwise, layers, layout, selection, spatial
 from onnxprune.graph.rules.registry import (
     Axis,
     Coupling,
@@ -26,5 +26,6 @@ __all__ = [
     "layout",
     "registered",
     "rule_for",
+    "selection",
     "spatial",
 ]

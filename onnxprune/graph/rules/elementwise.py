@@ -38,6 +38,12 @@ def broadcast(node: NodeView) -> Coupling:
 
 
 rule("Abs", "Neg", "Ceil", "Floor", "Reciprocal", "Sqrt", "Exp", "Log", since=(6, 13))(same_shape)
+rule("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", since=(7, 22))(same_shape)
+rule("Sinh", "Cosh", "Asinh", "Acosh", "Atanh", since=(9, 22))(same_shape)
+rule("Not", since=(1,))(same_shape)
+rule("IsNaN", "IsInf", since=(9, 10, 13, 20))(same_shape)
+rule("Celu", since=(12,))(same_shape)
+rule("Swish", since=(24,))(same_shape)
 rule("Relu", since=(6, 13, 14))(same_shape)
 rule("Sigmoid", "Tanh", "Erf", since=(6, 9, 13))(same_shape)
 rule("Elu", "Selu", "HardSigmoid", "LeakyRelu", since=(6, 16, 22))(same_shape)
@@ -70,3 +76,27 @@ rule("Add", "Sub", "Mul", "Div", since=(7, 13, 14))(broadcast)
 rule("Pow", since=(7, 12, 13, 15))(broadcast)
 rule("Max", "Min", "Sum", "Mean", since=(6, 8, 12, 13))(broadcast)
 rule("PRelu", since=(7, 9, 16))(broadcast)
+rule("Mod", since=(10, 13))(broadcast)
+rule("Where", since=(9, 16))(broadcast)
+rule("Equal", since=(7, 11, 13, 19))(broadcast)
+rule("Greater", "Less", since=(7, 9, 13))(broadcast)
+rule("GreaterOrEqual", "LessOrEqual", since=(12, 16))(broadcast)
+rule("And", "Or", "Xor", since=(7,))(broadcast)
+
+
+@rule("QuantizeLinear", "DequantizeLinear", since=(10, 13, 19, 21, 23, 24, 25))
+def quantization(node: NodeView) -> Coupling:
+    """Every element alike; with a scale for each slot of one axis, scale and zero point go with it."""
+    shape, scale = node.output_shape(), node.input_shape(1)
+    if shape is None or scale is None or len(scale) > 1 or node.attribute("block_size", 0):
+        return Coupling(reason="its scales are given block by block, or their shape is unknown")
+    ties = [
+        tie_axes(node.input_axis(0, axis), node.output_axis(axis), size)
+        for axis, size in enumerate(shape)
+        if isinstance(size, int)
+    ]
+    axis = int(node.attribute("axis", 1))
+    size = scale[0] if scale else 1
+    if size != 1 and isinstance(size, int):
+        ties += [tie_axes(node.input_axis(i, 0), node.output_axis(axis), size) for i in (1, 2) if node.has_input(i)]
+    return Coupling(tuple(ties))

@@ -49,6 +49,38 @@ def conv_groups(node: NodeView) -> Edit:
     return Edit(attributes={"group": source[1]})
 
 
+@rule("ConvTranspose", since=(1, 11, 22))
+def conv_transpose(node: NodeView) -> Coupling:
+    """Weight (I, O / group, ...): axis 0 goes with the input, axis 1 and bias with the output.
+
+    With one output channel a group and one input channel a group, input and output go together.
+    """
+    weight, source = node.input_shape(1), node.input_shape(0)
+    if weight is None or source is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
+        return Coupling(reason="its shapes are unknown")
+    inputs, outputs, groups = weight[0], weight[1], int(node.attribute("group", 1))
+    bias = node.has_input(2)
+    if groups == 1:
+        ties = [
+            tie_axes(node.input_axis(0, 1), node.input_axis(1, 0), inputs),
+            tie_axes(node.input_axis(1, 1), node.output_axis(1), outputs),
+        ]
+        return Coupling((*ties, *([tie_axes(node.input_axis(2, 0), node.output_axis(1), outputs)] if bias else [])))
+    if groups != inputs or outputs != 1:
+        return Coupling(reason="it has groups of several channels")
+    through = [node.input_axis(1, 0), node.output_axis(1), *([node.input_axis(2, 0)] if bias else [])]
+    return Coupling(tuple(tie_axes(node.input_axis(0, 1), axis, inputs) for axis in through))
+
+
+@fixup("ConvTranspose")
+def conv_transpose_groups(node: NodeView) -> Edit:
+    """A depthwise one has as many groups as it has channels left."""
+    weight = node.input_shape(1)
+    if int(node.attribute("group", 1)) == 1 or weight is None or weight[1] != 1:
+        return Edit()
+    return Edit(attributes={"group": weight[0]})
+
+
 @rule("Gemm", since=(7, 9, 11, 13))
 def gemm(node: NodeView) -> Coupling:
     """A (M, K) times B (K, N): K goes from A to B, N from B and C to the output."""
@@ -96,3 +128,34 @@ def batch_normalization(node: NodeView) -> Coupling:
     channels = source[1]
     parameters = [tie_axes(node.input_axis(i, 0), node.output_axis(1), channels) for i in range(1, 5)]
     return Coupling((tie_axes(node.input_axis(0, 1), node.output_axis(1), channels), *parameters))
+
+
+@rule("InstanceNormalization", since=(1, 6, 22))
+def instance_normalization(node: NodeView) -> Coupling:
+    """Each channel has its own statistics, scale and bias."""
+    source = node.input_shape(0)
+    if source is None or len(source) < 2 or not isinstance(source[1], int):
+        return Coupling(reason="its number of channels is unknown")
+    parameters = [tie_axes(node.input_axis(i, 0), node.output_axis(1), source[1]) for i in (1, 2)]
+    return Coupling((tie_axes(node.input_axis(0, 1), node.output_axis(1), source[1]), *parameters))
+
+
+@rule("GroupNormalization", since=(18, 21))
+def group_normalization(node: NodeView) -> Coupling:
+    """Channels share their statistics: one less changes those of the others."""
+    return Coupling(reason="its statistics are taken over several channels")
+
+
+@rule("LayerNormalization", since=(17,))
+def layer_normalization(node: NodeView) -> Coupling:
+    """The axes in front of the normalised ones go on; statistics are taken over those."""
+    source = node.input_shape(0)
+    if source is None:
+        return Coupling(reason="the shape of its input is unknown")
+    first = int(node.attribute("axis", -1)) % len(source)
+    ties = [
+        tie_axes(node.input_axis(0, axis), node.output_axis(axis), size)
+        for axis, size in enumerate(source[:first])
+        if isinstance(size, int)
+    ]
+    return Coupling(tuple(ties), reason="its statistics are taken over this axis")

@@ -65,6 +65,7 @@ class Coupling:
     """What a rule says of one node."""
 
     ties: tuple[Tie, ...] = ()
+    free: frozenset[Axis] = frozenset()  # not tied, and not pinned either: whatever is left on them, the node is right
     reason: str = ""  # why the axes that are not tied are pinned; empty: this operator does not carry them
 
 
@@ -83,6 +84,8 @@ class NodeView:
     node: Any
     opset: int
     overridable: frozenset[str] = frozenset()
+    slots: Mapping[Axis, IntArray] = field(default_factory=dict)  # what is left of axes that have lost some
+    sizes: Mapping[Axis, int] = field(default_factory=dict)  # of those axes and all others, before they did
 
     @property
     def op(self) -> str:
@@ -114,6 +117,10 @@ class NodeView:
         """An axis of an output; negative axes count from the end."""
         return Axis(self.node.outputs[index].name, axis % max(len(self.output_shape(index) or (1,)), 1))
 
+    def left(self, axis: Axis, size: int) -> IntArray:
+        """The slots, of `size` that an axis had, that are still there: (k,) int64."""
+        return self.slots.get(axis, np.arange(size, dtype=np.int64))
+
     def input_shape(self, index: int) -> tuple[Dim, ...] | None:
         """Shape of an input, None where its rank is unknown."""
         return dims(self.node.inputs[index])
@@ -129,6 +136,13 @@ class NodeView:
         tensor = self.node.inputs[index]
         fixed = isinstance(tensor, gs.Constant) and tensor.name not in self.overridable
         return values_of(tensor) if fixed else None
+
+    def integers(self, attribute: str, position: int) -> list[int] | None:
+        """A list that older revisions keep in an attribute and newer ones in a constant input; None if neither."""
+        listed = self.attribute(attribute, None)
+        if listed is None:
+            listed = self.constant(position)
+        return None if listed is None else [int(value) for value in np.ravel(listed)]
 
 
 Rule = Callable[[NodeView], Coupling]
@@ -151,7 +165,10 @@ def rule(*operators: str, since: tuple[int, ...]) -> Callable[[Rule], Rule]:
 
 
 def fixup(*operators: str) -> Callable[[Fixup], Fixup]:
-    """Register what follows in attributes and shape constants; called when the shapes around the node have changed."""
+    """Register what follows in attributes and constants; called when the shapes around the node have changed.
+
+    The view's shapes are the new ones; its `slots` tell which of the old slots are left.
+    """
 
     def register(function: Fixup) -> Fixup:
         for operator in operators:

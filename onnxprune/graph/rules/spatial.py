@@ -1,12 +1,13 @@
-"""Operators that work within each channel: pooling, reductions over space, padding and slicing off the channel axis."""
+"""Operators that work within each channel: pooling, resizing, reductions, softmax over other axes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from onnxprune.graph.rules.registry import Coupling, NodeView, Tie, rule, tie_axes
+from onnxprune.graph.rules.registry import Coupling, Edit, NodeView, Tie, fixup, rule, tie_axes
 
 __all__: list[str] = []
 
@@ -40,13 +41,17 @@ def max_pool(node: NodeView) -> Coupling:
 rule("AveragePool", since=(7, 10, 11, 19, 22))(channelwise)
 rule("LpPool", since=(2, 11, 18, 22))(channelwise)
 rule("GlobalAveragePool", "GlobalMaxPool", since=(1, 22))(channelwise)
+rule("GlobalLpPool", since=(1, 2, 22))(channelwise)
+rule("GridSample", since=(16, 20, 22))(channelwise)
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", since=(1, 11, 12, 13, 18, 20))
+@rule("ReduceL1", "ReduceL2", "ReduceProd", "ReduceSumSquare", since=(1, 11, 13, 18))
+@rule("ReduceLogSum", "ReduceLogSumExp", since=(1, 11, 13, 18))
 def reduction(node: NodeView) -> Coupling:
     """The axes that are not reduced go on."""
     source = node.input_shape(0)
-    axes = _integers(node, "axes", 1)
+    axes = node.integers("axes", 1)
     if source is None or axes is None:
         return Coupling(reason="its axes are computed, or it reduces all of them")
     reduced = {axis % len(source) for axis in axes}
@@ -56,43 +61,134 @@ def reduction(node: NodeView) -> Coupling:
     return kept_axes(node, {axis: position for position, axis in enumerate(left)})
 
 
-@rule("Pad", since=(2, 11, 13, 18, 19, 21, 23, 24, 25))
-def pad(node: NodeView) -> Coupling:
-    """The axes that are not padded go on."""
+@rule("ArgMax", "ArgMin", since=(1, 11, 12, 13))
+def arg_extreme(node: NodeView) -> Coupling:
+    """The axes that are not searched go on; the answers count the slots of the one that is."""
     source = node.input_shape(0)
-    pads = _integers(node, "pads", 1)
-    if source is None or pads is None:
-        return Coupling(reason="its pads are computed")
-    axes = node.constant(3) if node.has_input(3) else np.arange(len(source))
-    if axes is None or len(pads) != 2 * len(axes):
-        return Coupling(reason="its axes are computed")
-    padded = {
-        int(axis) % len(source)
-        for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True)
-        if before or after
-    }
-    coupling = kept_axes(node, {axis: axis for axis in range(len(source)) if axis not in padded})
-    return Coupling(coupling.ties, reason="it pads this axis")
+    if source is None:
+        return Coupling(reason="its shapes are unknown")
+    axis = int(node.attribute("axis", 0)) % len(source)
+    left = [other for other in range(len(source)) if other != axis]
+    kept = node.attribute("keepdims", 1)
+    coupling = kept_axes(node, {other: other if kept else place for place, other in enumerate(left)})
+    return Coupling(coupling.ties, reason="its answers are numbers of channels")
 
 
-@rule("Slice", since=(1, 10, 11, 13))
-def slice_(node: NodeView) -> Coupling:
-    """The axes that are not sliced go on."""
+@rule("Softmax", "LogSoftmax", "Hardmax", since=(1, 11, 13))
+def softmax(node: NodeView) -> Coupling:
+    """The other axes go on; before revision 13 everything from the axis on is one."""
     source = node.input_shape(0)
-    starts = _integers(node, "starts", 1)
-    if source is None or starts is None:
-        return Coupling(reason="its bounds are computed")
-    axes = _integers(node, "axes", 3)
-    if axes is None and node.has_input(3):
-        return Coupling(reason="its axes are computed")
-    sliced = {axis % len(source) for axis in (axes if axes is not None else range(len(starts)))}
-    coupling = kept_axes(node, {axis: axis for axis in range(len(source)) if axis not in sliced})
-    return Coupling(coupling.ties, reason="it slices this axis")
+    if source is None:
+        return Coupling(reason="its shapes are unknown")
+    old = node.opset < 13
+    axis = int(node.attribute("axis", 1 if old else -1)) % len(source)
+    others = [other for other in range(len(source)) if (other < axis if old else other != axis)]
+    return Coupling(kept_axes(node, {other: other for other in others}).ties, reason="it sums over this axis")
 
 
-def _integers(node: NodeView, attribute: str, position: int) -> list[int] | None:
-    """A list that older revisions keep in an attribute and newer ones in a constant input; None if neither."""
-    listed: Any = node.attribute(attribute, None)
-    if listed is None:
-        listed = node.constant(position)
-    return None if listed is None else [int(value) for value in np.ravel(listed)]
+@rule("LpNormalization", since=(1, 22))
+def lp_normalization(node: NodeView) -> Coupling:
+    """The other axes go on."""
+    source = node.input_shape(0)
+    if source is None:
+        return Coupling(reason="its shapes are unknown")
+    axis = int(node.attribute("axis", -1)) % len(source)
+    others = {other: other for other in range(len(source)) if other != axis}
+    return Coupling(kept_axes(node, others).ties, reason="it sums over this axis")
+
+
+@rule("MeanVarianceNormalization", since=(9, 13))
+def mean_variance_normalization(node: NodeView) -> Coupling:
+    """The axes over which no statistics are taken go on."""
+    source = node.input_shape(0)
+    if source is None:
+        return Coupling(reason="its shapes are unknown")
+    over = {int(axis) % len(source) for axis in node.attribute("axes", (0, 2, 3))}
+    others = {other: other for other in range(len(source)) if other not in over}
+    return Coupling(kept_axes(node, others).ties, reason="its statistics are taken over this axis")
+
+
+@rule("CumSum", since=(11, 14))
+def cumulative_sum(node: NodeView) -> Coupling:
+    """The other axes go on."""
+    source, axis = node.input_shape(0), node.constant(1)
+    if source is None or axis is None:
+        return Coupling(reason="its axis is computed")
+    summed = int(axis.reshape(-1)[0]) % len(source)
+    others = {other: other for other in range(len(source)) if other != summed}
+    return Coupling(kept_axes(node, others).ties, reason="it sums along this axis")
+
+
+@rule("Resize", since=(10, 11, 13, 18, 19))
+@rule("Upsample", since=(7, 9, 10))
+def resize(node: NodeView) -> Coupling:
+    """An axis that keeps its size goes on.
+
+    Sizes that are written down follow, see the fix-up; sizes that are computed must be so from a Shape of the input.
+    """
+    if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return Coupling(reason="it crops")
+    source = node.input_shape(0)
+    if source is None:
+        return Coupling(reason="its shapes are unknown")
+    if (
+        node.has_input(3)
+        and node.constant(3) is None
+        and not _begins_with_shape(node.node.inputs[3], node.node.inputs[0])
+    ):
+        return Coupling(reason="its sizes are computed")
+    if node.has_input(2) and node.op == "Resize" and node.constant(2) is None:
+        return Coupling(reason="its scales are computed")
+    return Coupling(kept_axes(node, {axis: axis for axis in range(len(source))}).ties, reason="it resizes this axis")
+
+
+@fixup("Resize")
+def resize_sizes(node: NodeView) -> Edit:
+    """Sizes that are written down are those of the output."""
+    sizes, result = node.constant(3), node.output_shape()
+    if sizes is None or result is None or not sizes.size:
+        return Edit()
+    axes = node.attribute("axes", None) or range(len(result))
+    after = [
+        result[axis] if isinstance(result[axis], int) else old for axis, old in zip(axes, sizes.tolist(), strict=True)
+    ]
+    return Edit(constants={3: np.array(after, sizes.dtype)})
+
+
+def _begins_with_shape(sizes: Any, source: Any) -> bool:
+    """Whether computed sizes are the batch and the channels of the very input, and constants or arithmetic on space."""
+    if not sizes.inputs or sizes.inputs[0].op != "Concat":
+        return False
+    front = sizes.inputs[0].inputs[0]
+    node = front.inputs[0] if front.inputs else None
+    while node is not None and node.op == "Cast":
+        node = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+    if node is None or node.op != "Slice" or not node.inputs[0].inputs or node.inputs[0].inputs[0].op != "Shape":
+        return False
+    bounds = [
+        np.ravel(tensor.values).tolist() if isinstance(tensor, gs.Constant) else None for tensor in node.inputs[1:3]
+    ]
+    return bounds == [[0], [2]] and node.inputs[0].inputs[0].inputs[0].name == source.name
+
+
+_PASSED_ON = frozenset({"Cast", "Concat", "Slice", "Gather", "Unsqueeze", "Squeeze", "Identity"})
+
+
+@rule("Shape", since=(1, 13, 15, 19, 21, 23, 24, 25))
+def shape(node: NodeView) -> Coupling:
+    """A shape that is computed when the model runs is right whatever was removed, as long as only Resize reads it."""
+    source = node.input_shape(0) or ()
+    if not _only_resized(node.node.outputs[0]):
+        return Coupling(reason="its size is read")
+    return Coupling(free=frozenset(node.input_axis(0, axis) for axis in range(len(source))))
+
+
+def _only_resized(tensor: Any, depth: int = 16) -> bool:
+    if depth == 0 or not tensor.outputs:
+        return False
+    for reader in tensor.outputs:
+        if reader.op == "Resize" and [t is tensor for t in reader.inputs].index(True) == 3:
+            continue
+        if reader.op not in _PASSED_ON or not all(_only_resized(out, depth - 1) for out in reader.outputs):
+            return False
+    return True
