@@ -46,7 +46,7 @@ class ChannelGroup:
         name: unique; the first node, in topological order, that makes these channels and no other group's; where
             each makes some of another's too (a conv added to a concatenation), the first with a number behind it.
         units: (size,) int64, the component that each channel is.
-        producers: names of the sites whose outputs these are.
+        producers: names of the layers whose outputs these are, in topological order.
         consumers: names of the sites that use them up, in topological order.
         pins: why nothing may go; empty: prunable.
     """
@@ -139,7 +139,19 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
     }
     pins += _weight_pins(net, fixed, forbidden or {})
     labels, count = slots.components(ties)
-    return ChannelMap(_groups(labels, count, pins, sites), labels, count, sites, fixed)
+    makers = {node.name: _makes(node, sites) for node in net.nodes if node.name in sites or node.name in fixed}
+    known = {name: axis for name, axis in makers.items() if axis is not None and axis in labels}
+    return ChannelMap(_groups(labels, count, pins, sites, known), labels, count, sites, fixed)
+
+
+def _makes(node: Any, sites: Mapping[str, Site]) -> Axis | None:
+    """The axis of a layer's constant weights that makes its output channels, whether they can be fitted or not."""
+    if node.name in sites:
+        return sites[node.name].output_axis
+    if not isinstance(node.inputs[1], gs.Constant) or node.op not in {"Conv", "ConvTranspose"}:
+        return None
+    grouped = int(node.attrs.get("group", 1)) > 1
+    return None if grouped else Axis(node.inputs[1].name, 0 if node.op == "Conv" else 1)
 
 
 class _Slots:
@@ -241,11 +253,15 @@ def _why_no_site(net: Net, node: Any) -> str:
 
 
 def _groups(
-    labels: Mapping[Axis, IntArray], count: int, pins: Iterable[Pin], sites: Mapping[str, Site]
+    labels: Mapping[Axis, IntArray],
+    count: int,
+    pins: Iterable[Pin],
+    sites: Mapping[str, Site],
+    makers: Mapping[str, Axis],
 ) -> tuple[ChannelGroup, ...]:
     made = np.zeros(count, dtype=np.bool_)
-    for site in sites.values():
-        made[labels[site.output_axis]] = True
+    for axis in makers.values():
+        made[labels[axis]] = True
     reasons: dict[int, dict[str, None]] = defaultdict(dict)
     for pin in pins:
         for unit in np.unique(labels[pin.axis]) if pin.axis in labels else ():
@@ -258,8 +274,8 @@ def _groups(
     members: dict[tuple[tuple[Axis, int], ...], list[int]] = defaultdict(list)
     for unit in sorted(signature):
         members[tuple(signature[unit])].append(unit)
-    groups = [_group(axes, units, reasons, sites) for axes, units in members.items()]
-    order = {name: index for index, name in enumerate(sites)}
+    groups = [_group(axes, units, reasons, sites, makers) for axes, units in members.items()]
+    order = {name: index for index, name in enumerate(makers)}
     return _named(sorted(groups, key=lambda group: (order[group.producers[0]], int(group.units[0]))))
 
 
@@ -284,9 +300,10 @@ def _group(
     units: list[int],
     reasons: Mapping[int, Mapping[str, None]],
     sites: Mapping[str, Site],
+    makers: Mapping[str, Axis],
 ) -> ChannelGroup:
     axes = {axis for axis, _ in signature}
-    producers = tuple(name for name, site in sites.items() if site.output_axis in axes)
+    producers = tuple(name for name, axis in makers.items() if axis in axes)
     consumers = tuple(name for name, site in sites.items() if site.input_axis in axes)
     pins = list(dict.fromkeys(reason for unit in units for reason in reasons.get(unit, {})))
     if not pins and not consumers:

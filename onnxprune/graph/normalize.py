@@ -1,8 +1,9 @@
 """Rewrites that change no output and make a graph plain: what exporters leave behind is gone before anything looks.
 
 Constant nodes become constants, shape arithmetic on known sizes is computed, Reshape targets become constants where one
-size at most is unknown, and small constants that an exporter merged (one zero bias for ten convs) get one copy a use,
-since sharing would couple strangers.
+size at most is unknown, channel shuffles become one Gather, equal parts of a Split get their sizes written down, and
+small constants that an exporter merged (one zero bias for ten convs) get one copy a use, since
+sharing would couple strangers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import Net, captured_names, dims, lengthened, values_of
 from onnxprune.graph.shape_values import shape_value
+from onnxprune.graph.shuffle import shuffles_as_gathers
 from onnxprune.note import Note
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         _fold_shape_arithmetic,
         _settle_reshapes,
         _pass_shapes_on,
+        shuffles_as_gathers,
     )
     protected = _protected(net)
     for _ in range(_MOST_ROUNDS):

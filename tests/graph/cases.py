@@ -169,6 +169,14 @@ def _layout() -> dict[str, onnx.ModelProto]:
         "Gather of some channels twice": around(
             "a = Gather<axis=1>(h, index) k = Concat<axis=1>(a, a)", {"index": ints(3, 0, 3)}
         ),
+        "channel shuffle": around(
+            "a = Reshape(h, to) b = Transpose<perm=[0,2,1,3,4]>(a) k = Reshape(b, back)",
+            {"to": ints(0, 2, 3, 8, 8), "back": ints(0, 6, 8, 8)},
+        ),
+        "channel shuffle with an open batch": around(
+            "a = Reshape(h, to) b = Transpose<perm=[0,2,1,3,4]>(a) k = Reshape(b, back)",
+            {"to": ints(-1, 3, 2, 8, 8), "back": ints(-1, 6, 8, 8)},
+        ),
         "Gather of space": around(
             "a = Gather<axis=2>(h, one) k = Unsqueeze(a, axes)", {"one": np.array(1, np.int64), "axes": ints(2)}
         ),

@@ -105,6 +105,14 @@ def test_a_layer_that_is_no_site_has_a_reason_of_its_own():
     assert set(channels.fixed.values()) == {"its weights are shared with another node"}
 
 
+def test_a_transposed_conv_keeps_its_inputs_and_may_lose_outputs():
+    model = around("k = ConvTranspose<strides=[2,2]>(h, v, c)", {"v": (6, 4, 2, 2), "c": (4,), "w2": (7, 4, 3, 3)})
+    groups = groups_of(model)
+    assert "not fitted anew" in groups["conv0"].pins[0]
+    assert groups["convtranspose1"].size == 4
+    assert not groups["convtranspose1"].pins
+
+
 def test_computed_weights_pin_what_they_read():
     body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) v = Relu(w2) z = Conv(h, v)" + _TAIL
     weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
