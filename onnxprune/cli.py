@@ -16,6 +16,7 @@ from rich.console import Console
 
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
+from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.errors import DropError, OnnxPruneError, OutputError, UsageError
 from onnxprune.flags import (
     AS_IT_IS,
@@ -33,8 +34,10 @@ from onnxprune.flags import (
     options_from,
 )
 from onnxprune.graph.save import write_bytes
+from onnxprune.inspection import run_inspection
 from onnxprune.pipeline import run
 from onnxprune.plan import Plan
+from onnxprune.report.inspection import show_inspection
 from onnxprune.report.progress import StageBars
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_report
@@ -53,7 +56,7 @@ app = App(
     name="onnxprune",
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
     usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
-    "\n       onnxprune study MODEL --site NAME [OPTIONS]",
+    "\n       onnxprune study MODEL --site NAME [OPTIONS]\n       onnxprune inspect MODEL [OPTIONS]",
     help_epilogue=EXIT_CODES,
     version=__version__,
     suppress_keyboard_interrupt=False,
@@ -215,6 +218,25 @@ def study(
         write_bytes(show.json, _json(found.to_dict()))
     if not show.quiet:
         show_study(_paper(), found)
+
+
+@app.command
+def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()) -> None:
+    """List what of a network may be pruned, layer by layer, and what stands in the way; nothing is run.
+
+    Parameters
+    ----------
+    model
+        The network, an ONNX file.
+    size
+        Of the axes that its inputs leave open, the batch apart.
+    """
+    _check_targets(model, [show.json] if show.json is not None else [])
+    found = run_inspection(model, size=size)
+    if show.json is not None:
+        write_bytes(show.json, _json(found.to_dict()))
+    if not show.quiet:
+        show_inspection(_paper(), found, verbose=show.verbose)
 
 
 def _check_targets(model: Path, targets: list[Path]) -> None:

@@ -193,3 +193,23 @@ def test_every_error_class_has_an_exit_code_of_its_own():
 def test_the_program_runs_as_a_module_and_says_its_version():
     found = subprocess.run([sys.executable, "-m", "onnxprune", "--version"], capture_output=True, text=True, check=True)
     assert found.stdout.strip()
+
+
+def test_inspect_lists_layers_reasons_and_what_is_within_reach(capsys, model, tmp_path):
+    record = tmp_path / "inspected.json"
+    code, text, _ = ended(capsys, "inspect", model, "--json", record)
+    assert code == 0
+    content = json.loads(record.read_text())
+    assert content["schema"] == 1
+    last = content["layers"][-1]
+    assert last["reason"] == "graph output 'logits'"
+    assert last["inputs_prunable"]
+    assert all(layer["reason"] == "" for layer in content["layers"][:-1])
+    for word in (last["name"], last["reason"], "groups of channels may lose some", f"{content['halved']:.2f}x"):
+        assert word in text
+
+
+def test_inspect_refuses_a_size_that_is_none(capsys, model):
+    code, _, err = ended(capsys, "inspect", model, "--size", 0)
+    assert code == 2
+    assert "--size 0" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -135,6 +136,8 @@ def _few_samples(outcomes: Mapping[str, SiteOutcome]) -> str:
 
 def _options(options: Options) -> dict[str, object]:
     """The options that the result depends on."""
+    # JSON has no infinity.
+    strengths = [strength if math.isfinite(strength) else "infinite" for strength in options.refit.strengths]
     return {
         "budget": asdict(options.budget),
         "recipe": options.recipe,
@@ -144,7 +147,7 @@ def _options(options: Options) -> dict[str, object]:
         "include": list(options.include),
         "exclude": list(options.exclude),
         "selector": asdict(options.select),
-        "refit": asdict(options.refit),
+        "refit": {**asdict(options.refit), "strengths": strengths},
         "downstream": options.downstream,
         "samples": options.samples,
         "seed": options.seed,
