@@ -82,8 +82,9 @@ def _outputs_first(axes: Sequence[int], outputs: int) -> tuple[int, ...]:
 
 
 def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:
-    """Per layer, why its output channels all stay."""
+    """Per layer, why its output channels all stay; nothing where some of them go."""
     reasons = dict(channels.fixed)
+    lose: set[str] = set()
     for group in channels.groups:
         if group.pins:
             text = group.pins[0]
@@ -92,7 +93,8 @@ def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str
         elif keep.get(group.name, group.size) == group.size:
             text = "the plan keeps them all"
         else:
+            lose.update(group.producers)
             continue
         for name in group.producers:
             reasons.setdefault(name, text)
-    return reasons
+    return {name: text for name, text in reasons.items() if name not in lose}

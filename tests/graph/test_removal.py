@@ -18,6 +18,7 @@ from onnxprune.graph.surgery import alive_without, remove, zero
 
 from .cases import CASES
 from .nets import operators, outputs_of, worst_difference
+from .random_nets import random_net
 
 
 def drawn_removal(channels: ChannelMap, data: st.DataObject) -> dict[str, list[int]]:
@@ -122,3 +123,35 @@ def test_costs_by_count_are_those_of_the_network_that_was_really_cut(name, data)
         for unit, total in (("macs", cost.macs), ("params", cost.params)):
             fewer = {**keep, group.name: 1}
             assert np.isclose(cost.saving(keep, group.name, 1, unit=unit), total(keep) - total(fewer))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_removing_equals_zeroing_in_random_networks(seed, data):
+    net, channels = mapped(random_net(seed))
+    alive = alive_without(channels, drawn_removal(channels, data))
+    left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
+    right = outputs_of(zero(net, channels, alive).to_model())
+    assert worst_difference(left, right) < 1e-4
+
+
+@pytest.mark.long
+def test_removing_equals_zeroing_twenty_thousand_times():
+    """Every case and as many random networks, each with many random subsets."""
+    wrong, tried = [], 0
+    models = [*CASES.items(), *((f"random {seed}", random_net(seed)) for seed in range(850))]
+    for name, model in models:
+        net, channels = mapped(model)
+        rng = np.random.default_rng(len(wrong) + tried)
+        for _ in range(20):
+            removed = {
+                g.name: rng.choice(g.size, rng.integers(0, g.size), replace=False).tolist() for g in channels.prunable
+            }
+            alive = alive_without(channels, removed)
+            left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
+            right = outputs_of(zero(net, channels, alive).to_model())
+            tried += 1
+            if not worst_difference(left, right) < 1e-4:
+                wrong.append((name, removed))
+    assert tried >= 20_000
+    assert not wrong, wrong[:3]

@@ -1,0 +1,179 @@
+"""Which networks can be pruned, and how far: ours, onnxsim's structured pruning and Torch-Pruning, side by side.
+
+Fourteen families as torchvision defines them, with their initial weights, exported at several opsets by torch's two
+exporters. Half of the channels of every group that may lose any are removed; onnxsim is asked for a sparsity of 0.5,
+Torch-Pruning for a ratio of 0.5 on the torch module itself, its classifier left alone. A cell is the MACs before over
+those after. Ours also says how far the outputs are from those of the full network with the channels zeroed. "broken":
+the result does not run, or (ours) differs; "fails": the tool raised an error.
+
+Run: ``python benchmarks/coverage.py`` where torchvision, onnxscript, onnxsim and torch-pruning are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import re
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from common import machine, table
+
+from onnxprune.graph.channels import channel_map
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.save import finished_model
+from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.inspection import run_inspection
+from onnxprune.stages.start import prepared
+
+FAMILIES = (
+    *("vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
+    *("densenet121", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet", "regnet_y_400mf", "mnasnet1_0"),
+    "convnext_tiny",
+)
+_SIDE = 224
+_TOLERANCE = 1e-4
+
+
+def _torchvision() -> Any:
+    """torchvision; where its compiled operators do not load, which none of these networks needs, without them."""
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        found = importlib.util.find_spec("torchvision")
+        if found is None or found.origin is None:
+            raise
+        text = (Path(found.origin).parent / "_meta_registrations.py").read_text()
+        for name in set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)):
+            torch.library.define(f"torchvision::{name}", "() -> Tensor")
+        return importlib.import_module("torchvision")
+
+
+def _module(models: Any, family: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": True} if family == "googlenet" else {}
+    return models.get_model(family, weights=None, **options).eval()
+
+
+def _exported(module: torch.nn.Module, opset: int, dynamo: bool) -> onnx.ModelProto | str:
+    """The graph, or that the exporter fails."""
+    buffer = io.BytesIO()
+    example = torch.zeros(1, 3, _SIDE, _SIDE)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            made = torch.onnx.export(
+                module, (example,), None if dynamo else buffer, opset_version=opset, dynamo=dynamo, verbose=False
+            )
+    except Exception as error:  # whatever the exporter raises is a result
+        return f"no export: {type(error).__name__}"
+    return made.model_proto if made is not None else onnx.load_from_string(buffer.getvalue())
+
+
+def _run(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).standard_normal((1, 3, _SIDE, _SIDE)).astype(np.float32)
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: image})[0])
+
+
+def _ours(model: onnx.ModelProto) -> str:
+    net, _, _ = prepared(model, "model")
+    channels = channel_map(net)
+    rng = np.random.default_rng(0)
+    removed = {g.name: rng.choice(g.size, g.size // 2, replace=False) for g in channels.prunable}
+    alive = alive_without(channels, removed)
+    smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
+    cost = cost_model(net, channels, {net.input_names[0]: (1, 3, _SIDE, _SIDE)})
+    keep = {g.name: g.size - g.size // 2 for g in channels.prunable}
+    ratio = cost.macs({}) / cost.macs(keep)
+    left, right = _run(smaller), _run(zero(net, channels, alive).to_model())
+    apart = float(np.abs(left - right).max() / max(np.abs(right).max(), 1e-12))
+    return f"{ratio:.2f} ({apart:.0e})" if apart < _TOLERANCE else f"broken ({apart:.0e})"
+
+
+def _onnxsim(model: onnx.ModelProto) -> str:
+    onnxsim = importlib.import_module("onnxsim")
+    pruned = onnxsim.apply_structured_pruning(model, sparsity=0.5)
+    try:
+        _run(pruned)
+    except Exception:  # whatever onnxruntime says of it
+        return "broken"
+    return f"{run_inspection(model).macs / run_inspection(pruned).macs:.2f}"
+
+
+def _torch_pruning(models: Any, family: str) -> str:
+    tp = importlib.import_module("torch_pruning")
+    module = _module(models, family)
+    example = torch.zeros(1, 3, _SIDE, _SIDE)
+    ignored = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
+    ignored += [m for m in module.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == 1000]
+    before, _ = tp.utils.count_ops_and_params(module, example)
+    pruner = tp.pruner.MagnitudePruner(
+        module, example, importance=tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=ignored
+    )
+    pruner.step()
+    try:
+        with torch.no_grad():
+            module(example)
+    except RuntimeError:
+        return "broken"
+    after, _ = tp.utils.count_ops_and_params(module, example)
+    return f"{before / after:.2f}"
+
+
+def _tried(work: Callable[[], str]) -> str:
+    """What it says, or that it fails, and how."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return work()
+    except Exception as error:  # whatever a tool raises is a result
+        return f"fails: {type(error).__name__}"
+
+
+def main() -> None:
+    """Print a table: one row a family."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--opsets", nargs="*", type=int, default=[11, 13, 17, 20])
+    parser.add_argument("--dynamo", nargs="*", type=int, default=[20], help="opsets of the newer exporter")
+    parser.add_argument("--peers-at", type=int, default=17, help="opset that onnxsim gets")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    models = _torchvision().models
+    graphs = [(opset, False) for opset in options.opsets] + [(opset, True) for opset in options.dynamo]
+    rows = []
+    for family in options.only:
+        start = time.perf_counter()
+        module = _module(models, family)
+        row = [family]
+        peer = ""
+        for opset, dynamo in graphs:
+            model = _exported(module, opset, dynamo)
+            row.append(model if isinstance(model, str) else _tried(partial(_ours, model)))
+            if opset == options.peers_at and not dynamo and not isinstance(model, str):
+                peer = _tried(partial(_onnxsim, model))
+        row += [peer, _tried(partial(_torch_pruning, models, family))]
+        rows.append(row)
+        print(f"{row} {time.perf_counter() - start:.0f} s", flush=True)
+    print(machine())
+    header = ["family", *(f"ours, {'dynamo ' if dynamo else ''}opset {opset}" for opset, dynamo in graphs)]
+    print(table([*header, f"onnxsim, opset {options.peers_at}", "Torch-Pruning"], rows))
+
+
+if __name__ == "__main__":
+    main()
