@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from onnxprune.runtime.sessions import Session
 
     Array = np.ndarray[Any, Any]
 
@@ -56,9 +54,24 @@ class Timing:
     warmup: int
 
 
+class Runnable(Protocol):
+    """What can be timed: a `Session`, or what behaves like one."""
+
+    @property
+    def provider(self) -> str:
+        """What it runs on."""
+
+    @property
+    def threads(self) -> int:
+        """Within an operator; 0: the engine's default."""
+
+    def run(self, feeds: Mapping[str, Array]) -> object:
+        """One run."""
+
+
 def interleaved(
-    before: Session,
-    after: Session,
+    before: Runnable,
+    after: Runnable,
     feeds: Mapping[str, Array],
     *,
     seconds: float = 4.0,
