@@ -1,10 +1,12 @@
 """Which networks can be pruned, and how far: ours, onnxsim's structured pruning and Torch-Pruning, side by side.
 
-Fourteen families as torchvision defines them, with their initial weights, exported at several opsets by torch's two
-exporters. Half of the channels of every group that may lose any are removed; onnxsim is asked for a sparsity of 0.5,
-Torch-Pruning for a ratio of 0.5 on the torch module itself, its classifier left alone. A cell is the MACs before over
-those after. Ours also says how far the outputs are from those of the full network with the channels zeroed. "broken":
-the result does not run, or (ours) differs; "fails": the tool raised an error.
+Fourteen families as torchvision defines them, exported at several opsets by torch's two exporters. Half of the channels
+of every group that may lose any are removed; onnxsim is asked for a sparsity of 0.5, Torch-Pruning for a ratio of 0.5
+on the torch module itself, its classifier left alone. A cell is the MACs before over those after. All get the initial
+values, at which exporters merge biases and BatchNorms of different layers; onnxsim a second time with those drawn at
+random. Ours also says how far the outputs are from those of the full network with the channels zeroed, with matrices
+drawn so that activations do not vanish. "broken": the result does not run, or (ours) differs; "fails": the tool raised
+an error.
 
 Run: ``python benchmarks/coverage.py`` where torchvision, onnxscript, onnxsim and torch-pruning are installed.
 """
@@ -67,6 +69,19 @@ def _module(models: Any, family: str) -> torch.nn.Module:
     return models.get_model(family, weights=None, **options).eval()
 
 
+def _randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Biases and BatchNorms at values of their own."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+            torch.nn.init.normal_(part.bias, std=0.1)
+            torch.nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type, unused-ignore]
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type, unused-ignore]
+        elif isinstance(part, torch.nn.Conv2d | torch.nn.Linear) and part.bias is not None:
+            torch.nn.init.normal_(part.bias, std=0.1)
+    return module
+
+
 def _exported(module: torch.nn.Module, opset: int, dynamo: bool) -> onnx.ModelProto | str:
     """The graph, or that the exporter fails."""
     buffer = io.BytesIO()
@@ -90,8 +105,21 @@ def _run(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: image})[0])
 
 
+def _lively(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with weights drawn so that activations keep their size; at some initial weights they vanish."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rng = np.random.default_rng(1)
+    for tensor in copy.graph.initializer:
+        if len(tensor.dims) > 1 and tensor.data_type == onnx.TensorProto.FLOAT:
+            spread = (2 / max(int(np.prod(tensor.dims[1:])), 1)) ** 0.5
+            drawn = (rng.standard_normal(tuple(tensor.dims)) * spread).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(drawn, tensor.name))
+    return copy
+
+
 def _ours(model: onnx.ModelProto) -> str:
-    net, _, _ = prepared(model, "model")
+    net, _, _ = prepared(_lively(model), "model")
     channels = channel_map(net)
     rng = np.random.default_rng(0)
     removed = {g.name: rng.choice(g.size, g.size // 2, replace=False) for g in channels.prunable}
@@ -161,18 +189,20 @@ def main() -> None:
         start = time.perf_counter()
         module = _module(models, family)
         row = [family]
-        peer = ""
+        peer = again = ""
         for opset, dynamo in graphs:
             model = _exported(module, opset, dynamo)
             row.append(model if isinstance(model, str) else _tried(partial(_ours, model)))
             if opset == options.peers_at and not dynamo and not isinstance(model, str):
                 peer = _tried(partial(_onnxsim, model))
-        row += [peer, _tried(partial(_torch_pruning, models, family))]
+                drawn = _exported(_randomised(_module(models, family)), opset, False)
+                again = drawn if isinstance(drawn, str) else _tried(partial(_onnxsim, drawn))
+        row += [peer, again, _tried(partial(_torch_pruning, models, family))]
         rows.append(row)
         print(f"{row} {time.perf_counter() - start:.0f} s", flush=True)
     print(machine())
     header = ["family", *(f"ours, {'dynamo ' if dynamo else ''}opset {opset}" for opset, dynamo in graphs)]
-    print(table([*header, f"onnxsim, opset {options.peers_at}", "Torch-Pruning"], rows))
+    print(table([*header, f"onnxsim, opset {options.peers_at}", "onnxsim, drawn", "Torch-Pruning"], rows))
 
 
 if __name__ == "__main__":
