@@ -213,3 +213,22 @@ def test_inspect_refuses_a_size_that_is_none(capsys, model):
     code, _, err = ended(capsys, "inspect", model, "--size", 0)
     assert code == 2
     assert "--size 0" in err
+
+
+def test_bfloat16_is_declined_in_one_line(capsys, model, tmp_path):
+    wide = onnx.load(model)
+    for value in (*wide.graph.input, *wide.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    for tensor in wide.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            made = onnx.helper.make_tensor(tensor.name, onnx.TensorProto.BFLOAT16, values.shape, values.ravel())
+            tensor.CopyFrom(made)
+    del wide.graph.value_info[:]
+    onnx.save(wide, tmp_path / "wide.onnx")
+    code, out, err = ended(capsys, tmp_path / "wide.onnx", "-o", tmp_path / "out.onnx", *QUICK)
+    assert code == 3
+    assert "bfloat16" in err
+    assert "float16" in err
+    assert out + err == err
+    assert err.count("\n") == 1

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import shape_inference
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dim", "Header", "Net", "captured_names", "dims", "lengthened", "numpy_dtype", "values_of"]
 
+G_LOGGER.severity = G_LOGGER.ERROR  # what a user should know is said in our own words
 Dim = int | str | None  # a fixed size, a symbol, or nothing known
 
 

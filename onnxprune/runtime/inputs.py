@@ -33,7 +33,10 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
             raise ModelError(f"{net.source}: input '{name}' is no tensor with a batch axis of a known type and rank")
         kind = numpy_dtype(tensor.dtype)
         if kind.kind not in "fiub":
-            raise ModelError(f"{net.source}: input '{name}' holds {kind}, expected numbers")
+            raise ModelError(
+                f"{net.source}: input '{name}' holds {kind}, which does not run here: convert the model to float32 or "
+                "float16"
+            )
         sizes = tuple(size if isinstance(size, int) else None for size in shape)
         specs.append(InputSpec(name, sizes, np.dtype(kind)))
     if not specs:

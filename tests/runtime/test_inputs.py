@@ -57,7 +57,7 @@ def test_specs_have_name_shape_and_type_and_open_sizes_are_none() -> None:
     [
         (net_of("float x", outputs="float y"), "'x' is no tensor with a batch axis"),
         (net_of("float[] x", outputs="float[] y"), "'x' is no tensor with a batch axis"),
-        (net_of("string[N] x", outputs="string[N] y"), "expected numbers"),
+        (net_of("string[N] x", outputs="string[N] y"), "float32 or float16"),
         (net_of("seq(float[N,3]) x", outputs="seq(float[N,3]) y"), "'x' is no tensor with a batch axis"),
         (net_of("", body="y = Constant<value_floats=[1.0]>()", outputs="float[1] y"), "no inputs"),
     ],
