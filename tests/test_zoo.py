@@ -80,11 +80,13 @@ def test_removing_equals_zeroing(zoo, name):
     assert worst(run(smaller, feeds), run(zero(net, channels, alive).to_model(), feeds)) < 1e-4
 
 
-def test_layout_tricks_pin_with_a_reason(zoo):
+def test_channels_go_through_padded_shortcuts_and_what_stays_has_a_reason(zoo):
     net, _ = fold(load(zoo / "models" / "det_blazeface_front.onnx")[0])
-    for group in channel_map(net).groups:
-        assert group.pins
-        assert all("'" in reason for reason in group.pins)
+    channels = channel_map(net)
+    assert len(channels.prunable) == 12
+    pinned = [group for group in channels.groups if group.pins]
+    assert len(pinned) == 4
+    assert all("'" in reason for group in pinned for reason in group.pins)
 
 
 @pytest.mark.long
