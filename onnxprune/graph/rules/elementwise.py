@@ -98,5 +98,7 @@ def quantization(node: NodeView) -> Coupling:
     axis = int(node.attribute("axis", 1))
     size = scale[0] if scale else 1
     if size != 1 and isinstance(size, int):
+        if shape[axis : axis + 1 or None] != (size,):
+            return Coupling(reason="its scales do not fit its axis")
         ties += [tie_axes(node.input_axis(i, 0), node.output_axis(axis), size) for i in (1, 2) if node.has_input(i)]
     return Coupling(tuple(ties))

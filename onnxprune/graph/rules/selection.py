@@ -34,6 +34,8 @@ def split(node: NodeView) -> Coupling:
         ties.append(tie_axes(node.input_axis(0, axis), node.output_axis(axis, index), size, left_start=start))
         ties += _others(node, source, shape or (), {axis}, index)
         start += size
+    if start != source[axis]:
+        return Coupling(reason="its parts do not add up to its input")
     return Coupling(tuple(ties))
 
 
@@ -95,6 +97,8 @@ def _windows(node: NodeView) -> dict[int, tuple[int, int, int]] | None:
     steps = node.integers("steps", 4)
     if (axes is None and node.has_input(3)) or (steps is None and node.has_input(4)):
         return None
+    if any(len(listed) != len(starts) for listed in (ends, axes, steps) if listed is not None) or not source:
+        return None
     places = [axis % len(source) for axis in (range(len(starts)) if axes is None else axes)]
     return dict(zip(places, zip(starts, ends, steps or [1] * len(starts), strict=True), strict=True))
 
@@ -118,7 +122,8 @@ def gather(node: NodeView) -> Coupling:
         if other != axis and isinstance(size, int) and result[place] == size:
             ties.append(tie_axes(node.input_axis(0, other), node.output_axis(place), size))
     size = source[axis]
-    if index is not None and index.ndim == 1 and len(index) and isinstance(size, int):
+    inside = index is not None and isinstance(size, int) and bool(((index >= -size) & (index < size)).all())
+    if index is not None and index.ndim == 1 and len(index) and isinstance(size, int) and inside:
         run = np.arange(len(index), dtype=np.int64)
         ties.append(Tie(node.input_axis(0, axis), index.astype(np.int64) % size, node.output_axis(axis), run))
     return Coupling(tuple(ties), reason="it picks from this axis")
@@ -216,6 +221,8 @@ def tile(node: NodeView) -> Coupling:
     source, result, repeats = node.input_shape(0), node.output_shape(), node.constant(1)
     if source is None or result is None or repeats is None:
         return Coupling(reason="its repeats are computed")
+    if repeats.shape != (len(source),) or len(result) != len(source):
+        return Coupling(reason="its repeats do not fit its input")
     ties = []
     for axis, times in enumerate(repeats.tolist()):
         size = source[axis]
