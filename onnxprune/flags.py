@@ -86,6 +86,8 @@ class MethodFlags:
     "How weights are fitted."
     basis: Basis = "data"
     "What a spatial decomposition's singular values weigh: the data, or nothing (as published)."
+    rounds: int = 1
+    "Of V fitted anew for the H that was found, then H for that V; 0: V as the singular values give it."
     ridge: float = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
     downstream: bool = True
@@ -188,7 +190,7 @@ def options_from(
             layer_alpha=method.layer_alpha,
             seed=sampling.seed,
         ),
-        refit=RefitOptions(refit=method.refit, basis=method.basis, ridge=method.ridge),
+        refit=RefitOptions(refit=method.refit, basis=method.basis, rounds=method.rounds, ridge=method.ridge),
         downstream=method.downstream,
         samples=sampling.samples,
         points=sampling.points,

@@ -159,7 +159,8 @@ def run_study(
 
 
 def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
-    names = [s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), ())]
+    eligible = eligible_sites(work.net, work.channels, work.forbidden, (), ())
+    names = [site.name for site in eligible if site.decomposable]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(repr(name) for name in names[:3])

@@ -242,7 +242,10 @@ def _weight_pins(net: Net, fixed: Mapping[str, str], forbidden: Mapping[str, str
 def _why_no_site(net: Net, node: Any) -> str:
     weight = node.inputs[1]
     if node.op == "ConvTranspose":
-        return "a layer of this kind is not fitted anew"
+        if int(node.attrs.get("group", 1)) > 1:
+            return "a ConvTranspose in groups is not fitted anew"
+        if node.attrs.get("output_shape") or str(node.attrs.get("auto_pad", "NOTSET")) not in {"NOTSET", "VALID"}:
+            return "its pads follow from its input, and it is not fitted anew"
     if not isinstance(weight, gs.Constant):
         return "its weights are computed"
     if weight.name in net.overridable:

@@ -201,7 +201,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
         layers[node.name] = _Layer(positions, lengths)
         if site is not None:
-            shape = layer_shape(concrete, site, batch)
+            shape = layer_shape(concrete, site, batch) if site.decomposable else None
             layers[node.name] = _Layer(positions, lengths, site.output_axis.axis, site.input_axis.axis, shape)
     constants = tuple(
         extents(name)

@@ -1,8 +1,9 @@
 """Sites: the layers whose weights can be fitted anew, seen as one matrix that answers to an input patch.
 
 A site answers ``y = W x + b`` at every output position. For a Conv x is the input patch under that position,
-channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For Gemm and MatMul
-a position is a row. Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and
+channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For a ConvTranspose x
+is what reaches that position through each element of the kernel: zero where its stride passes it by. For Gemm and
+MatMul a position is a row. Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and
 `with_weights` writes it back.
 """
 
@@ -30,18 +31,24 @@ __all__ = ["LAYERS", "Site", "Window", "ensure_biases", "find_sites", "is_per_ou
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
 
-Operator = Literal["Conv", "Gemm", "MatMul"]
+Operator = Literal["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a conv's kernel moves over its input; one entry a spatial axis in every tuple."""
+    """How a conv's kernel moves over its input; one entry a spatial axis in every tuple.
+
+    ``transposed``: over its output instead, the input's elements lying `strides` apart; ``tail`` is then what is added
+    at each end (``output_padding``).
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]  # all beginnings, then all ends
     auto_pad: str = "NOTSET"
+    transposed: bool = False
+    tail: tuple[int, ...] = ()
 
     def begins(self, extents: tuple[int, ...]) -> tuple[int, ...]:
         """Padding in front of each spatial axis for an input of these extents."""
@@ -59,6 +66,17 @@ class Window:
 
     def outputs(self, extents: tuple[int, ...]) -> tuple[int, ...]:
         """Size of each spatial axis of the output for an input of these extents."""
+        if self.transposed:
+            half = len(self.kernel)
+            return tuple(
+                (size - 1) * self.strides[axis]
+                + (self.kernel[axis] - 1) * self.dilations[axis]
+                + 1
+                + self.tail[axis]
+                - self.pads[axis]
+                - self.pads[axis + half]
+                for axis, size in enumerate(extents)
+            )
         if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
             return tuple(math.ceil(size / stride) for size, stride in zip(extents, self.strides, strict=True))
         pads = (0,) * len(self.pads) if self.auto_pad == "VALID" else self.pads
@@ -78,13 +96,13 @@ class Site:
     Attributes:
         name: the node's name.
         op: its operator.
-        source: the tensor that it reads; channels on axis 1 of a Conv's, on the last axis of the others'.
+        source: the tensor that it reads; channels on axis 1 of a Conv's or ConvTranspose's, on the last of the others'.
         response: the tensor that holds its answer, its bias included.
         weight: the tensor of its weights.
         output_axis: the axis of `weight` that makes the output channels.
         input_axis: the axis of `weight` that uses up the input channels.
         groups: of a grouped conv; else 1.
-        window: of a Conv; else None.
+        window: of a Conv or ConvTranspose; else None.
         add: for a MatMul, the node that adds its bias; else None.
     """
 
@@ -102,7 +120,12 @@ class Site:
     @property
     def channel_axis(self) -> int:
         """The channel axis of `source` and `response`: 1, or -1 for the last."""
-        return 1 if self.op == "Conv" else -1
+        return 1 if self.window is not None else -1
+
+    @property
+    def decomposable(self) -> bool:
+        """Whether V, H and P may stand in its place."""
+        return self.op != "ConvTranspose"
 
 
 def find_sites(net: Net) -> tuple[Site, ...]:
@@ -150,6 +173,36 @@ def _conv(net: Net, node: Any) -> Site | None:
     )
 
 
+def _conv_transpose(net: Net, node: Any) -> Site | None:
+    """With pads of its own: where an output shape is asked for instead, they depend on the input."""
+    weight = node.inputs[1]
+    if node.domain not in (None, "", "ai.onnx") or not _own_constant(net, weight) or len(weight.shape) < 3:
+        return None
+    if int(node.attrs.get("group", 1)) != 1 or not _bias_is_own(net, node, int(weight.shape[1])):
+        return None
+    if node.attrs.get("output_shape") or str(node.attrs.get("auto_pad", "NOTSET")) not in {"NOTSET", "VALID"}:
+        return None
+    rank = len(weight.shape) - 2
+    window = Window(
+        kernel=tuple(int(size) for size in weight.shape[2:]),
+        strides=_integers(node, "strides", (1,) * rank),
+        dilations=_integers(node, "dilations", (1,) * rank),
+        pads=(0,) * 2 * rank if node.attrs.get("auto_pad") == "VALID" else _integers(node, "pads", (0,) * 2 * rank),
+        transposed=True,
+        tail=_integers(node, "output_padding", (0,) * rank),
+    )
+    return Site(
+        name=node.name,
+        op="ConvTranspose",
+        source=node.inputs[0].name,
+        response=node.outputs[0].name,
+        weight=weight.name,
+        output_axis=Axis(weight.name, 1),
+        input_axis=Axis(weight.name, 0),
+        window=window,
+    )
+
+
 def _gemm(net: Net, node: Any) -> Site | None:
     weight = node.inputs[1]
     if node.attrs.get("transA", 0) or not _own_constant(net, weight, 2):
@@ -185,7 +238,7 @@ def _matmul(net: Net, node: Any) -> Site | None:
     )
 
 
-_READERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+_READERS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
 
 
 def _bias_is_own(net: Net, node: Any, outputs: int) -> bool:
@@ -262,6 +315,9 @@ def matrix(net: Net, site: Site) -> tuple[Array, Array]:
         outputs = weight.shape[0]
         groups = int(node.attrs.get("group", 1))
         return weight.reshape(groups, outputs // groups, -1), _values_or_zero(node, 2, outputs)
+    if site.op == "ConvTranspose":
+        flat = np.moveaxis(weight, 1, 0)
+        return flat.reshape(1, len(flat), -1), _values_or_zero(node, 2, len(flat))
     if site.op == "Gemm":
         flat = weight if site.output_axis.axis == 0 else weight.T
         bias = float(node.attrs.get("beta", 1.0)) * _values_or_zero(node, 2, flat.shape[0])
@@ -298,7 +354,7 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
         outputs = int(old.shape[site.output_axis.axis])
         if flat.size != int(np.prod(old.shape)) or len(flat) != outputs or bias.shape != (outputs,):
             raise ValueError(f"{site.name}: {weight.shape} and {bias.shape} for weights {tuple(old.shape)}")
-        shaped = flat.reshape(old.shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
+        shaped = _in_layout(site, flat, tuple(old.shape))
         kind = numpy_dtype(old.dtype)
         node.inputs[1] = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
         if site.op == "MatMul":
@@ -308,6 +364,13 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
         if site.op == "Gemm":
             node.attrs.update(alpha=1.0, beta=1.0)
     return net
+
+
+def _in_layout(site: Site, flat: Array, shape: tuple[int, ...]) -> Array:
+    """Weights (outputs, p) as the operator has them."""
+    if site.op == "ConvTranspose":
+        return np.moveaxis(flat.reshape(shape[1], shape[0], *shape[2:]), 0, 1)
+    return flat.reshape(shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
 
 
 def _write_bias(net: Net, node: Any, bias: np.ndarray[Any, Any]) -> None:

@@ -74,15 +74,13 @@ def patches(source: Array, site: Site, where: Indices) -> Array:
 def _windows(source: Array, window: Window, where: Indices) -> Array:
     batch, points, rank = where.shape
     extents = source.shape[2:]
-    begins = window.begins(tuple(extents))
+    lines, hits = _lines(window, where, tuple(extents))
     inside = np.ones((batch, points) + (1,) * rank, dtype=np.bool_)
     index: list[Array] = [np.arange(batch).reshape((batch,) + (1,) * (rank + 1))]
     for axis in range(rank):
-        offsets = np.arange(window.kernel[axis]) * window.dilations[axis] - begins[axis]
-        line = where[:, :, axis, None] * window.strides[axis] + offsets
-        line = line.reshape((batch, points) + (1,) * axis + (-1,) + (1,) * (rank - 1 - axis))
-        inside = inside & (line >= 0) & (line < extents[axis])
-        index.append(line.clip(0, extents[axis] - 1))
+        shape = (batch, points) + (1,) * axis + (-1,) + (1,) * (rank - 1 - axis)
+        inside = inside & hits[axis].reshape(shape)
+        index.append(lines[axis].reshape(shape).clip(0, extents[axis] - 1))
     # Indices on both sides of the channel axis put it last: (B, P, *kernel, C).
     place: Any = (index[0], slice(None), *index[1:])
     taken = source[place]
@@ -90,6 +88,22 @@ def _windows(source: Array, window: Window, where: Indices) -> Array:
         taken *= inside[..., None]
     ordered = np.moveaxis(taken, -1, 2)
     return np.ascontiguousarray(ordered, dtype=np.float32).reshape(batch * points, -1)
+
+
+def _lines(window: Window, where: Indices, extents: tuple[int, ...]) -> tuple[list[Indices], list[Array]]:
+    """Per spatial axis, the input's index under each kernel element and whether there is one: (B, P, elements)."""
+    begins, lines, hits = window.begins(extents), [], []
+    for axis, extent in enumerate(extents):
+        stride, offsets = window.strides[axis], np.arange(window.kernel[axis]) * window.dilations[axis]
+        if window.transposed:
+            line, rest = np.divmod(where[:, :, axis, None] + begins[axis] - offsets, stride)
+            hit = (rest == 0) & (line >= 0) & (line < extent)
+        else:
+            line = where[:, :, axis, None] * stride + offsets - begins[axis]
+            hit = (line >= 0) & (line < extent)
+        lines.append(line)
+        hits.append(hit)
+    return lines, hits
 
 
 def answers(response: Array, where: Indices, channel_axis: int) -> Array:

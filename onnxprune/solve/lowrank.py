@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import eigvalsh, qr, svd
 
+from onnxprune.solve.alternating import better_first
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise
 from onnxprune.solve.problem import Basis, Refit, RefitOptions, Regression, Samples, Solution
@@ -133,7 +134,7 @@ def _dense_options(options: RefitOptions) -> RefitOptions:
 def _fit_spatial(
     problem: Regression, split: Split, rank: int, channel: int | None, options: RefitOptions, samples: Samples | None
 ) -> tuple[Solution, Array]:
-    """The better of the data's basis and the plain one, by the error of the linear fit."""
+    """The better of the data's basis and the plain one, by the error of the linear fit; then V and H by turns."""
     plain_only = options.refit == "none" or options.basis == "plain"
     kinds: tuple[Basis, ...] = ("plain",) if plain_only else ("data", "plain")
     total = problem.moments.total
@@ -144,6 +145,17 @@ def _fit_spatial(
         features = _features(problem, first, split, kind)
         found.append((first, features, _fit(features, linear, None, channel)))
     first, features, solution = min(found, key=lambda entry: entry[2].error)
+    for _ in range(0 if plain_only else options.rounds):
+        better = better_first(problem.moments, first, solution.weight, split, solution.ridge)
+        if better is None:
+            break
+        columns, _ = qr(better.T, mode="economic", check_finite=False)
+        turned = np.asarray(columns.T, dtype=np.float64)
+        seen = _features(problem, turned, split, "data")
+        now = _fit(seen, linear, None, channel)
+        if not now.error < solution.error:
+            break
+        first, features, solution = turned, seen, now
     if options.refit == "relu":
         rows = None if samples is None else replace(samples, x=_feature_rows(samples.x, first, split))
         solution = _fit(features, options, rows, channel)

@@ -128,11 +128,13 @@ class RefitOptions:
     ``strengths``: of the pull of ``linear``, relative to each column's variance; infinity: the original weights.
     ``relu_steps``: (penalty, turns at most) in order. ``judged``: as many of them as held-out samples gain from, else
     all. ``basis``: what the singular value decomposition of a spatial kernel weighs, the ``data``'s second moments or
-    nothing (``plain``, as published); ``none`` is always plain.
+    nothing (``plain``, as published); ``none`` is always plain. ``rounds``: V given H, then H given V, so many times
+    at most; not for a plain basis.
     """
 
     refit: Refit = "linear"
     basis: Basis = "data"
+    rounds: int = 1
     ridge: float = 1e-4
     strengths: tuple[float, ...] = (math.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
     relu_steps: tuple[tuple[float, int], ...] = ((1.0, 6), (5.0, 14))

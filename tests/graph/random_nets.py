@@ -6,97 +6,56 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+
+from .builder import Builder
 
 __all__ = ["random_net"]
 
 SIDE = 8
 
-
-class _Builder:
-    """Nodes and weights so far; ``open``: (tensor, channels) to go on from."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-        self.open: list[tuple[str, int]] = [("x", 3)]
-
-    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
-        number = len(self.nodes)
-        made = [f"t{number}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), made, f"{op.lower()}{number}", **attributes))
-        return made
-
-    def constant(self, values: np.ndarray) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(values, name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def drawn(self, *shape: int) -> str:
-        spread = np.sqrt(max(int(np.prod(shape[1:])), 1)) if len(shape) > 1 else 2.0
-        return self.constant((self.rng.standard_normal(shape) / spread).astype(np.float32))
-
-    def pick(self) -> tuple[str, int]:
-        """Recent tensors more often."""
-        place = len(self.open) - 1 - int(self.rng.integers(0, min(3, len(self.open))))
-        return self.open[place]
-
-    def conv(self, source: str, inputs: int, outputs: int, size: int = 3, groups: int = 1) -> str:
-        weight = self.drawn(outputs, inputs // groups, size, size)
-        bias = [self.drawn(outputs)] if self.rng.random() < 0.7 else []
-        return self.node("Conv", source, weight, *bias, pads=[size // 2] * 4, group=groups)[0]
+_Step = Callable[[Builder, str, int], tuple[str, int]]
 
 
-_Step = Callable[[_Builder, str, int], tuple[str, int]]
-
-
-def _conv(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _conv(b: Builder, x: str, c: int) -> tuple[str, int]:
     outputs = 2 * int(b.rng.integers(2, 6))
     return b.conv(x, c, outputs, int(b.rng.choice([1, 3]))), outputs
 
 
-def _activation(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _activation(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node(str(b.rng.choice(["Relu", "Sigmoid", "HardSwish", "LeakyRelu", "Softplus"])), x)[0], c
 
 
-def _norm(b: _Builder, x: str, c: int) -> tuple[str, int]:
-    scale, shift, mean = (b.drawn(c) for _ in range(3))
-    return b.node("BatchNormalization", x, scale, shift, mean, b.constant(np.linspace(0.5, 2, c).astype(np.float32)))[
-        0
-    ], c
+def _norm(b: Builder, x: str, c: int) -> tuple[str, int]:
+    return b.norm(x, c), c
 
 
-def _depthwise(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _depthwise(b: Builder, x: str, c: int) -> tuple[str, int]:
     times = int(b.rng.integers(1, 3))
     return b.conv(x, c, c * times, 3, c), c * times
 
 
-def _grouped(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _grouped(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.conv(x, c, 8, 3, 2 if c % 2 == 0 else 1), 8
 
 
-def _residual(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _residual(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Add", x, b.conv(b.node("Relu", x)[0], c, c))[0], c
 
 
-def _join(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _join(b: Builder, x: str, c: int) -> tuple[str, int]:
     other, more = b.pick()
     if more == c and b.rng.random() < 0.5:
         return b.node(str(b.rng.choice(["Add", "Mul", "Max"])), x, other)[0], c
     return b.node("Concat", x, other, axis=1)[0], c + more
 
 
-def _squeeze_excite(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _squeeze_excite(b: Builder, x: str, c: int) -> tuple[str, int]:
     pooled = b.node("GlobalAveragePool", x)[0]
     gate = b.node("Sigmoid", b.conv(b.node("Relu", b.conv(pooled, c, 4, 1))[0], 4, c, 1))[0]
     return b.node("Mul", x, gate)[0], c
 
 
-def _split(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _split(b: Builder, x: str, c: int) -> tuple[str, int]:
     if c < 4:
         return x, c
     first = int(b.rng.integers(1, c - 1))
@@ -105,7 +64,7 @@ def _split(b: _Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Relu", right)[0], c - first
 
 
-def _slice(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _slice(b: Builder, x: str, c: int) -> tuple[str, int]:
     if c < 4:
         return x, c
     start = int(b.rng.integers(0, c - 2))
@@ -113,30 +72,30 @@ def _slice(b: _Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Slice", x, b.ints(start), b.ints(stop), b.ints(1))[0], stop - start
 
 
-def _pad(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _pad(b: Builder, x: str, c: int) -> tuple[str, int]:
     before, after = (int(n) for n in b.rng.integers(0, 3, 2))
     padded = b.node("Pad", x, b.ints(0, before, 0, 0, 0, after, 0, 0))[0]
     return b.node("Add", padded, b.conv(x, c, c + before + after, 1))[0], c + before + after
 
 
-def _gather(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _gather(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Gather", x, b.ints(*b.rng.permutation(c)[: max(c - 1, 1)].tolist()), axis=1)[0], max(c - 1, 1)
 
 
-def _shuffle(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _shuffle(b: Builder, x: str, c: int) -> tuple[str, int]:
     if c % 2:
         return x, c
     split = b.node("Reshape", x, b.ints(0, 2, c // 2, SIDE, SIDE))[0]
     return b.node("Reshape", b.node("Transpose", split, perm=[0, 2, 1, 3, 4])[0], b.ints(0, c, SIDE, SIDE))[0], c
 
 
-def _channels_last(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _channels_last(b: Builder, x: str, c: int) -> tuple[str, int]:
     last = b.node("Transpose", x, perm=[0, 2, 3, 1])[0]
     made = b.node("Add", b.node("MatMul", last, b.drawn(c, 6))[0], b.drawn(6))[0]
     return b.node("Transpose", made, perm=[0, 3, 1, 2])[0], 6
 
 
-def _up_and_down(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _up_and_down(b: Builder, x: str, c: int) -> tuple[str, int]:
     if b.rng.random() < 0.5:
         up = b.node("Resize", x, "", b.constant(np.array([1, 1, 2, 2], np.float32)))[0]
     else:
@@ -144,31 +103,31 @@ def _up_and_down(b: _Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("MaxPool", up, kernel_shape=[2, 2], strides=[2, 2])[0], c
 
 
-def _depth_to_space(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _depth_to_space(b: Builder, x: str, c: int) -> tuple[str, int]:
     made = b.conv(x, c, 12)
     wide = b.node("DepthToSpace", made, blocksize=2, mode=str(b.rng.choice(["DCR", "CRD"])))[0]
     return b.node("AveragePool", wide, kernel_shape=[2, 2], strides=[2, 2])[0], 3
 
 
-def _space_to_depth(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _space_to_depth(b: Builder, x: str, c: int) -> tuple[str, int]:
     deep = b.node("SpaceToDepth", x, blocksize=2)[0]
     return b.node("Resize", deep, "", b.constant(np.array([1, 1, 2, 2], np.float32)))[0], 4 * c
 
 
-def _softmax(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _softmax(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Softmax", x, axis=int(b.rng.choice([1, 3])))[0], c
 
 
-def _statistics(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _statistics(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("InstanceNormalization", x, b.drawn(c), b.drawn(c))[0], c
 
 
-def _choice(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _choice(b: Builder, x: str, c: int) -> tuple[str, int]:
     zero = b.constant(np.zeros((c, 1, 1), np.float32))
     return b.node("Where", b.node("Greater", x, zero)[0], x, b.drawn(c, 1, 1))[0], c
 
 
-def _tile(b: _Builder, x: str, c: int) -> tuple[str, int]:
+def _tile(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Tile", x, b.ints(1, 2, 1, 1))[0], 2 * c
 
 
@@ -182,7 +141,7 @@ _MOST_CHANNELS = 40
 
 def random_net(seed: int, steps: int = 9) -> onnx.ModelProto:
     """A checked network (N, 3, 8, 8) -> (N, 4)."""
-    b = _Builder(seed)
+    b = Builder(seed)
     b.open.append((b.conv("x", 3, 8), 8))
     while steps:
         source, channels = b.pick()
@@ -196,12 +155,4 @@ def random_net(seed: int, steps: int = 9) -> onnx.ModelProto:
     joined = loose[0][0] if len(loose) == 1 else b.node("Concat", *(name for name, _ in loose), axis=1)[0]
     last = b.conv(joined, sum(c for _, c in loose), 6, 1)
     flat = b.node("Flatten", b.node("GlobalAveragePool", b.node("Relu", last)[0])[0])[0]
-    b.nodes.append(helper.make_node("Gemm", [flat, b.drawn(4, 6)], ["y"], "gemm", transB=1))
-    ends = [
-        helper.make_tensor_value_info("x", 1, ["N", 3, SIDE, SIDE]),
-        helper.make_tensor_value_info("y", 1, ["N", 4]),
-    ]
-    graph = helper.make_graph(b.nodes, "random", ends[:1], ends[1:], b.weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
+    return b.finish({b.one("Gemm", flat, b.drawn(4, 6), transB=1): ["N", 4]}, SIDE)

@@ -105,12 +105,19 @@ def test_a_layer_that_is_no_site_has_a_reason_of_its_own():
     assert set(channels.fixed.values()) == {"its weights are shared with another node"}
 
 
-def test_a_transposed_conv_keeps_its_inputs_and_may_lose_outputs():
-    model = around("k = ConvTranspose<strides=[2,2]>(h, v, c)", {"v": (6, 4, 2, 2), "c": (4,), "w2": (7, 4, 3, 3)})
-    groups = groups_of(model)
-    assert "not fitted anew" in groups["conv0"].pins[0]
-    assert groups["convtranspose1"].size == 4
-    assert not groups["convtranspose1"].pins
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [("strides=[2,2]", ""), ("strides=[2,2], output_shape=[16,16]", "its pads"), ("strides=[2,2], group=2", "groups")],
+)
+def test_a_transposed_conv_may_lose_inputs_where_it_can_be_fitted(attributes, reason):
+    outputs = 2 if "group" in attributes else 4
+    weights = {"v": (6, outputs, 2, 2), "c": (4,), "w2": (7, 4, 3, 3)}
+    groups = groups_of(around(f"k = ConvTranspose<{attributes}>(h, v, c)", weights))
+    assert groups["conv0"].size == 6
+    assert reason in groups["conv0"].pins[0] if reason else not groups["conv0"].pins
+    if "group" not in attributes:
+        assert groups["convtranspose1"].size == 4
+        assert not groups["convtranspose1"].pins
 
 
 def test_computed_weights_pin_what_they_read():

@@ -16,6 +16,7 @@ from .cases import CASES
 from .nets import build, feeds, outputs_of, worst_difference
 
 LAYERS = ["Conv", "Conv in two groups", "depthwise Conv with a multiplier", "Gemm", "MatMul", "Transpose", "Squeeze"]
+LAYERS += ["ConvTranspose"]
 
 
 @pytest.mark.parametrize("name", LAYERS)

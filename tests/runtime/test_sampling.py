@@ -77,6 +77,20 @@ def convs(draw):
     return Window(per_axis(1, 3), per_axis(1, 3), dilations, pads, auto), per_axis(5, 8)
 
 
+def answered(operator: str, x: np.ndarray, w: np.ndarray, attributes: dict[str, object]) -> np.ndarray:
+    """What onnxruntime gives."""
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "w"], ["y"], **attributes)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(w, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
 @given(case=convs(), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_patches_times_weights_are_the_convs_own_answers(case, seed):
@@ -86,20 +100,42 @@ def test_patches_times_weights_are_the_convs_own_answers(case, seed):
     w = generator.standard_normal((4, 3, *window.kernel)).astype(np.float32)
     attributes = {"strides": window.strides, "dilations": window.dilations}
     attributes |= {"pads": window.pads} if window.auto_pad == "NOTSET" else {"auto_pad": window.auto_pad}
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], **attributes)],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    y = session.run(None, {"x": x})[0]
+    y = answered("Conv", x, w, attributes)
     site = site_of(window)
     assert output_extents(site, x.shape) == y.shape[2:]
     where = Positions(7, seed).draw([4, 9], y.shape[2:])
     rows = patches(x, site, where) @ w.reshape(4, -1).T
+    assert np.allclose(rows, answers(y, where, 1), atol=1e-4)
+
+
+@st.composite
+def transposed_convs(draw):
+    rank = draw(st.integers(1, 2))
+
+    def per_axis(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
+
+    strides = per_axis(1, 3)
+    tail = tuple(draw(st.integers(0, stride - 1)) for stride in strides)
+    window = Window(
+        per_axis(2, 3), strides, per_axis(1, 2), per_axis(0, 1) + per_axis(0, 1), transposed=True, tail=tail
+    )
+    return window, per_axis(4, 6)
+
+
+@given(case=transposed_convs(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_patches_of_a_transposed_conv_are_what_reaches_each_position(case, seed):
+    window, extents = case
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((2, 3, *extents)).astype(np.float32)
+    w = generator.standard_normal((3, 4, *window.kernel)).astype(np.float32)
+    attributes = {"strides": window.strides, "dilations": window.dilations, "pads": window.pads}
+    y = answered("ConvTranspose", x, w, {**attributes, "output_padding": window.tail})
+    site = Site("s", "ConvTranspose", "x", "y", "w", Axis("w", 1), Axis("w", 0), window=window)
+    assert output_extents(site, x.shape) == y.shape[2:]
+    where = Positions(9, seed).draw([4, 9], y.shape[2:])
+    rows = patches(x, site, where) @ np.moveaxis(w, 1, 0).reshape(4, -1).T
     assert np.allclose(rows, answers(y, where, 1), atol=1e-4)
 
 

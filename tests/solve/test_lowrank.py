@@ -23,6 +23,7 @@ from onnxprune.solve import (
     spatial_curve,
     split_columns,
 )
+from onnxprune.solve.alternating import better_first
 
 from .helpers import moments_of, relu_patches
 
@@ -179,3 +180,49 @@ def test_a_rank_constraint_holds_in_every_refit() -> None:
     for kind in ("linear", "ridge", "scale-only", "none"):
         found = refit(problem, whole(problem), RefitOptions(refit=kind), rank=2)
         assert np.linalg.matrix_rank(found.weight, tol=1e-8) == 2
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=seeds,
+    first=st.sampled_from([0, 1]),
+    rank=st.integers(1, 11),
+    channel=st.sampled_from([None, 3]),
+    noise=st.sampled_from([0.0, 0.3]),
+)
+def test_fitting_v_by_turns_is_never_worse(seed, first, rank, channel, noise) -> None:
+    problem, _ = conv_problem(seed, noise=noise)
+    split = split_columns(CHANNELS, (3, 3), first)
+    errors = [
+        decompose(problem, whole(problem), split, rank, channel, replace(LINEAR, rounds=rounds)).solution.error
+        for rounds in (0, 1, 3)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_v_solves_its_normal_equations(first) -> None:
+    """Conjugate gradients find what a dense solver finds for all of V at once."""
+    problem, _ = conv_problem(5, noise=0.1, samples=2000)
+    split = split_columns(CHANNELS, (3, 3), first)
+    start = spatial_basis(problem.weight, problem.moments.total, split, "data", 3)
+    second = np.random.default_rng(0).standard_normal((OUTPUTS, 9)) / 3
+    found = better_first(problem.moments, start, second, split, 1e-6)
+    places = np.moveaxis(second.reshape(OUTPUTS, 3, 3), 2, 0)
+    gram, cross = problem.moments.total.gram, problem.moments.total.cross
+    left = sum(
+        np.kron(places[j].T @ places[k], gram[np.ix_(split[:, j], split[:, k])]) for j in range(3) for k in range(3)
+    )
+    right = sum(places[j].T @ cross.T[:, split[:, j]] for j in range(3))
+    wanted = np.linalg.solve(left, right.reshape(-1)).reshape(start.shape)
+    assert found is not None
+    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(start - wanted)
+
+
+def test_v_stays_where_held_out_samples_do_not_gain() -> None:
+    """The wanted answers have nothing to do with the patches: whatever is fitted to one half is wrong on the other."""
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((60, 36)).astype(np.float32), rng.standard_normal((60, OUTPUTS)).astype(np.float32)
+    moments, split = moments_of(x, y, np.arange(60) % 2), split_columns(CHANNELS, (3, 3), 0)
+    start = rng.standard_normal((4, 12)) / 100
+    assert better_first(moments, start, rng.standard_normal((OUTPUTS, 12)), split, 1e-4) is None

@@ -1,0 +1,53 @@
+"""Every method on the shapes of every family: verified, or declined in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graph.families import FAMILIES, SIDE
+
+import onnxprune
+from onnxprune import Options
+from onnxprune.errors import PlanError
+from onnxprune.solve import RefitOptions, SelectOptions
+
+_BASE = Options(bench=False, align=4, points=20)
+_METHODS = {
+    "prune": _BASE,
+    "prune, behind the activation": replace(_BASE, refit=RefitOptions(refit="relu")),
+    "prune, lasso": replace(_BASE, select=SelectOptions(selector="lasso")),
+    "spatial": replace(_BASE, recipe="spatial"),
+    "channel": replace(_BASE, recipe="channel"),
+    "3c": replace(_BASE, recipe="3c"),
+    "3c, behind the activation": replace(_BASE, recipe="3c", refit=RefitOptions(refit="relu")),
+}
+_QUICK = ("prune", "3c")
+# Hardly anything but depthwise convs is wider than one by one there.
+_FEW_KERNELS = {"mobilenet_v2", "mobilenet_v3", "efficientnet", "convnext"}
+
+
+def _tried(family: str, method: str) -> None:
+    model = FAMILIES[family]()
+    data = {"x": np.random.default_rng(0).standard_normal((40, 3, SIDE, SIDE)).astype(np.float32)}
+    result = onnxprune.prune(model, data=data, macs=0.9, options=_METHODS[method])
+    assert result.report.macs.after <= 0.9 * result.report.macs.before
+    assert result.model is not None
+
+
+@pytest.mark.parametrize("method", _QUICK)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_loses_a_tenth_and_is_verified(family, method):
+    _tried(family, method)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", [name for name in _METHODS if name not in _QUICK])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_does_so_too(family, method):
+    if method == "spatial" and family in _FEW_KERNELS:
+        with pytest.raises(PlanError, match=r"out of reach|no layer"):
+            _tried(family, method)
+    else:
+        _tried(family, method)
