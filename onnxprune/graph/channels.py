@@ -22,7 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.graph.net import captured_names, dims
-from onnxprune.graph.rules import Axis, NodeView, Pin, Tie, rule_for
+from onnxprune.graph.rules import MOST_SLOTS, Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.sites import LAYERS, Site, find_sites
 
 if TYPE_CHECKING:
@@ -165,13 +165,20 @@ class _Slots:
         for name, tensor in net.tensors().items():
             known = []
             for axis, size in enumerate(dims(tensor) or ()):
-                if isinstance(size, int):
+                if isinstance(size, int) and size <= MOST_SLOTS:
                     key = Axis(name, axis)
                     self.offset[key], self.size[key] = total, size
                     known.append(key)
                     total += size
             self.axes[name] = tuple(known)
         self.total = total
+
+    def fits(self, tie: Tie) -> bool:
+        """Whether its slots are there: in a graph that is wrong they may not be."""
+        sides = ((tie.left, tie.left_slots), (tie.right, tie.right_slots))
+        return all(
+            not len(slots) or (int(slots.min()) >= 0 and int(slots.max()) < self.size[axis]) for axis, slots in sides
+        )
 
     def components(self, ties: Iterable[Tie]) -> tuple[dict[Axis, IntArray], int]:
         left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -194,6 +201,8 @@ def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]
         return [], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)]
     coupling = found(NodeView(node, net.opset, net.overridable))
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
+    if not all(slots.fits(tie) for tie in ties):
+        return [], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)]
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
     reason = coupling.reason or "the channels do not pass through it one to one"
     return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]

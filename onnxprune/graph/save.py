@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from onnxprune.errors import OutputError, VerifyError
@@ -17,9 +19,11 @@ from onnxprune.graph.net import captured_names, first_line
 if TYPE_CHECKING:
     from onnxprune.graph.net import Net
 
-__all__ = ["finished_model", "write_bytes"]
+__all__ = ["complaint", "finished_model", "write_bytes"]
 
 _INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL})
+_SMALL = 256  # elements; shape inference reads the values of no weights that are larger
+_REJECTED = (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError, RuntimeError)
 _STRICT_LIMIT = 2**31 - 1  # bytes; protobuf's limit for one message
 
 
@@ -36,9 +40,27 @@ def finished_model(net: Net) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model, full_check=model.ByteSize() < _STRICT_LIMIT)
         inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=_is_standard(model))
-    except (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except _REJECTED as error:
         raise VerifyError(f"the result is not a valid model: {first_line(error)}") from error
     return inferred if net.header.has_shapes else model
+
+
+def complaint(net: Net) -> str:
+    """What the checks of `finished_model` would say, in one line; empty: nothing. Large weights count by their shapes."""
+    light = net.copy()
+    for tensor in light.tensors().values():
+        if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _SMALL:
+            given = tensor.to_variable(tensor.dtype, tensor.shape)
+            given.type = "tensor_type"  # `to_variable` forgets it, and exporting asks for it
+            light.graph.inputs.append(given)
+    model = light.to_model()
+    del model.graph.value_info[:]
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        shape_inference.infer_shapes(model, check_type=True, strict_mode=_is_standard(model))
+    except _REJECTED as error:
+        return first_line(error)
+    return ""
 
 
 def _share_integers(graph: onnx.GraphProto, captured: set[str]) -> None:

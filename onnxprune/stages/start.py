@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.data import open_calibration, split
+from onnxprune.errors import ModelError
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.fold import fold
 from onnxprune.graph.load import load
+from onnxprune.graph.save import complaint
 from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
 from onnxprune.report.started import Inputs
@@ -37,10 +39,18 @@ __all__ = ["open_inputs", "prepared", "workload"]
 
 
 def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
-    """The network to work on, what was done to it, and the number of its parameters before."""
+    """The network to work on, what was done to it, and the number of its parameters before.
+
+    Raises:
+        ModelError: it cannot be loaded, or would not pass the checks at the end whatever was done to it.
+    """
     net, loaded = load(original, label=label)
     plain, folded = fold(net)
-    return ensure_biases(plain), (*loaded, *folded), net.parameters()
+    ready = ensure_biases(plain)
+    found = complaint(ready)
+    if found:
+        raise ModelError(f"{label}: it does not pass onnx's own checks as it is: {found}")
+    return ready, (*loaded, *folded), net.parameters()
 
 
 def open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:

@@ -2,6 +2,7 @@
 
 from onnxprune.graph.rules import elementwise, layers, layout, selection, spatial
 from onnxprune.graph.rules.registry import (
+    MOST_SLOTS,
     Axis,
     Coupling,
     Edit,
@@ -14,6 +15,7 @@ from onnxprune.graph.rules.registry import (
 )
 
 __all__ = [
+    "MOST_SLOTS",
     "Axis",
     "Coupling",
     "Edit",

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.graph.net import Dim, dims, values_of
 
 __all__ = [
+    "MOST_SLOTS",
     "Axis",
     "Coupling",
     "Edit",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+MOST_SLOTS = 1 << 24
+"""Of one axis: longer ones are taken as of unknown size, so that a hostile graph cannot exhaust memory."""
 
 
 class Axis(NamedTuple):
@@ -122,12 +126,12 @@ class NodeView:
         return self.slots.get(axis, np.arange(size, dtype=np.int64))
 
     def input_shape(self, index: int) -> tuple[Dim, ...] | None:
-        """Shape of an input, None where its rank is unknown."""
-        return dims(self.node.inputs[index])
+        """Shape of an input, None where its rank is unknown; axes of too many slots to count have no known size."""
+        return _countable(dims(self.node.inputs[index]))
 
     def output_shape(self, index: int = 0) -> tuple[Dim, ...] | None:
-        """Shape of an output, None where its rank is unknown."""
-        return dims(self.node.outputs[index])
+        """Shape of an output; see `input_shape`."""
+        return _countable(dims(self.node.outputs[index]))
 
     def constant(self, index: int) -> np.ndarray[Any, Any] | None:
         """Values of an input that is a constant and cannot be overridden by the caller; else None."""
@@ -143,6 +147,12 @@ class NodeView:
         if listed is None:
             listed = self.constant(position)
         return None if listed is None else [int(value) for value in np.ravel(listed)]
+
+
+def _countable(shape: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
+    if shape is None:
+        return None
+    return tuple(None if isinstance(size, int) and size > MOST_SLOTS else size for size in shape)
 
 
 Rule = Callable[[NodeView], Coupling]
