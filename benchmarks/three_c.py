@@ -152,8 +152,6 @@ def _compressed(
     """None: the budget is out of reach."""
     chosen = Options(
         recipe=recipe,
-        samples=3000,
-        points=30 if case.agreement else None,
         data=case.data,
         refit=RefitOptions(refit=given.refit),
         align=given.align,
