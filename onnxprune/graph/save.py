@@ -46,7 +46,7 @@ def finished_model(net: Net) -> onnx.ModelProto:
 
 
 def complaint(net: Net) -> str:
-    """What the checks of `finished_model` would say, in one line; empty: nothing. Large weights are only shapes to it."""
+    """What the checks of `finished_model` would say, in one line; empty: nothing. Only shapes of large weights count."""
     light = net.copy()
     for tensor in light.tensors().values():
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _SMALL:
