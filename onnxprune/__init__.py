@@ -6,10 +6,11 @@
 """
 
 from onnxprune._version import __version__
-from onnxprune.api import compare, prune
+from onnxprune.api import compare, inspect, prune
 from onnxprune.compare import Comparison
 from onnxprune.data import DataOptions
 from onnxprune.errors import OnnxPruneError
+from onnxprune.inspection import Inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan
@@ -18,6 +19,7 @@ from onnxprune.report.record import Report
 __all__ = [
     "Comparison",
     "DataOptions",
+    "Inspection",
     "OnnxPruneError",
     "Options",
     "Plan",
@@ -25,5 +27,6 @@ __all__ = [
     "Result",
     "__version__",
     "compare",
+    "inspect",
     "prune",
 ]

@@ -1,4 +1,4 @@
-"""The Python interface: two functions in front of the pipeline and the comparison."""
+"""The Python interface: functions in front of the pipeline, the comparison and the inspection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.compare import CompareOptions, Comparison, run_comparison
+from onnxprune.data.recipe import OPEN_SIDE
+from onnxprune.inspection import Inspection, run_inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, run
 from onnxprune.plan import Plan, budget_from
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["compare", "prune"]
+__all__ = ["compare", "inspect", "prune"]
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -89,3 +91,16 @@ def compare(
             `Comparison.within`.
     """
     return run_comparison(original, candidate, data, labels, options or CompareOptions(), progress)
+
+
+def inspect(model: Model, *, size: int = OPEN_SIDE) -> Inspection:
+    """What of a network can be pruned, layer by layer, and what stands in the way; nothing is run.
+
+    Args:
+        model: path, bytes or ModelProto.
+        size: of every axis of an input that is left open, the batch apart, which is 1.
+
+    Raises:
+        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+    """
+    return run_inspection(model, size=size)

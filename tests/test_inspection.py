@@ -7,15 +7,15 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+import onnxprune
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.surgery import alive_without, remove
-from onnxprune.inspection import run_inspection
 from onnxprune.stages.start import prepared
 
 
 def test_halved_is_what_halving_every_group_really_costs(vgg) -> None:
-    found = run_inspection(vgg)
+    found = onnxprune.inspect(vgg)
     net, _, params = prepared(onnx.load(vgg), "vgg")
     channels = channel_map(net)
     alive = alive_without(channels, {group.name: range(group.size // 2) for group in channels.prunable})
@@ -51,7 +51,7 @@ def unet() -> onnx.ModelProto:
 
 
 def test_every_layer_has_a_reason_or_may_go() -> None:
-    found = run_inspection(unet(), size=32)
+    found = onnxprune.inspect(unet(), size=32)
     layers = {layer.name: layer for layer in found.layers}
     assert not layers["stem"].reason
     assert not layers["up"].reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -24,6 +25,7 @@ __all__ = ["MIN_OPSET", "load", "read_model"]
 MIN_OPSET = 7
 MIN_IR = 3
 _STANDARD = ("", "ai.onnx")
+_MOST_BYTES = 2**31 - 1  # of one protobuf message, and so of what checkers and engines take in memory
 
 
 def load(
@@ -114,6 +116,9 @@ def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> N
     if folder is None:
         raise ModelError(f"{label}: its weights lie in other files; pass the path of the model instead")
     root = folder.resolve()
+    total = sum(_bytes(tensor) for tensor in tensors) + model.ByteSize()
+    if total > _MOST_BYTES:
+        raise ModelError(f"{label}: {total / 2**30:.1f} GB with its external data; up to 2 GB can be handled")
     for tensor in tensors:
         info = ExternalDataInfo(tensor)
         file = root / info.location
@@ -127,6 +132,15 @@ def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> N
         load_external_data_for_model(model, str(root))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{label}: its external data cannot be read: {first_line(error)}") from error
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """What a weight takes in memory, whatever its file says."""
+    try:
+        width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        width = 1
+    return math.prod(tensor.dims) * width
 
 
 def _inside(file: Path, root: Path) -> bool:

@@ -46,7 +46,7 @@ def finished_model(net: Net) -> onnx.ModelProto:
 
 
 def complaint(net: Net) -> str:
-    """What the checks of `finished_model` would say, in one line; empty: nothing. Only shapes of large weights count."""
+    """What `finished_model` would say, in one line; empty: nothing. Of large weights only the shapes are looked at."""
     light = net.copy()
     for tensor in light.tensors().values():
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _SMALL:

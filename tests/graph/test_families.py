@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import onnxprune
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.load import load
 from onnxprune.graph.save import finished_model
 from onnxprune.graph.surgery import alive_without, remove, zero
-from onnxprune.inspection import run_inspection
 
 from .families import FAMILIES, SIDE
 from .nets import feeds, outputs_of, worst_difference
@@ -39,5 +39,5 @@ def test_removing_equals_zeroing(name, data):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nearly_all_of_the_work_is_within_reach(name):
-    found = run_inspection(FAMILIES[name]())
+    found = onnxprune.inspect(FAMILIES[name]())
     assert 100 * found.reach >= REACH.get(name, 100.0), [(row.name, row.reason) for row in found.layers]

@@ -105,6 +105,16 @@ def test_short_external_data_is_refused(tmp_path):
     assert "weights.bin" in refused(path)
 
 
+def test_more_than_two_gigabytes_of_external_data_are_refused_before_they_are_read(tmp_path):
+    path, _ = saved_outside(tmp_path, "weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    large = onnx.TensorProto(name="large", data_type=1, dims=[1 << 15, 1 << 15], data_location=1)
+    large.external_data.add(key="location", value="weights.bin")
+    model.graph.initializer.append(large)
+    path.write_bytes(model.SerializeToString())
+    assert "up to 2 GB" in refused(path)
+
+
 def test_external_data_without_a_folder_is_refused(tmp_path):
     path, _ = saved_outside(tmp_path, "weights.bin")
     assert "path" in refused(path.read_bytes())
