@@ -135,27 +135,24 @@ def _fit_spatial(
     problem: Regression, split: Split, rank: int, channel: int | None, options: RefitOptions, samples: Samples | None
 ) -> tuple[Solution, Array]:
     """The better of the data's basis and the plain one, by the error of the linear fit; then V and H by turns."""
-    plain_only = options.refit == "none" or options.basis == "plain"
-    kinds: tuple[Basis, ...] = ("plain",) if plain_only else ("data", "plain")
-    total = problem.moments.total
     linear = replace(options, refit="linear") if options.refit == "relu" else options
-    found = []
-    for kind in kinds:
-        first = spatial_basis(problem.weight, total, split, kind, rank)
-        features = _features(problem, first, split, kind)
-        found.append((first, features, _fit(features, linear, None, channel)))
-    first, features, solution = min(found, key=lambda entry: entry[2].error)
-    for _ in range(0 if plain_only else options.rounds):
-        better = better_first(problem.moments, first, solution.weight, split, solution.ridge)
-        if better is None:
-            break
-        columns, _ = qr(better.T, mode="economic", check_finite=False)
-        turned = np.asarray(columns.T, dtype=np.float64)
-        seen = _features(problem, turned, split, "data")
-        now = _fit(seen, linear, None, channel)
-        if not now.error < solution.error:
-            break
-        first, features, solution = turned, seen, now
+    total = problem.moments.total
+    plain = spatial_basis(problem.weight, total, split, "plain", rank)
+    if options.refit == "none" or options.basis == "plain":
+        found = _Spatial.fit(problem, plain, split, "plain", linear, channel)
+    else:
+        found = _Spatial.fit(
+            problem, spatial_basis(problem.weight, total, split, "data", rank), split, "data", linear, channel
+        )
+        if _least_error(total, plain, split) < found.solution.error:
+            other = _Spatial.fit(problem, plain, split, "plain", linear, channel)
+            found = min(found, other, key=lambda one: one.solution.error)
+        for _ in range(options.rounds):
+            better = found.turned(problem, split, linear, channel)
+            if better is None:
+                break
+            found = better
+    first, features, solution = found.first, found.features, found.solution
     if options.refit == "relu":
         rows = None if samples is None else replace(samples, x=_feature_rows(samples.x, first, split))
         solution = _fit(features, options, rows, channel)
@@ -170,6 +167,40 @@ def _fit(problem: Regression, options: RefitOptions, samples: Samples | None, ch
     # A ridge is no part of what the projection minimises: the plain way may, rarely, be better.
     plain = refit(problem, everything, replace(options, refit="none"), rank=channel)
     return fitted if fitted.error <= plain.error else plain
+
+
+@dataclass(frozen=True)
+class _Spatial:
+    """V, the regression on its features, and H as fitted to it."""
+
+    first: Array
+    features: Regression
+    solution: Solution
+
+    @classmethod
+    def fit(
+        cls, problem: Regression, first: Array, split: Split, kind: Basis, options: RefitOptions, channel: int | None
+    ) -> _Spatial:
+        features = _features(problem, first, split, kind)
+        return cls(first, features, _fit(features, options, None, channel))
+
+    def turned(self, problem: Regression, split: Split, options: RefitOptions, channel: int | None) -> _Spatial | None:
+        """V fitted to this H, then H to that V, the pull as strong as it was; None if that is no gain."""
+        better = better_first(problem.moments, self.first, self.solution.weight, split, self.solution.ridge)
+        if better is None:
+            return None
+        columns, _ = qr(better.T, mode="economic", check_finite=False)
+        first = np.asarray(columns.T, dtype=np.float64)
+        as_strong = replace(options, strengths=(self.solution.ridge,))
+        found = _Spatial.fit(problem, first, split, "data", as_strong, channel)
+        return found if found.solution.error < self.solution.error else None
+
+
+def _least_error(total: Part, first: Array, split: Split) -> float:
+    """Relative; of the best H of any width there is for this V."""
+    part = _project(total, first, split)
+    explained = float(np.square(factorise(part.gram).whiten(part.cross)).sum())
+    return 1.0 - explained / (float(part.power.sum()) or 1.0)
 
 
 def spatial_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int | None = None) -> Array:

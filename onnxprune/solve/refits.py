@@ -20,7 +20,8 @@ W0 comes back to the last digit when nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,7 @@ _UNTUNED_RIDGE = 1e-2
 # Below this share of the response's power a gain is the rounding of sums made in float32.
 _NOISE = 1e-7
 _ROWS_PER_COLUMN = 10
+_PATIENCE = 2
 
 _Fit = Callable[[Part], tuple[Array, Array]]
 
@@ -99,12 +101,29 @@ def _linear(kept: _Kept, options: RefitOptions) -> Solution:
         return _solution(kept, kept.low(_toward(kept.weight, scale, _UNTUNED_RIDGE)), _UNTUNED_RIDGE)
     if len(options.strengths) == 1:
         return _solution(kept, kept.low(_toward(kept.weight, scale, options.strengths[0])), options.strengths[0])
-    folds = {s: _cross_errors(moments, kept.low(_toward(kept.weight, scale, s))) for s in options.strengths}
+    folds = _folds(options.strengths, lambda s: _cross_errors(moments, kept.low(_toward(kept.weight, scale, s))))
     totals = {ridge: sum(errors) for ridge, errors in folds.items()}
     # The strongest ridge that is as good as the best: gains within rounding are no reason to move.
     enough = min(totals.values()) + _NOISE
-    ridge = next(ridge for ridge in options.strengths if totals[ridge] <= enough)
+    ridge = max(ridge for ridge, total in totals.items() if total <= enough)
     return _solution(kept, kept.low(_toward(kept.weight, scale, ridge)), ridge, folds[ridge])
+
+
+def _folds(
+    strengths: Sequence[float], cross: Callable[[float], tuple[float, float]]
+) -> dict[float, tuple[float, float]]:
+    """Errors of both halves at the strongest pull, and from the weakest up until they only grow."""
+    order = sorted(strengths)
+    found = {order[-1]: cross(order[-1])}
+    before, grown = math.inf, 0
+    for strength in order[:-1]:
+        found[strength] = cross(strength)
+        total = sum(found[strength])
+        grown = grown + 1 if total > before + _NOISE else 0
+        before = total
+        if grown == _PATIENCE:
+            break
+    return found
 
 
 def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
