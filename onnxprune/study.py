@@ -8,7 +8,7 @@ not counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,7 +26,7 @@ from onnxprune.solve import RefitOptions, SelectOptions, Selector, kept_columns,
 from onnxprune.stages.batching import group_batches, sample_shapes
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.choose import eligible_sites
-from onnxprune.stages.damage import Damage
+from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.fit import Sampled, State, regressions_of, sample_step
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Point", "Study", "run_study"]
 
 SCHEMA = 1
+_MOST_HELD = 256  # inputs that a layer's damage is measured on
 _LINEAR, _NONE, _AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "relu"))
 _PLAIN_BASIS = RefitOptions(refit="linear", basis="plain")
 
@@ -59,6 +60,7 @@ class Point:
     Attributes:
         site: the layer.
         method: ``prune obs``, ``spatial``, ``channel``, ``spatial + channel`` ..., see `METHODS`.
+        asked: the speed-up that was asked for; the largest one, where several come to the same size.
         size: what is left, in words.
         speedup: MACs of the layer before over after.
         error: relative squared error of its answer, in front of the activation.
@@ -68,6 +70,7 @@ class Point:
 
     site: str
     method: str
+    asked: float
     size: str
     speedup: float
     error: float
@@ -142,7 +145,7 @@ def run_study(
         names = _chosen(work, sites)
         cost = cost_model(net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         held = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
-        damage = Damage(work, held)
+        damage = Damage(work, spread(held, _MOST_HELD))
         total = len(names) * len(METHODS) * len(speedups)
         for target, sampled in _sampled(work, names).items():
             shape = cost.layers[target.site.name].shape
@@ -151,9 +154,9 @@ def run_study(
             problems = regressions_of(net, target.site, sampled.moments)
             layer = _Layer(target, shape, *cost.channels(target.site.name, {}), problems, sampled)
             for method, make in METHODS.items():
-                for made in _distinct(make(layer, speedup, options) for speedup in speedups):
+                for asked, made in _distinct((one, make(layer, one, options)) for one in sorted(speedups)):
                     progress("study", len(points), total)
-                    points.append(_point(layer, method, made, damage))
+                    points.append(_point(layer, method, asked, made, damage))
         progress("study", total, total)
     return Study(label, tuple(points), {**inputs.calibration.description, "held_back": len(inputs.held)})
 
@@ -185,21 +188,20 @@ def _sampled(work: Workload, names: Sequence[str]) -> dict[Target, Sampled]:
     return found
 
 
-def _distinct(made: Any) -> list[Made]:
+def _distinct(made: Iterable[tuple[float, Made | None]]) -> list[tuple[float, Made]]:
     """What could be made, each size once."""
-    return list({one[0]: one for one in made if one is not None}.values())
+    return list({one[0]: (asked, one) for asked, one in made if one is not None}.values())
 
 
-def _point(layer: _Layer, method: str, made: Made, damage: Damage) -> Point:
+def _point(layer: _Layer, method: str, asked: float, made: Made, damage: Damage) -> Point:
     size, macs, solutions = made
     parts = list(zip(layer.problems, solutions, strict=True))
     power = sum(float(problem.moments.total.power.sum()) for problem, _ in parts) or 1.0
     error = sum(problem.moments.total.error(s.weight, s.bias) for problem, s in parts) / power
     weights = np.stack([s.weight for s in solutions]), np.concatenate([s.bias for s in solutions])
     behind = _behind(layer, solutions)
-    return Point(
-        layer.site.name, method, size, layer.macs() / macs, error, behind, damage.divergence({layer.site: weights})
-    )
+    speedup, divergence = layer.macs() / macs, damage.divergence({layer.site: weights})
+    return Point(layer.site.name, method, asked, size, speedup, error, behind, divergence)
 
 
 def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:

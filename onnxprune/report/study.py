@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from onnxprune.study import Study
+    from onnxprune.study import Point, Study
 
 __all__ = ["check_plot", "plot_study", "show_study"]
 
@@ -23,26 +23,28 @@ _FORMATS = (".png", ".svg")
 
 
 def show_study(console: Console, study: Study) -> None:
-    """Print a table for each layer."""
+    """Print a table for each layer: a row a method, a column a speed-up."""
     for site in dict.fromkeys(point.site for point in study.points):
+        points = {(point.method, point.asked): point for point in study.points if point.site == site}
+        asked = sorted({point.asked for point in points.values()})
         table = Table(title=escape(site), box=None, pad_edge=False, header_style="bold", title_justify="left")
-        for position, column in enumerate(
-            ("method", "left", "speed-up", "error", "behind", "output error", "KL", "top-1")
-        ):
-            table.add_column(column, justify="right" if position > 1 else "left", no_wrap=position > 0)
-        for point in (point for point in study.points if point.site == site):
-            worst = max(point.divergence, key=lambda output: output.relative_error)
-            table.add_row(
-                escape(point.method),
-                point.size,
-                f"{point.speedup:.2f}x",
-                f"{point.error:.4f}",
-                "" if point.behind is None else f"{point.behind:.4f}",
-                f"{worst.relative_error:.4f}",
-                "" if worst.kl is None else f"{worst.kl:.2e}",
-                "" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}",
-            )
+        table.add_column("method", no_wrap=True)
+        for speedup in asked:
+            table.add_column(f"{speedup:g}x", justify="right", no_wrap=True)
+        for method in dict.fromkeys(method for method, _ in points):
+            table.add_row(escape(method), *(_cell(points.get((method, speedup))) for speedup in asked))
         console.print(table)
+    console.print(
+        "per cent: relative squared error of the layer's answer, behind its activation where that can be seen through "
+        "(relative error of the network's outputs); sizes, exact speed-ups, KL and agreement: --json"
+    )
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return ""
+    error = point.error if point.behind is None else point.behind
+    return f"{100 * error:.2f} ({100 * max(output.relative_error for output in point.divergence):.1f})"
 
 
 def check_plot(path: Path) -> None:
