@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.options import Options, parse_bytes
-from onnxprune.plan import Allocation, Budget, Recipe, budget_from
+from onnxprune.plan import Allocation, Budget, Counted, Recipe, budget_from
 from onnxprune.runtime.providers import EngineOptions, ProviderName
 from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir
@@ -46,6 +46,10 @@ class BudgetFlags:
 
     speedup: float | None = None
     "Original MACs over the result's: 2 leaves half. This, at 2, unless another budget is given."
+    budget: Counted = "macs"
+    "What --speedup counts: MACs, parameters, or milliseconds measured on this machine."
+    latency_ms: float | None = None
+    "Milliseconds of one run, measured on this machine with --provider, --threads and --bench-batch."
     macs: str | None = None
     "MACs left: 50% or 0.5."
     params: str | None = None
@@ -162,9 +166,11 @@ def options_from(
     Raises:
         UsageError: two options contradict each other.
     """
-    given = (budget.speedup, budget.macs, budget.params, budget.keep_ratio)
+    given = (budget.speedup, budget.macs, budget.params, budget.keep_ratio, budget.latency_ms)
     if budget.plan is not None and any(value is not None for value in given):
-        raise UsageError("--plan says what is kept: leave --speedup, --macs, --params and --keep-ratio out")
+        raise UsageError(
+            "--plan says what is kept: leave --speedup, --macs, --params, --keep-ratio and --latency-ms out"
+        )
     counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
     default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else None
     cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None
@@ -174,6 +180,8 @@ def options_from(
             macs=budget.macs,
             params=budget.params,
             keep_ratio=budget.keep_ratio,
+            latency_ms=budget.latency_ms,
+            counted=budget.budget,
             default=default,
         ),
         recipe=budget.recipe,

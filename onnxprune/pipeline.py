@@ -25,6 +25,7 @@ from onnxprune.stages.cache import Cache
 from onnxprune.stages.choose import eligible_groups, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.decide import Decision, counted, decide
+from onnxprune.stages.latency import timed_cost
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
@@ -117,9 +118,12 @@ def run(
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = Cache(options, original, inputs)
+        if options.budget.kind == "latency" and plan is None:
+            with clock("time layers"):
+                cost = timed_cost(work, cost, inputs, options, cache)
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         with clock("probe"):
-            decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, cache)
+            decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, inputs, cache)
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
             raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see the reasons with --dry-run")

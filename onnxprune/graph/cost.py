@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["CostModel", "cost_model"]
+__all__ = ["Clock", "CostModel", "cost_model"]
 
 T = TypeVar("T")
 _NO_FORMS: Mapping[str, Form] = {}
@@ -49,13 +49,22 @@ class _Extent:
 
 @dataclass(frozen=True)
 class _Layer:
-    """``output``, ``input``: axes of the weights; ``shape`` is None for a layer that is no site."""
+    """``output``, ``input``: axes of the weights; ``shape`` is None for a layer that has one form only; ``clock``: its
+    milliseconds, where they were measured."""
 
     positions: float  # for one sample
     extents: tuple[_Extent, ...]
     output: int = 0
     input: int = 1
     shape: LayerShape | None = None
+    clock: Clock | None = None
+
+
+class Clock(Protocol):
+    """What a layer takes."""
+
+    def ms(self, spatial: Any, first: Any, channel: Any, inputs: Any, outputs: Any) -> Any:
+        """Milliseconds of arrays of forms, see `LayerShape.costs`."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +78,62 @@ class CostModel:
     sizes: Mapping[str, int]
     layers: Mapping[str, _Layer]
     constants: tuple[tuple[_Extent, ...], ...]
+    rest: float = 0.0
+
+    def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
+        """The same with the milliseconds of layers, and of what is no layer or has no clock."""
+        layers = {name: replace(layer, clock=clocks.get(name)) for name, layer in self.layers.items()}
+        return replace(self, layers=layers, rest=rest)
+
+    def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
+        """Milliseconds, those of layers added up."""
+        return self.rest + sum(
+            float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep)))
+            for name, layer in self.layers.items()
+        )
+
+    def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
+        if layer.clock is None:
+            return 0.0
+        return layer.clock.ms(form.spatial or 0, form.first, form.channel or 0, inputs, outputs)
 
     def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
         """Multiply-accumulates for one sample."""
         return sum(self.layer_macs(keep, forms).values())
 
-    def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> int:
-        """One of the two costs."""
+    def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> float:
+        """One of the costs."""
+        if unit == "latency":
+            return self.latency(keep, forms)
         return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
+
+    def costs(self, name: str, spatial: Any, first: Any, channel: Any, inputs: int, outputs: int, unit: Unit) -> Array:
+        """Of a layer in arrays of forms, see `LayerShape.costs`.
+
+        Raises:
+            ValueError: it has one form only.
+        """
+        layer = self.layers[name]
+        if layer.shape is None:
+            raise ValueError(f"'{name}' has one form only")
+        if unit == "latency":
+            ms = layer.clock.ms(spatial, first, channel, inputs, outputs) if layer.clock is not None else 0.0
+            return np.asarray(ms + np.zeros(np.shape(spatial)), dtype=np.float64)
+        found = layer.shape.costs(spatial, first, channel, inputs, outputs, unit)
+        return np.asarray(found, dtype=np.float64)
 
     def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
         """The cheapest forms with the same answers, dense ones left out."""
         found = {}
         for name, form in forms.items():
             layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
-            settled = layer.shape.settled(form, inputs, outputs, unit) if layer.shape is not None else DENSE
+            if layer.shape is None:
+                continue
+
+            def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
+                return float(self.costs(name, part.spatial or 0, part.first, part.channel or 0, *sizes, unit))
+
+            settled = layer.shape.settled(form, outputs, price)
             if not settled.dense:
                 found[name] = settled
         return found
@@ -143,6 +193,9 @@ class CostModel:
         """Cost of one layer for each count that one group may keep, all others as in `keep`: (n,) float64."""
         layer = self.layers[name]
         lengths = [self._length(extent, keep) + self._change(extent, group, counts, keep) for extent in layer.extents]
+        if unit == "latency":
+            ms = self._ms(layer, form or DENSE, lengths[layer.input], lengths[layer.output])
+            return np.asarray(ms * np.ones(len(counts)), dtype=np.float64)
         if form is None or form.dense or layer.shape is None:
             positions = layer.positions if unit == "macs" else 1.0
             return np.asarray(positions * math.prod(lengths) * np.ones(len(counts)), dtype=np.float64)

@@ -128,19 +128,9 @@ def _add_conv(
     builder: _Builder, suffix: str, factor: Array, window: Window, axes: tuple[int, ...], groups: int
 ) -> None:
     """A conv that takes the given kernel axes, with what belongs to them."""
-    rank = len(window.kernel)
-    kernel = [window.kernel[axis] if axis in axes else 1 for axis in range(rank)]
-    attrs: dict[str, Any] = {
-        "kernel_shape": kernel,
-        "strides": [window.strides[axis] if axis in axes else 1 for axis in range(rank)],
-        "dilations": [window.dilations[axis] if axis in axes else 1 for axis in range(rank)],
-        "group": groups,
-    }
-    if window.auto_pad == "NOTSET":
-        attrs["pads"] = [window.pads[axis] if axis % rank in axes else 0 for axis in range(2 * rank)]
-    else:
-        attrs["auto_pad"] = window.auto_pad
-    builder.add("Conv", suffix, factor.reshape(factor.shape[0] * factor.shape[1], -1, *kernel), attrs)
+    mine = window.along(axes)
+    attrs = {**mine.attributes(), "group": groups}
+    builder.add("Conv", suffix, factor.reshape(factor.shape[0] * factor.shape[1], -1, *mine.kernel), attrs)
 
 
 def _dense(builder: _Builder, site: Site, chain: Chain) -> None:

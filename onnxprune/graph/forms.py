@@ -17,7 +17,7 @@ import numpy as np
 from onnxprune.graph.net import dims
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DENSE", "Form", "LayerShape", "Unit", "describe", "layer_shape"]
 
-Unit = Literal["macs", "params"]
+Unit = Literal["macs", "params", "latency"]
 
 
 @dataclass(frozen=True, order=True)
@@ -101,14 +101,11 @@ class LayerShape:
         widened = here * np.multiply(outputs, channel)
         return np.where(np.equal(spatial, 0), whole, pair) + widened
 
-    def settled(self, form: Form, inputs: int, outputs: int, unit: Unit) -> Form:
+    def settled(self, form: Form, outputs: int, price: Callable[[Form], float]) -> Form:
         """The cheapest form that answers exactly the same: neighbours are multiplied together where that is cheaper."""
         if form.channel is not None and form.channel * self.groups >= outputs:
             form = Form(form.spatial, form.first)
-        ranked = sorted(
-            form.parts(),
-            key=lambda part: (float(self.cost(part, inputs, outputs, unit)), part.spatial or 0, part.channel or 0),
-        )
+        ranked = sorted(form.parts(), key=lambda part: (price(part), part.spatial or 0, part.channel or 0))
         return ranked[0]
 
     def axes(self) -> tuple[int, ...]:

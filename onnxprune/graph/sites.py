@@ -10,7 +10,7 @@ MatMul a position is a row. Whatever the operator's layout, `matrix` gives W as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnxprune.graph.net import dims, lengthened, numpy_dtype, values_of
 from onnxprune.graph.rules import Axis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxprune.graph.net import Net
 
@@ -49,6 +49,32 @@ class Window:
     auto_pad: str = "NOTSET"
     transposed: bool = False
     tail: tuple[int, ...] = ()
+
+    def along(self, axes: Collection[int]) -> Window:
+        """What of it belongs to some kernel axes: on the others a kernel of one element that does not skip any."""
+        rank = len(self.kernel)
+
+        def only(values: tuple[int, ...], otherwise: int) -> tuple[int, ...]:
+            return tuple(value if place % rank in axes else otherwise for place, value in enumerate(values))
+
+        return replace(
+            self,
+            kernel=only(self.kernel, 1),
+            strides=only(self.strides, 1),
+            dilations=only(self.dilations, 1),
+            pads=only(self.pads, 0),
+            tail=only(self.tail, 0),
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """Those of a Conv or ConvTranspose that moves so."""
+        found: dict[str, Any] = {
+            "kernel_shape": list(self.kernel),
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+        }
+        found |= {"pads": list(self.pads)} if self.auto_pad == "NOTSET" else {"auto_pad": self.auto_pad}
+        return found | ({"output_padding": list(self.tail)} if self.transposed else {})
 
     def begins(self, extents: tuple[int, ...]) -> tuple[int, ...]:
         """Padding in front of each spatial axis for an input of these extents."""

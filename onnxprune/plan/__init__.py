@@ -2,17 +2,19 @@
 plan is carried out is not known here."""
 
 from onnxprune.plan.allocate import Allocation, allocate, levels
-from onnxprune.plan.budget import Budget, budget_from
+from onnxprune.plan.budget import Budget, Counted, budget_from
 from onnxprune.plan.candidates import RECIPES, Candidates, Recipe
 from onnxprune.plan.layers import LayerPlan
 from onnxprune.plan.plan import GroupPlan, Plan
-from onnxprune.plan.search import search
+from onnxprune.plan.search import Choice, search
 
 __all__ = [
     "RECIPES",
     "Allocation",
     "Budget",
     "Candidates",
+    "Choice",
+    "Counted",
     "GroupPlan",
     "LayerPlan",
     "Plan",

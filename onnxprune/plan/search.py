@@ -21,6 +21,7 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import Form
 from onnxprune.plan.allocate import levels
+from onnxprune.plan.budget import WORDS
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
@@ -70,7 +71,7 @@ def search(
     Raises:
         PlanError: the budget is out of reach; the message has the closest that is in reach.
     """
-    space = _Space(cost, curves, candidates, "params" if budget.kind == "params" else "macs", align)
+    space = _Space(cost, curves, candidates, budget.unit, align)
     limit = budget.fraction * cost.total({}, {}, space.unit)
     states = space.chain() if allocation == "greedy" else space.uniform()
     best, best_error, least = None, np.inf, np.inf
@@ -83,10 +84,10 @@ def search(
             near = space.near(state, limit, best_error)
             best, best_error = (best, best_error) if near is None else (near, space.error(near))
     if best is None:
-        full, words = cost.total({}, {}, space.unit), "MACs" if space.unit == "macs" else "parameters"
+        full, words = cost.total({}, {}, space.unit), WORDS[space.unit]
         raise PlanError(
             f"{budget.text} is out of reach: with every layer at its smallest, {least / full:.1%} of the {words} "
-            f"remain ({full / max(least, 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
+            f"remain ({full / (least or 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
         )
     return space.choice(best)
 
@@ -206,10 +207,8 @@ class _Space:
         return tuple(counts), tuple(forms)
 
     def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
-        shape = self.cost.layers[self.sites[site]].shape
-        if shape is None:
-            raise AssertionError(f"{self.sites[site]} is no site")
-        return self.candidates[site].costs(shape, inputs, outputs, self.unit)
+        of = self.candidates[site]
+        return self.cost.costs(self.sites[site], of.spatial, of.first, of.channel, inputs, outputs, self.unit)
 
     def _group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
         """Cost of all layers that a group touches, for each rung of its ladder."""

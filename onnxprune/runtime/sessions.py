@@ -53,12 +53,15 @@ class Engine:
         """The engine for pieces of a network that run once: without TensorRT, whose builds outlast such runs."""
         return Engine(self.options, tuple(name for name in self.providers if name != TENSORRT))
 
-    def session(self, model: onnx.ModelProto | bytes | str | Path, *, label: str) -> Session:
+    def session(
+        self, model: onnx.ModelProto | bytes | str | Path, *, label: str, profile: Path | None = None
+    ) -> Session:
         """Load a model.
 
         Args:
             model: as a message, as bytes, or a file (with its external data beside it).
             label: what error messages call it.
+            profile: start of the name of a file that every node's times go to, see `Session.end_profiling`.
 
         Raises:
             EngineError: onnxruntime refuses it.
@@ -68,6 +71,8 @@ class Engine:
         options.log_severity_level = _LOG_NOTHING
         if self.options.threads is not None:
             options.intra_op_num_threads = self.options.threads
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         try:
             loaded = ort.InferenceSession(_loadable(model, label), options, providers=list(self.providers))
         except EngineError:
@@ -102,6 +107,10 @@ class Session:
     def threads(self) -> int:
         """Threads within an operator; 0: onnxruntime's default."""
         return int(self._session.get_session_options().intra_op_num_threads)
+
+    def end_profiling(self) -> Path:
+        """The file with the times so far, JSON."""
+        return Path(self._session.end_profiling())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name.

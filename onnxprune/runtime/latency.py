@@ -1,0 +1,211 @@
+"""Milliseconds of single layers, measured on the engine that will run them, for the very shapes in question.
+
+On the CPU many layers stand side by side in one model, and onnxruntime's own profile says how long each took, its
+activation fused and without what lays its tensors out anew at the borders of so small a model. Other providers do not
+tell times of single nodes: there each layer is a model of its own, and what a model takes that does nothing is
+subtracted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnxprune.graph.sites import Window
+    from onnxprune.runtime.sessions import Engine
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Kernel", "Task", "measured"]
+
+_OPSET = 17
+_TOGETHER = 48  # layers in one model
+_MOST_ELEMENTS = 1 << 26  # of what one model reads and writes
+_RUNS, _LEAST_RUNS, _SECONDS, _WARMUP = 40, 5, 0.5, 2
+_PROFILED = "CPUExecutionProvider"
+_LABEL = "a model of layers to time"
+_NAMED = re.compile(r"(?<![0-9A-Za-z])t(\d+)t")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A layer as the engine sees it, its channels apart.
+
+    Attributes:
+        window: of a Conv or ConvTranspose; None: a Gemm.
+        groups: of a grouped conv; 0: depthwise, as many as there are channels.
+        extents: sizes of the input's spatial axes; of a Gemm, the rows of one sample.
+        activation: what follows and may be fused, ``Relu`` or another operator of one input; empty: nothing.
+    """
+
+    window: Window | None
+    groups: int
+    extents: tuple[int, ...]
+    activation: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure: a layer with so many channels (of all groups) in and out, for so many samples at once."""
+
+    kernel: Kernel
+    inputs: int
+    outputs: int
+    batch: int
+
+    @property
+    def source(self) -> tuple[int, ...]:
+        """Shape of the input."""
+        if self.kernel.window is None:
+            return (self.batch * int(np.prod(self.kernel.extents)), self.inputs)
+        return (self.batch, self.inputs, *self.kernel.extents)
+
+    @property
+    def weight(self) -> tuple[int, ...]:
+        """Shape of the weights."""
+        window = self.kernel.window
+        if window is None:
+            return (self.outputs, self.inputs)
+        groups = self.kernel.groups or self.inputs
+        if window.transposed:
+            return (self.inputs, self.outputs // groups, *window.kernel)
+        return (self.outputs, self.inputs // groups, *window.kernel)
+
+    @property
+    def elements(self) -> int:
+        """Read and written."""
+        window, positions = self.kernel.window, self.source[0]
+        if window is not None:
+            positions = self.batch * int(np.prod(window.outputs(self.kernel.extents)))
+        return int(np.prod(self.source)) + int(np.prod(self.weight)) + positions * self.outputs
+
+    def nodes(self, name: str) -> list[onnx.NodeProto]:
+        """The layer and its activation, making `name` from ``<name>x``, ``<name>w`` and ``<name>v``."""
+        window, activation = self.kernel.window, self.kernel.activation
+        inputs, made = [f"{name}x", f"{name}w", f"{name}v"], f"{name}a" if activation else name
+        if window is None:
+            layer = helper.make_node("Gemm", inputs, [made], f"{name}n", transB=1)
+        else:
+            operator = "ConvTranspose" if window.transposed else "Conv"
+            groups = self.kernel.groups or self.inputs
+            layer = helper.make_node(operator, inputs, [made], f"{name}n", group=groups, **window.attributes())
+        behind = [helper.make_node(activation, [made], [name], f"{name}m")] if activation else []
+        return [layer, *behind]
+
+
+def measured(
+    engine: Engine, tasks: Iterable[Task], scratch: Path, progress: Callable[[int, int], None]
+) -> dict[Task, float]:
+    """Milliseconds of each task, the median of some runs.
+
+    Args:
+        engine: what runs them.
+        tasks: each is measured once.
+        scratch: a folder for the profiler's files, which do not stay.
+        progress: told how many of how many are done.
+
+    Raises:
+        EngineError: the engine cannot run one.
+    """
+    distinct = list(dict.fromkeys(tasks))
+    profiled = engine.providers[0] == _PROFILED
+    found: dict[Task, float] = {}
+    for chunk in _chunks(distinct, _TOGETHER if profiled else 1):
+        progress(len(found), len(distinct))
+        found.update(_profiled(engine, chunk, scratch) if profiled else _alone(engine, chunk))
+    progress(len(distinct), len(distinct))
+    return found
+
+
+def _chunks(tasks: Sequence[Task], most: int) -> Iterable[list[Task]]:
+    chunk: list[Task] = []
+    size = 0
+    for task in tasks:
+        if chunk and (len(chunk) == most or size + task.elements > _MOST_ELEMENTS):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(task)
+        size += task.elements
+    if chunk:
+        yield chunk
+
+
+def _profiled(engine: Engine, tasks: Sequence[Task], scratch: Path) -> dict[Task, float]:
+    """All in one model, by the profile; every node's time is the median over runs."""
+    model, feeds = _model(tasks)
+    session = engine.session(model, label=_LABEL, profile=scratch / "profile")
+    _repeated(lambda: session.run(feeds))
+    profile = session.end_profiling()
+    times: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for event in json.loads(profile.read_text()):
+        name = str(event.get("name", ""))
+        number = _NAMED.search(name)
+        if event.get("cat") == "Node" and number and name.endswith("_kernel_time"):
+            times[int(number[1]), name].append(float(event["dur"]) / 1e3)
+    profile.unlink()
+    total: dict[Task, float] = dict.fromkeys(tasks, 0.0)
+    for (position, _), durations in times.items():
+        total[tasks[position]] += float(np.median(durations[_WARMUP:] or durations))
+    return total
+
+
+def _alone(engine: Engine, tasks: Sequence[Task]) -> dict[Task, float]:
+    """Each a model of its own, less what one takes that copies the same tensors in and out."""
+    found = {}
+    for task in tasks:
+        took = []
+        for model, feeds in (_model([task]), _nothing(task)):
+            session = engine.session(model, label=_LABEL)
+            took.append(float(np.median(_repeated(lambda: session.run(feeds))[_WARMUP:])))  # noqa: B023
+        found[task] = max(took[0] - took[1], 0.0)
+    return found
+
+
+def _repeated(run: Callable[[], object]) -> list[float]:
+    """Milliseconds of each run, warm-up first."""
+    taken: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(taken) < _WARMUP + _LEAST_RUNS or (len(taken) < _RUNS and time.perf_counter() < end):
+        start = time.perf_counter_ns()
+        run()
+        taken.append((time.perf_counter_ns() - start) / 1e6)
+    return taken
+
+
+def _model(tasks: Sequence[Task]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The layers side by side, and what they read."""
+    generator = np.random.default_rng(0)
+    nodes, weights, inputs, outputs, feeds = [], [], [], [], {}
+    for number, task in enumerate(tasks):
+        name = f"t{number}t"
+        nodes += task.nodes(name)
+        drawn = generator.standard_normal(task.weight, dtype=np.float32)
+        weights += [
+            numpy_helper.from_array(drawn, f"{name}w"),
+            numpy_helper.from_array(np.zeros(task.outputs, np.float32), f"{name}v"),
+        ]
+        inputs.append(helper.make_tensor_value_info(f"{name}x", onnx.TensorProto.FLOAT, task.source))
+        outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        feeds[f"{name}x"] = generator.random(task.source, dtype=np.float32)
+    graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8), feeds
+
+
+def _nothing(task: Task) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    source = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, task.source)
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, task.source)
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", [source], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    return model, {"x": np.zeros(task.source, np.float32)}

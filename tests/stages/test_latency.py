@@ -1,0 +1,104 @@
+"""A budget in milliseconds: plans are corrected by what networks of their sizes take, or it is out of reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import Options
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.plan import budget_from
+from onnxprune.runtime.latency import Task
+from onnxprune.stages import latency
+from onnxprune.stages.latency import Bench
+
+QUICK = Options(bench=False, samples=200, recipe="3c", align=4)
+
+
+def positions(task: Task) -> int:
+    window = task.kernel.window
+    return int(np.prod(task.kernel.extents if window is None else window.outputs(task.kernel.extents)))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """An engine on which a MAC takes one nanosecond, and each network `overhead` ms more; records what it timed."""
+
+    def make(overhead: float) -> list[float]:
+        timed: list[float] = []
+
+        def took(bench, keep, forms) -> float:
+            return bench._cost.macs(keep, forms) / 1e6 + overhead
+
+        def faster(bench, keep, forms) -> float:
+            timed.append(took(bench, {}, {}) / took(bench, keep, forms))
+            return timed[-1]
+
+        def measured(engine, tasks, scratch, progress):
+            return {task: int(np.prod(task.weight)) * positions(task) / 1e6 for task in tasks}
+
+        monkeypatch.setattr(Bench, "faster", faster)
+        monkeypatch.setattr(Bench, "before_ms", property(lambda bench: took(bench, {}, {})))
+        monkeypatch.setattr(latency, "measured", measured)
+        return timed
+
+    return make
+
+
+def test_the_plan_is_corrected_until_the_speedup_is_met(resnet, machine):
+    timed = machine(overhead=3.0)
+    result = onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=1.5, counted="latency")))
+    assert 1.5 * 0.97 <= timed[-1] <= 1.5 * 1.05
+    assert result.report.macs.ratio > 1.5
+    assert any("plans timed" in note.text for note in result.report.notes)
+
+
+def test_milliseconds_may_be_asked_for(resnet, machine):
+    timed = machine(overhead=0.0)
+    before = onnxprune.inspect(resnet).macs / 1e6
+    result = onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(latency_ms=before / 2)))
+    assert timed[-1] >= 2 * 0.97
+    assert result.report.budget == f"{before / 2:g} ms"
+
+
+def test_what_cannot_be_reached_is_said(resnet, machine):
+    machine(overhead=100.0)
+    with pytest.raises(PlanError, match="out of reach") as caught:
+        onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=3, counted="latency")))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_fast_enough_is_said(resnet, machine):
+    machine(overhead=0.0)
+    with pytest.raises(PlanError, match="fast enough"):
+        onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(latency_ms=1000)))
+
+
+def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(resnet, machine, monkeypatch):
+    seen: list[tuple[int, int]] = []
+    machine(overhead=0.0)
+    faster = Bench.faster
+
+    def counted(bench, keep, forms):
+        net = bench._sized(keep, forms)
+        onnx.checker.check_model(net.to_model(), full_check=True)
+        seen.append((net.parameters(), bench._cost.params(keep, forms)))
+        return faster(bench, keep, forms)
+
+    monkeypatch.setattr(Bench, "faster", counted)
+    onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=1.7, counted="latency")), dry_run=True)
+    assert seen
+    assert all(found == planned for found, planned in seen)
+
+
+def test_contradictions_are_one_line():
+    with pytest.raises(UsageError, match="--speedup and --latency-ms"):
+        budget_from(speedup=2, latency_ms=3)
+    with pytest.raises(UsageError, match="--latency-ms must be above 0"):
+        budget_from(latency_ms=0)
+    with pytest.raises(UsageError, match="--budget latency says what --speedup counts"):
+        budget_from(macs=0.5, counted="latency")
