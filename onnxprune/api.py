@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import CalibrationSource
+    from onnxprune.plan import Counted
     from onnxprune.stages.workload import Progress
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
@@ -39,6 +40,8 @@ def prune(
     macs: str | float | None = None,
     params: str | float | None = None,
     keep_ratio: float | None = None,
+    latency_ms: float | None = None,
+    budget: Counted = "macs",
     plan: Plan | str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     options: Options | None = None,
@@ -50,10 +53,12 @@ def prune(
         model: path, bytes or ModelProto; it is not changed.
         data: calibration inputs: a path, an array, a dict of arrays, an iterable of either, or a reader with
             ``get_next()``.
-        speedup: original MACs over the result's; 2 if no budget is given.
+        speedup: what the original costs over what the result does, see `budget`; 2 if no budget is given.
         macs: MACs left, 0.5 or "50%".
         params: parameters left, 0.5 or "50%".
         keep_ratio: channels left in every group.
+        latency_ms: milliseconds of one run, measured with the options' engine and bench batch.
+        budget: what `speedup` counts: ``macs``, ``params`` or ``latency``.
         plan: do this instead of a budget.
         dry_run: stop when the plan is made.
         options: everything else; a budget given above replaces its.
@@ -63,9 +68,17 @@ def prune(
         OnnxPruneError: one of its kinds, see `onnxprune.errors`.
     """
     chosen = options or Options()
-    budget = budget_from(speedup=speedup, macs=macs, params=params, keep_ratio=keep_ratio, default=chosen.budget)
+    asked = budget_from(
+        speedup=speedup,
+        macs=macs,
+        params=params,
+        keep_ratio=keep_ratio,
+        latency_ms=latency_ms,
+        counted=budget,
+        default=chosen.budget,
+    )
     planned = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
-    return run(model, data, replace(chosen, budget=budget), plan=planned, dry_run=dry_run, progress=progress)
+    return run(model, data, replace(chosen, budget=asked), plan=planned, dry_run=dry_run, progress=progress)
 
 
 def compare(
