@@ -49,6 +49,11 @@ class Engine:
         """The best provider, without its suffix: ``CPU``, ``CUDA``, ``Tensorrt``."""
         return self.providers[0].removesuffix("ExecutionProvider")
 
+    @property
+    def version(self) -> str:
+        """Of onnxruntime."""
+        return str(onnxruntime().__version__)
+
     def for_pieces(self) -> Engine:
         """The engine for pieces of a network that run once: without TensorRT, whose builds outlast such runs."""
         return Engine(self.options, tuple(name for name in self.providers if name != TENSORRT))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, Unit
 from onnxprune.note import Note
-from onnxprune.plan import RECIPES, Choice, allocate, search
+from onnxprune.plan import RECIPES, allocate, search
+from onnxprune.stages.by_latency import machine, plan_by_latency
 from onnxprune.stages.choose import eligible_sites
-from onnxprune.stages.latency import Bench
 from onnxprune.stages.probe import Probed, load_probed, probe, save_probed
 from onnxprune.stages.steps import early_groups
 from onnxprune.stages.survey import SurveyOptions
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Decision", "counted", "decide"]
-
-_MOST_CORRECTIONS = 8
-_TOLERANCE = 0.03  # of the asked speed-up
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,9 @@ def decide(
     probed = _probed(work, groups, shapes, options, cache)
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        keep, forms, notes = _by_latency(work, cost, probed, options, inputs, cache)
+        depends = (options.budget, options.align, options.allocation, *machine(work.engine, options))
+        checkpoint = cache.checkpoint("plan", *_asked(options, shapes), *depends)
+        keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint)
     else:
         keep, forms = _found(cost, probed, options)
     kept = {
@@ -156,19 +155,31 @@ def _probed(
     options: Options,
     cache: Cache,
 ) -> Probed:
-    # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
-    unit: Unit = "params" if counted(options) == "params" else "macs"
-    surveyed = SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis)
-    weighed = options.sensitivity and options.budget.kind not in ("selector", "keep-ratio")
-    weighed = weighed and (bool(shapes) or options.allocation == "greedy")
-    asked = (options.select, options.include, options.exclude, options.recipe)
-    depends = (*asked, surveyed if shapes else None, weighed)
-    checkpoint = cache.checkpoint("probe", *depends)
+    surveyed, weighed = _surveyed(options), _weighed(options, shapes)
+    checkpoint = cache.checkpoint("probe", *_asked(options, shapes))
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
         found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)
         save_probed(checkpoint, found)
     return found
+
+
+def _surveyed(options: Options) -> SurveyOptions:
+    # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
+    unit: Unit = "params" if counted(options) == "params" else "macs"
+    return SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis)
+
+
+def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:
+    """Whether errors are weighed by the damage that they do."""
+    asked = options.sensitivity and options.budget.kind not in ("selector", "keep-ratio")
+    return asked and (bool(shapes) or options.allocation == "greedy")
+
+
+def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, ...]:
+    """All that the probe depends on, beside the model and the inputs."""
+    surveyed = _surveyed(options) if shapes else None
+    return options.select, options.include, options.exclude, options.recipe, surveyed, _weighed(options, shapes)
 
 
 def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str, int], dict[str, Form]]:
@@ -183,52 +194,3 @@ def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str,
         return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align), {}
     choice = search(cost, curves, candidates, options.budget, allocation=options.allocation, align=options.align)
     return choice.keep, choice.forms
-
-
-def _by_latency(
-    work: Workload, cost: CostModel, probed: Probed, options: Options, inputs: Inputs, cache: Cache
-) -> tuple[dict[str, int], dict[str, Form], tuple[Note, ...]]:
-    """Plan by the clocks, time a network of the planned sizes, and plan anew until the asked speed-up is met."""
-    curves = probed.sensitivity.curves({name: ranking.curve for name, ranking in probed.rankings.items()})
-    candidates = probed.sensitivity.candidates(probed.candidates)
-    bench = Bench(work, cost, inputs, options)
-    asked = bench.before_ms / options.budget.ms if options.budget.ms is not None else 1 / options.budget.fraction
-    if asked <= 1:
-        raise PlanError(f"{options.budget.text}: the original takes {bench.before_ms:.3g} ms, that is fast enough")
-    tried: list[_Tried] = []
-    wanted = asked
-    for number in range(_MOST_CORRECTIONS):
-        work.progress("time plans", number, _MOST_CORRECTIONS)
-        budget = replace(options.budget, fraction=1 / wanted)
-        try:
-            choice = search(cost, curves, candidates, budget, allocation=options.allocation, align=options.align)
-        except PlanError as error:
-            reached = max((one.reached for one in tried), default=None)
-            if reached is None:
-                raise
-            so_far = f"a plan was measured at {reached:.2f}x, and"
-            raise PlanError(f"{options.budget.text}: {so_far} more is out of reach of this recipe: {error}") from error
-        predicted = cost.latency({}) / cost.latency(choice.keep, choice.forms)
-        tried.append(_Tried(choice, predicted, bench.faster(choice.keep, choice.forms)))
-        if asked <= tried[-1].reached <= asked * (1 + _TOLERANCE):
-            break
-        wanted *= asked * (1 + _TOLERANCE / 2) / tried[-1].reached
-    work.progress("time plans", _MOST_CORRECTIONS, _MOST_CORRECTIONS)
-    enough = [one for one in tried if one.reached >= asked * (1 - _TOLERANCE)]
-    if not enough:
-        most = max(one.reached for one in tried)
-        raise PlanError(
-            f"{options.budget.text} is out of reach: the fastest of {len(tried)} plans was {most:.2f}x faster"
-        )
-    best = min(enough, key=lambda one: one.reached)
-    told = f"{len(tried)} plans timed: the one taken is {best.reached:.2f}x faster, predicted {best.predicted:.2f}x"
-    return best.choice.keep, best.choice.forms, (Note("latency", told),)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A plan, how much faster it should be and how much faster it is."""
-
-    choice: Choice
-    predicted: float
-    reached: float

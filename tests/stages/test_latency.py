@@ -14,7 +14,7 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.plan import budget_from
 from onnxprune.runtime.latency import Task
 from onnxprune.stages import latency
-from onnxprune.stages.latency import Bench
+from onnxprune.stages.by_latency import Bench
 
 QUICK = Options(bench=False, samples=200, recipe="3c", align=4)
 
@@ -93,6 +93,18 @@ def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(resnet, machi
     onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=1.7, counted="latency")), dry_run=True)
     assert seen
     assert all(found == planned for found, planned in seen)
+
+
+def test_a_run_that_goes_on_times_nothing_again(resnet, machine, tmp_path):
+    timed = machine(overhead=1.0)
+    options = replace(QUICK, budget=budget_from(speedup=1.5, counted="latency"), cache_dir=tmp_path)
+    first = onnxprune.prune(resnet, options=options)
+    before = len(timed)
+    second = onnxprune.prune(resnet, options=options)
+    assert len(timed) == before
+    assert first.model.SerializeToString() == second.model.SerializeToString()
+    onnxprune.prune(resnet, options=replace(options, bench_batch=2))
+    assert len(timed) > before
 
 
 def test_contradictions_are_one_line():
