@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.compare import CompareOptions, Comparison, run_comparison
 from onnxprune.data.recipe import OPEN_SIDE
+from onnxprune.errors import UsageError
 from onnxprune.inspection import Inspection, run_inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, run
@@ -68,6 +69,9 @@ def prune(
         OnnxPruneError: one of its kinds, see `onnxprune.errors`.
     """
     chosen = options or Options()
+    given = (speedup, macs, params, keep_ratio, latency_ms)
+    if plan is not None and (budget != "macs" or any(value is not None for value in given)):
+        raise UsageError("a plan says what is kept: give no budget with it")
     asked = budget_from(
         speedup=speedup,
         macs=macs,

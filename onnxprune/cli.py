@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +101,7 @@ def prune(
     """
     if output is None and not dry_run:
         raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
-    _check_targets(model, [path for path in (output, show.json, plan_out) if path is not None])
+    _check_targets([model, data, budget.plan], [output, show.json, plan_out])
     options = options_from(budget, method, sampling, preprocessing, engine, max_drop)
     plan = None if budget.plan is None else Plan.load(budget.plan)
     with _bars(show) as bars:
@@ -156,8 +156,7 @@ def compare(
     seed
         Of the choice of inputs.
     """
-    if show.json is not None:
-        _check_targets(original, [show.json])
+    _check_targets([original, candidate, data, labels], [show.json])
     options = CompareOptions(
         samples=samples,
         label_offset=label_offset,
@@ -206,7 +205,7 @@ def study(
     plot
         Draw error against speed-up to this file, .png or .svg.
     """
-    _check_targets(model, [path for path in (plot, show.json) if path is not None])
+    _check_targets([model, data], [plot, show.json])
     if plot is not None:
         check_plot(plot)
     options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, engine, None)
@@ -231,7 +230,7 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()
     size
         Of the axes that its inputs leave open, the batch apart.
     """
-    _check_targets(model, [show.json] if show.json is not None else [])
+    _check_targets([model], [show.json])
     found = run_inspection(model, size=size)
     if show.json is not None:
         write_bytes(show.json, _json(found.to_dict()))
@@ -239,17 +238,20 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()
         show_inspection(_paper(), found, verbose=show.verbose)
 
 
-def _check_targets(model: Path, targets: list[Path]) -> None:
-    """Find out before the work, not after it, that a file cannot be written."""
-    for path in targets:
+def _check_targets(sources: Sequence[Path | None], targets: Sequence[Path | None]) -> None:
+    """Find out before the work, not after it, that a file cannot be written, or is one that is read."""
+    taken: set[Path] = set()
+    for path in (target for target in targets if target is not None):
         if path.is_dir():
             raise OutputError(f"{path}: is a folder, expected a file to write")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its folder does not exist")
-        if path.exists() and model.exists() and path.samefile(model):
-            raise UsageError(f"{path}: is the original itself; give the result another name")
-    if len({path.resolve() for path in targets}) < len(targets):
-        raise UsageError(f"{targets[-1]}: two results would go to one file")
+        for source in sources:
+            if source is not None and path.exists() and source.exists() and path.samefile(source):
+                raise UsageError(f"{path}: is read; give the result another name")
+        if path.resolve() in taken:
+            raise UsageError(f"{path}: two results would go to one file")
+        taken.add(path.resolve())
 
 
 def _bars(show: ShowFlags) -> StageBars:

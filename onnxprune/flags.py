@@ -153,6 +153,20 @@ AS_IT_IS = DataOptions()
 """Preprocessing that nothing was said about."""
 
 
+def _check_alone(budget: BudgetFlags) -> None:
+    """A plan says what is done: what would decide it otherwise is not to be passed over in silence."""
+    amounts = ("speedup", "budget", "latency_ms", "macs", "params", "keep_ratio")
+    usual = BudgetFlags()
+    others = [
+        name
+        for name in (*amounts, "recipe", "allocation", "align", "sensitivity")
+        if getattr(budget, name) != getattr(usual, name)
+    ]
+    if others:
+        flags = ", ".join(f"--{'no-' * (name == 'sensitivity')}{name.replace('_', '-')}" for name in others)
+        raise UsageError(f"--plan says what is done: leave {flags} out")
+
+
 def options_from(
     budget: BudgetFlags,
     method: MethodFlags,
@@ -166,11 +180,8 @@ def options_from(
     Raises:
         UsageError: two options contradict each other.
     """
-    given = (budget.speedup, budget.macs, budget.params, budget.keep_ratio, budget.latency_ms)
-    if budget.plan is not None and any(value is not None for value in given):
-        raise UsageError(
-            "--plan says what is kept: leave --speedup, --macs, --params, --keep-ratio and --latency-ms out"
-        )
+    if budget.plan is not None:
+        _check_alone(budget)
     counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
     default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else None
     cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model, write_bytes
 from onnxprune.note import Note
-from onnxprune.plan import RECIPES, Plan
+from onnxprune.plan import RECIPES, Plan, budget_from
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Clock, Inputs, Started
 from onnxprune.runtime.providers import unused
@@ -102,6 +102,9 @@ def run(
     Raises:
         OnnxPruneError: see `errors`; nothing was written.
     """
+    options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
+    if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
+        options = replace(options, budget=budget_from())
     clock = Clock()
     with clock("load"):
         original, label = read_model(source)
@@ -126,7 +129,7 @@ def run(
             decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, inputs, cache)
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
-            raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see the reasons with --dry-run")
+            raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see `onnxprune inspect`")
         if dry_run:
             made = Plan.from_keep(
                 work.channels, keep, decided.kept, decided.forms, model=label, budget=started.budget(plan)
@@ -173,7 +176,9 @@ def _compressed(
         frozen=[*excluded, *work.forbidden],
         reformed=forms,
     )
-    depends = (options.select, options.refit, excluded, options.downstream, sorted(keep.items()), sorted(forms.items()))
+    rows = work.memory if options.refit.refit == "relu" else None  # how many of them are held
+    counts = sorted(keep.items()), sorted(forms.items())
+    depends = (options.select, options.refit, excluded, options.downstream, sorted(work.forbidden), rows, *counts)
     checkpoint = cache.checkpoint("compress", *depends, plan)
 
     def settle(found: Mapping[str, Form]) -> Mapping[str, Form]:

@@ -8,6 +8,7 @@ not counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -135,7 +136,7 @@ def run_study(
     Raises:
         OnnxPruneError: see `errors`.
     """
-    if not speedups or min(speedups) <= 1:
+    if not speedups or not all(math.isfinite(speedup) and speedup > 1 for speedup in speedups):
         raise UsageError(f"--speedups must all be above 1, found {', '.join(map(str, speedups)) or 'none'}")
     original, label = read_model(source)
     net, _, _ = prepared(original, label)
@@ -158,12 +159,14 @@ def run_study(
                     progress("study", len(points), total)
                     points.append(_point(layer, method, asked, made, damage))
         progress("study", total, total)
+    if not points:
+        raise UsageError(f"--speedups: no layer of {', '.join(sites)} can be made {min(speedups):g} times cheaper")
     return Study(label, tuple(points), {**inputs.calibration.description, "held_back": len(inputs.held)})
 
 
 def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
     eligible = eligible_sites(work.net, work.channels, work.forbidden, (), ())
-    names = [site.name for site in eligible if site.decomposable]
+    names = [site.name for site in eligible]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(repr(name) for name in names[:3])

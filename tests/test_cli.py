@@ -97,7 +97,7 @@ def bad(message: str, code: int, *arguments):
     [
         bad("-o FILE is missing", 2, "MODEL"),
         bad("nowhere.onnx: no such file", 3, "DIR/nowhere.onnx", "-o", "DIR/p.onnx"),
-        bad("is the original itself", 2, "MODEL", "-o", "MODEL"),
+        bad("is read; give the result another name", 2, "MODEL", "-o", "MODEL"),
         bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
         bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
         bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),

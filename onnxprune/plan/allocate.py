@@ -140,5 +140,5 @@ def _check_reach(
         words = "MACs" if unit == "macs" else "parameters"
         raise PlanError(
             f"{budget.text} is out of reach: with every prunable group at its smallest, {least / full:.1%} of the "
-            f"{words} remain ({full / max(least, 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
+            f"{words} remain ({full / max(least, 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
         )

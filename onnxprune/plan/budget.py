@@ -25,7 +25,7 @@ class Budget:
 
     ``macs``, ``params`` and ``latency``: the whole network's. ``keep-ratio``: the channels of every group alike.
     ``selector``: no limit, the selector finds each group's count (LASSO with a fixed penalty). ``ms``: the latency
-    itself, instead of a fraction.
+    itself, whatever the fraction.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ def budget_from(
     if latency_ms is not None:
         if not math.isfinite(latency_ms) or latency_ms <= 0:
             raise UsageError(f"--latency-ms must be above 0, found {latency_ms:g}")
-        return Budget("latency", math.nan, f"{latency_ms:g} ms", latency_ms)
+        return Budget("latency", 1.0, f"{latency_ms:g} ms", latency_ms)
     if macs is not None:
         fraction = _fraction("--macs", macs)
         return Budget("macs", fraction, f"{fraction:.4g} of the MACs")

@@ -63,7 +63,7 @@ def search(
         cost: of the network.
         curves: per group that may shrink, (size + 1,) the error when so many channels are gone.
         candidates: per site that may take another form.
-        budget: what to reach, in MACs or parameters.
+        budget: what to reach, in MACs, parameters or milliseconds.
         allocation: ``greedy``: by error and cost. ``uniform``: the same share of its cost for every layer, and of
             their channels for the groups where they lose any.
         align: counts are multiples of it where groups are large enough.
@@ -87,7 +87,7 @@ def search(
         full, words = cost.total({}, {}, space.unit), WORDS[space.unit]
         raise PlanError(
             f"{budget.text} is out of reach: with every layer at its smallest, {least / full:.1%} of the {words} "
-            f"remain ({full / (least or 1):.2f}x); see the pinned layers with --dry-run, or ask for less"
+            f"remain ({full / (least or 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
         )
     return space.choice(best)
 
@@ -154,6 +154,14 @@ class _Space:
             after = self._settled(before, float(price) / self.scale)
             yield from self._between(before, after)
             before = after
+        smallest = tuple(len(ladder) - 1 for ladder in self.ladders), self._cheapest([len(x) - 1 for x in self.ladders])
+        yield from self._between(before, smallest)
+
+    def _cheapest(self, counts: list[int]) -> tuple[int, ...]:
+        """The form of each site that costs least with these counts."""
+        keep = self.keep(tuple(counts))
+        channels = [self.cost.channels(name, keep) for name in self.sites]
+        return tuple(int(np.argmin(self.costs_of(index, *sizes))) for index, sizes in enumerate(channels))
 
     def _between(self, before: _State, after: _State) -> Iterator[_State]:
         """The states on the way from one to another, one change at a time; the last one included."""

@@ -51,6 +51,7 @@ _GAIN = 1e-5
 
 def refit_nonlinear(
     linear: Solution,
+    original: Array,
     samples: Samples,
     columns: Indices,
     moment_count: int,
@@ -59,12 +60,13 @@ def refit_nonlinear(
 ) -> Solution:
     """Improve the ``linear`` solution for ``columns`` ((k,) int64) by the error behind ``samples.activation``.
 
-    ``moment_count``: samples that the linear solution came from. ``rank``: of the result; the linear solution must
-    have it, too. Errors of the returned solution are measured behind the activation, relative to the variance of
-    r(y); ``error_even`` and ``error_odd`` are both the held-out one, measured on the odd samples.
+    ``original``: (o, k), what the linear solution was pulled toward. ``moment_count``: samples that it came from.
+    ``rank``: of the result; the linear solution must have it, too. Errors of the returned solution are measured behind
+    the activation, relative to the variance of r(y); ``error_even`` and ``error_odd`` are both the held-out one, of the
+    odd samples.
     """
     with blas_threads_for(len(columns)):
-        return _refit(linear, samples, columns, moment_count, options, rank)
+        return _refit(linear, original, samples, columns, moment_count, options, rank)
 
 
 def project(weight: Array, gram: Array, rank: int | None) -> Array:
@@ -78,6 +80,7 @@ def project(weight: Array, gram: Array, rank: int | None) -> Array:
 
 def _refit(
     linear: Solution,
+    original: Array,
     samples: Samples,
     columns: Indices,
     moment_count: int,
@@ -100,10 +103,10 @@ def _refit(
         odd = np.asarray(samples.half) == 1
         judge, part = rows.part(odd), rows.part(~odd)
         # The linear solution has seen the odd samples; what it would be without them is the fair start.
-        half = _Regression.of(part, start, pull, rank)
+        half = _Regression.of(part, replace(start, weight=original), pull, rank)
         fair = half.step(start, part.linear_sweep(start, samples.y[~odd]))
         held = judge.error(fair)
-        turns, reached = _trial(half, fair, judge, options.relu_steps)
+        turns, reached = _trial(replace(half, anchor=fair.weight), fair, judge, options.relu_steps)
     final = _repeated(_Regression.of(rows, start, pull, rank), start, turns) if turns else start
     error = rows.error(final)
     if not error < before:
@@ -258,7 +261,9 @@ class _Regression:
     @classmethod
     def of(cls, rows: _Rows, anchor: _Iterate, pull: float, rank: int | None) -> _Regression:
         mean = rows.x.mean(axis=0, dtype=np.float64)
-        gram = (rows.x.T @ rows.x).astype(np.float64) / len(rows.x) - np.outer(mean, mean)
+        # Centred before, not after: of a column that is constant here, nothing but rounding would be left.
+        centred = rows.x - mean.astype(np.float32)
+        gram = (centred.T @ centred).astype(np.float64) / len(rows.x)
         damping = pull * np.diagonal(gram)
         factor = factorise(gram, ridge=pull)
         return cls(rows, mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import UsageError
 from onnxprune.solve.activation import RELU, Activation
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Regression:
         return self.sensitivity / power if power > 0 else 0.0
 
 
+def _check(flag: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{flag} must be 0 or more, found {value:g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectOptions:
     """How the channels that stay are chosen.
@@ -87,7 +93,10 @@ class SelectOptions:
     ``lasso``: the whole ``path`` without a search, ``alternating`` with re-estimated weights (He et al. 2017,
     section 3.1), or ``fixed``: one penalty, ``lasso_alpha / units ** layer_alpha``, that finds its own count.
     ``rank_tol``: the path may stop at up to (1 + rank_tol) times the wanted count, and is trimmed to it.
-    ``seed``: of the ``random`` selector.
+    ``seed``: of the ``random`` selector; 0: that of the run.
+
+    Raises:
+        UsageError: a number is negative or not finite.
     """
 
     selector: Selector = "obs"
@@ -96,6 +105,11 @@ class SelectOptions:
     lasso_alpha: float = 1e-4
     layer_alpha: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("--rank-tol", self.rank_tol)
+        _check("--lasso-alpha", self.lasso_alpha)
+        _check("--layer-alpha", self.layer_alpha)
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,9 @@ class RefitOptions:
     all. ``basis``: what the singular value decomposition of a spatial kernel weighs, the ``data``'s second moments or
     nothing (``plain``, as published); ``none`` is always plain. ``rounds``: V given H, then H given V, so many times
     at most; not for a plain basis.
+
+    Raises:
+        UsageError: `ridge` or `rounds` is negative or not finite.
     """
 
     refit: Refit = "linear"
@@ -139,6 +156,10 @@ class RefitOptions:
     strengths: tuple[float, ...] = (math.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
     relu_steps: tuple[tuple[float, int], ...] = ((1.0, 6), (5.0, 14))
     judged: bool = True
+
+    def __post_init__(self) -> None:
+        _check("--ridge", self.ridge)
+        _check("--rounds", self.rounds)
 
 
 @dataclass(frozen=True)

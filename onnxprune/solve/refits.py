@@ -62,7 +62,8 @@ def refit(
         if samples is None:
             raise ValueError("refit 'relu' needs samples: the error behind a ReLU is no function of moments")
         linear = refit(problem, kept_columns, replace(options, refit="linear"), rank=rank)
-        return refit_nonlinear(linear, samples, kept_columns, problem.moments.count, options, rank)
+        original = problem.weight[:, kept_columns]
+        return refit_nonlinear(linear, original, samples, kept_columns, problem.moments.count, options, rank)
     kept = _Kept(
         moments=problem.moments.columns(kept_columns),
         weight=problem.weight[:, kept_columns],

@@ -66,6 +66,8 @@ def plan_by_latency(
     Raises:
         PlanError: the original is fast enough, or no plan is.
     """
+    if not (probed.rankings or probed.candidates):
+        return {}, {}, ()
     found = _load(checkpoint, probed)
     if found is None:
         found = _raced(work, cost, probed, options, Bench(work, cost, inputs, options))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["SCRATCH_PREFIX", "Checkpoint", "default_cache_dir", "make_cache_dir", "open_checkpoint"]
+__all__ = ["SCRATCH_PREFIX", "Checkpoint", "default_cache_dir", "make_cache_dir", "open_checkpoint", "own_folder"]
 
 SCRATCH_PREFIX = "onnxprune-"
 """Folders of held activations are named so; a run deletes its own at its end, unless it is killed."""
@@ -81,12 +81,17 @@ def open_checkpoint(cache_dir: Path, parts: Mapping[str, object]) -> Checkpoint:
         UsageError: the folder cannot be made.
     """
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    folder = cache_dir / digest[:_DIGITS]
+    folder = own_folder(cache_dir) / digest[:_DIGITS]
     make_cache_dir(folder)
     with suppress(OSError):
         os.utime(folder)
-    _trim(cache_dir, folder)
+    _trim(folder.parent, folder)
     return Checkpoint(folder)
+
+
+def own_folder(cache_dir: Path) -> Path:
+    """Where in it everything of ours lies, and nothing else: old files are deleted there."""
+    return cache_dir / "onnxprune-cache"
 
 
 def make_cache_dir(folder: Path) -> None:
@@ -103,10 +108,10 @@ def make_cache_dir(folder: Path) -> None:
         ) from error
 
 
-def _trim(cache_dir: Path, current: Path) -> None:
+def _trim(own: Path, current: Path) -> None:
     """Delete the oldest runs beyond the limit, and what killed runs left. Only folders named as ours are touched."""
     runs, leavings = [], []
-    for folder in cache_dir.iterdir():
+    for folder in own.iterdir():
         with suppress(OSError):  # another run may be deleting it too
             if folder == current or folder.is_symlink() or not folder.is_dir():
                 continue

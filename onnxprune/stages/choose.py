@@ -80,6 +80,7 @@ def eligible_sites(
         site
         for site in channels.sites.values()
         if site.name not in forbidden
+        and site.decomposable
         and not is_depthwise(net, site)
         and not any(fnmatchcase(site.name, pattern) for pattern in exclude)
         and (not include or any(fnmatchcase(site.name, pattern) for pattern in include))
@@ -94,7 +95,7 @@ def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
     reason, times = reasons.most_common(1)[0]
     return (
         f"no group of channels may be pruned; of {reasons.total()} groups {times} because: {reason}; "
-        "see the others with --dry-run"
+        "see the others with `onnxprune inspect`"
     )
 
 

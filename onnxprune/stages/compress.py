@@ -175,7 +175,7 @@ def _narrow(work: Workload, state: State, axis: Axis, alive: Mask) -> None:
 
 def _arrays(done: Fitted) -> dict[str, Array]:
     """A step's result as plain arrays by name, for the checkpoint."""
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array] = {"names": np.array([*done.kept, "", *done.weights])}
     for position, indices in enumerate(done.kept.values()):
         arrays[f"kept.{position}"] = indices
     for position, name in enumerate(done.weights):
@@ -199,6 +199,9 @@ def _restore(arrays: Mapping[str, Array] | None, step: Step, forms: Mapping[str,
 
 
 def _read(arrays: Mapping[str, Array], step: Step, forms: Mapping[str, Form]) -> Fitted:
+    names = [*(group.name for group in step.groups), "", *(target.site.name for target in step.targets)]
+    if arrays["names"].tolist() != names:
+        raise ValueError("a step of other layers")
     kept = {group.name: arrays[f"kept.{position}"] for position, group in enumerate(step.groups)}
     weights, outcomes, chains = {}, {}, {}
     for position, target in enumerate(step.targets):

@@ -28,14 +28,15 @@ class Damage:
         """``batches``: what it is measured on. ``temperature``: of the KL of classifiers."""
         self._work, self._batches, self._temperature = work, batches, temperature
         self._feeds = [work.calibration.load(batch.samples) for batch in batches]
-        session = work.engine.session(work.net.to_model(), label="the original")
+        self._engine = work.engine.for_pieces()
+        session = self._engine.session(work.net.to_model(), label="the original")
         self._reference = [session.run(feeds) for feeds in self._feeds]
 
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Of every output, with these weights and biases in the place of some sites'."""
         model = with_weights(self._work.net, weights).to_model()
         label = ", ".join(f"'{site.name}'" for site in weights)
-        session = self._work.engine.for_pieces().session(model, label=f"the network with {label} changed")
+        session = self._engine.session(model, label=f"the network with {label} changed")
         meter = DivergenceMeter(self._temperature)
         for batch, feeds, wanted in zip(self._batches, self._feeds, self._reference, strict=True):
             meter.add(wanted, session.run(feeds), batch.real)

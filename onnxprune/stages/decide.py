@@ -115,7 +115,7 @@ def _followed(
     eligible = {s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), options.exclude)}
     for name in asked:
         if name not in eligible:
-            why = work.forbidden.get(name, "it is depthwise, or --exclude names it")
+            why = work.forbidden.get(name, "it is depthwise or a ConvTranspose, or --exclude names it")
             raise PlanError(f"the plan decomposes '{name}', but {why}")
     forms = cost.settled(keep, asked, counted(options))
     waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]

@@ -168,12 +168,13 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
     """Moments and, where the fit needs them, raw samples of the sites of a step, by name."""
     meters: dict[str, SiteMeter] = {}
     pools: dict[str, Reservoir] = {}
-    expected = sum(batch.real for batch in work.batches) * work.positions.points
+    images = sum(batch.real for batch in work.batches)
+    limits: dict[str, int] = {}
     for target in step.targets:
         weight, _ = matrix(state.net, target.site)
         meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
         if options.refit == "relu" and target.activation is not None:
-            pools[target.site.name] = Reservoir(_pool_rows(work.memory, weight.shape), expected)
+            limits[target.site.name] = _pool_rows(work.memory, weight.shape)
     wanted = {target.tensor for target in step.targets}
     reached = 1 + max(work.order.made[name] for name in wanted)
     with (
@@ -187,8 +188,10 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
                 x, y, offset = _rows(work, state.alive, step, target, number, reference, now)
                 halves = work.halves(batch, len(x))
                 meters[target.site.name].add(x, y if offset is None else y - offset, halves)
-                if target.site.name in pools:
-                    pools[target.site.name].add(x, y, halves, offset)
+                name = target.site.name
+                if name in limits:
+                    pool = pools.setdefault(name, Reservoir(limits[name], images * (len(x) // batch.real)))
+                    pool.add(x, y, halves, offset)
     work.progress("compress", len(work.batches), len(work.batches))
     found = {}
     for target in step.targets:
@@ -304,9 +307,11 @@ def _joined(status: str, remark: str) -> str:
 
 def _outcome(solutions: Sequence[Solution], problems: Sequence[Regression], columns: int) -> SiteOutcome:
     remarks = dict.fromkeys(solution.status for solution in solutions if solution.status != "ok")
+    power = np.array([problem.moments.total.power.sum() for problem in problems])
+    share = power / power.sum() if power.sum() > 0 else np.full(len(power), 1 / len(power))
     return SiteOutcome(
-        error=float(np.mean([solution.error for solution in solutions])),
-        held_error=float(np.mean([(s.error_even + s.error_odd) / 2 for s in solutions])),
+        error=float(share @ [solution.error for solution in solutions]),
+        held_error=float(share @ [(s.error_even + s.error_odd) / 2 for s in solutions]),
         samples=problems[0].moments.count,
         columns=columns,
         status="; ".join(remarks) or "ok",

@@ -22,7 +22,7 @@ from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
-from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir
+from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
 from onnxprune.stages.choose import forbidden_sites
 from onnxprune.stages.workload import Workload
 
@@ -86,6 +86,8 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
 
 def _scratch(options: Options) -> Path | None:
     """Held activations go where the cache is, or to the system's folder for temporary files."""
-    if options.cache_dir is not None:
-        make_cache_dir(options.cache_dir)
-    return options.cache_dir
+    if options.cache_dir is None:
+        return None
+    own = own_folder(options.cache_dir)
+    make_cache_dir(own)
+    return own

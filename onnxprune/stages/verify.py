@@ -47,6 +47,7 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
 
     Raises:
         ModelError: the shapes that the model declares contradict its nodes.
+        DataError: the original's answer is not finite.
         VerifyError: an answer differs.
         EngineError: one of them cannot be run.
     """
@@ -58,6 +59,10 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
     wanted = engine.session(original, label="the original").run(feeds)
     found = engine.session(plain, label="the original, folded").run(feeds)
     for name, reference in wanted.items():
+        if not _finite(reference):
+            raise DataError(
+                f"the original's output '{name}' is not finite on calibration inputs: check the preprocessing"
+            )
         if not _close(found[name], reference):
             raise VerifyError(
                 f"folding constants and normalisations changed output '{name}' by "

@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune.errors import UsageError
 from onnxprune.stages import checkpoint
-from onnxprune.stages.checkpoint import Checkpoint, open_checkpoint
+from onnxprune.stages.checkpoint import Checkpoint, open_checkpoint, own_folder
 
 ARRAYS = {"a": np.arange(3), "b": np.array("text")}
 
@@ -61,13 +61,16 @@ def test_the_oldest_runs_go_first_and_strangers_stay(tmp_path, monkeypatch):
 
 
 def test_what_killed_runs_left_goes_once_it_is_old(tmp_path):
-    old, young = tmp_path / "onnxprune-old", tmp_path / "onnxprune-young"
-    old.mkdir()
-    young.mkdir()
-    os.utime(old, (time.time() - 7 * 24 * 3600,) * 2)
+    own = own_folder(tmp_path)
+    old, young, stranger = own / "onnxprune-old", own / "onnxprune-young", tmp_path / "onnxprune-results"
+    for folder in (old, young, stranger):
+        folder.mkdir(parents=True)
+    for folder in (old, stranger):
+        os.utime(folder, (time.time() - 7 * 24 * 3600,) * 2)
     open_checkpoint(tmp_path, {})
     assert not old.exists()
     assert young.exists()
+    assert stranger.exists()
 
 
 def test_a_folder_that_cannot_be_made_names_the_way_out(tmp_path):
