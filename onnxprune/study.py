@@ -130,7 +130,7 @@ def run_study(
         data: calibration inputs, see `open_calibration`.
         sites: globs of node names.
         options: sampling, data and engine; budget and method are not used.
-        speedups: of the layer, in MACs; the smallest size that is no slower is taken.
+        speedups: of the layer, in MACs; the largest size that is at least as fast is taken.
         progress: told how far it is.
 
     Raises:

@@ -88,6 +88,9 @@ def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
         assert (code, err) == (0, "")
 
 
+_PLANNED = ("MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json")
+
+
 def bad(message: str, code: int, *arguments):
     return pytest.param(arguments, code, message, id=message)
 
@@ -98,6 +101,7 @@ def bad(message: str, code: int, *arguments):
         bad("-o FILE is missing", 2, "MODEL"),
         bad("nowhere.onnx: no such file", 3, "DIR/nowhere.onnx", "-o", "DIR/p.onnx"),
         bad("is read; give the result another name", 2, "MODEL", "-o", "MODEL"),
+        bad("is read", 2, "compare", "MODEL", "MODEL", "--json", "MODEL"),
         bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
         bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
         bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),
@@ -109,6 +113,11 @@ def bad(message: str, code: int, *arguments):
         bad("plan.json", 5, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json"),
         bad("--provider cuda", 7, "MODEL", "-o", "DIR/p.onnx", "--provider", "cuda"),
         bad("--max-drop", 6, "MODEL", "-o", "DIR/p.onnx", "--keep-ratio", "0.2", "--refit", "none", "--max-drop", "0"),
+        bad("leave --budget out", 2, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json", "--budget", "latency"),
+        bad("leave --recipe, --no-sensitivity out", 2, *_PLANNED, "--recipe", "3c", "--no-sensitivity"),
+        bad("--ridge must be 0 or more", 2, "MODEL", "-o", "DIR/p.onnx", "--refit", "ridge", "--ridge", "-1"),
+        bad("--rank-tol must be", 2, "MODEL", "-o", "DIR/p.onnx", "--selector", "lasso", "--rank-tol", "nan"),
+        bad("can be made 1e+06 times cheaper", 2, "study", "MODEL", "--site", "stage1.conv2", "--speedups", "1000000"),
         bad("--no-such-option", 2, "MODEL", "-o", "DIR/p.onnx", "--no-such-option"),
         bad("--selector", 2, "MODEL", "-o", "DIR/p.onnx", "--selector", "best"),
     ],

@@ -223,3 +223,44 @@ def test_z_is_the_cheaper_of_the_two_candidates(target: float, response: float, 
 def test_relu_without_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="needs samples"):
         refit(make_case(0).problem, np.arange(12), RefitOptions(refit="relu"))
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000), rare=st.integers(1, 12))
+def test_columns_that_vary_on_one_half_only_do_no_harm_behind_the_relu(seed: int, rare: int) -> None:
+    """Sparse features: nothing but rounding is left of their variance on the half that never shows them."""
+    rng = np.random.default_rng(seed)
+    half = np.arange(400) % 2
+    x = np.maximum(rng.standard_normal((400, 48)), 0).astype(np.float32)
+    x[:, :rare] = 0
+    x[rng.choice(np.flatnonzero(half == 1), rare), np.arange(rare)] = 2 + rng.random(rare)
+    weight = rng.standard_normal((8, 48)) / 10
+    y = (x @ weight.T).astype(np.float32)
+    problem = Regression(moments_of(x, y, half), weight, np.zeros(8), np.arange(48))
+    kept = np.arange(40)
+    aware = refit(problem, kept, RefitOptions(refit="relu"), Samples(x, y, half))
+    linear = refit(problem, kept, RefitOptions())
+    assert np.isfinite(aware.weight).all()
+    assert aware.error <= behind(x, y, linear.weight, linear.bias) * (1 + 1e-5)
+
+
+def behind(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
+    target, answer = np.maximum(y, 0), np.maximum(x[:, : weight.shape[1]] @ weight.T + bias, 0)
+    return float(np.square(answer - target).sum() / np.square(target - target.mean(axis=0)).sum())
+
+
+def test_the_held_out_error_behind_the_relu_is_that_of_unseen_samples() -> None:
+    """Few samples, a strong pull: what is said of the other half must not be better than fresh samples show."""
+    said, seen = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        weight = rng.standard_normal((8, 80)) / 9
+        x, fresh = (np.maximum(rng.standard_normal((n, 80)), 0).astype(np.float32) for n in (300, 4000))
+        y, wanted = (rows @ weight.T + 0.3 * rng.standard_normal((len(rows), 8)) for rows in (x, fresh))
+        half = np.arange(300) % 2
+        problem = Regression(moments_of(x, y.astype(np.float32), half), 0 * weight, np.zeros(8), np.arange(80))
+        samples = Samples(x, y.astype(np.float32), half)
+        found = refit(problem, np.arange(80), RefitOptions(refit="relu", strengths=(1.0,)), samples)
+        said.append(found.error_odd)
+        seen.append(behind(fresh, wanted, found.weight, found.bias))
+    assert np.mean(said) > 0.95 * np.mean(seen)
