@@ -9,7 +9,7 @@ not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args
@@ -148,7 +148,7 @@ def run_study(
         held = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
         damage = Damage(work, spread(held, _MOST_HELD))
         total = len(names) * len(METHODS) * len(speedups)
-        for target, sampled in _sampled(work, names).items():
+        for target, sampled in _sampled(work, names):
             shape = cost.layers[target.site.name].shape
             if shape is None:
                 raise AssertionError(f"{target.site.name} has no shape")
@@ -174,10 +174,9 @@ def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _sampled(work: Workload, names: Sequence[str]) -> dict[Target, Sampled]:
-    """Moments and samples of the layers, on the original network."""
+def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:
+    """Moments and samples of the layers, on the original network, one step after the other."""
     steps = plan_steps(work.net, work.order, work.channels, (), downstream=False, reformed=names)
-    found: dict[Target, Sampled] = {}
     with TensorStore(work.memory // 2, work.scratch) as store:
         frontiers = [
             Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
@@ -187,8 +186,8 @@ def _sampled(work: Workload, names: Sequence[str]) -> dict[Target, Sampled]:
         for number, step in enumerate(steps):
             later = {target.tensor for other in steps[number + 1 :] for target in other.targets}
             sampled = sample_step(work, state, step, later, _AWARE)
-            found.update({target: sampled[target.site.name] for target in step.targets})
-    return found
+            for target in step.targets:
+                yield target, sampled[target.site.name]
 
 
 def _distinct(made: Iterable[tuple[float, Made | None]]) -> list[tuple[float, Made]]:

@@ -98,7 +98,7 @@ class Started:
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
-        warnings = (described.get("warning"), _few_samples(outcomes))
+        warnings = (described.get("warning"), _few_samples(outcomes), self._unchanged(keep, forms, plan))
         return Report(
             version=__version__,
             model=self.model,
@@ -118,6 +118,14 @@ class Started:
             timing=timing,
             seconds=self.clock.seconds,
         )
+
+    def _unchanged(self, keep: Mapping[str, int], forms: Mapping[str, Form], plan: Plan | None) -> str:
+        """A warning where the result is the original."""
+        sizes = {group.name: group.size for group in self.work.channels.prunable}
+        if plan is not None or forms or any(count < sizes[name] for name, count in keep.items()):
+            return ""
+        align = self.options.align
+        return f"NOTHING REMOVED: with --align {align} every group stays whole; ask for more, or try --align 1"
 
 
 def _few_samples(outcomes: Mapping[str, SiteOutcome]) -> str:

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 
 from onnxprune.errors import UsageError
@@ -24,6 +25,8 @@ _FORMATS = (".png", ".svg")
 
 def show_study(console: Console, study: Study) -> None:
     """Print a table for each layer: a row a method, a column a speed-up."""
+    if study.data.get("warning"):
+        console.print(Panel(escape(str(study.data["warning"])), title="warning", style="bold red"))
     for site in dict.fromkeys(point.site for point in study.points):
         points = {(point.method, point.asked): point for point in study.points if point.site == site}
         asked = sorted({point.asked for point in points.values()})

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Damage", "spread"]
 
+_MEMORY_SHARE = 8
+
 
 class Damage:
     """Runs the original once, and then as often as asked with other weights."""
 
     def __init__(self, work: Workload, batches: Sequence[Batch], temperature: float = 1.0) -> None:
-        """``batches``: what it is measured on. ``temperature``: of the KL of classifiers."""
-        self._work, self._batches, self._temperature = work, batches, temperature
-        self._feeds = [work.calibration.load(batch.samples) for batch in batches]
+        """``batches``: what it is measured on, as many of them as fit in a share of the memory, and one in any case.
+        ``temperature``: of the KL of classifiers."""
+        self._work, self._temperature = work, temperature
         self._engine = work.engine.for_pieces()
         session = self._engine.session(work.net.to_model(), label="the original")
-        self._reference = [session.run(feeds) for feeds in self._feeds]
+        self._held: list[tuple[Batch, dict[str, Array], dict[str, Array]]] = []
+        left = work.memory // _MEMORY_SHARE
+        for batch in batches:
+            feeds = work.calibration.load(batch.samples)
+            wanted = session.run(feeds)
+            self._held.append((batch, feeds, wanted))
+            left -= sum(array.nbytes for array in (*feeds.values(), *wanted.values()))
+            if left < 0:
+                break
 
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Of every output, with these weights and biases in the place of some sites'."""
@@ -38,7 +48,7 @@ class Damage:
         label = ", ".join(f"'{site.name}'" for site in weights)
         session = self._engine.session(model, label=f"the network with {label} changed")
         meter = DivergenceMeter(self._temperature)
-        for batch, feeds, wanted in zip(self._batches, self._feeds, self._reference, strict=True):
+        for batch, feeds, wanted in self._held:
             meter.add(wanted, session.run(feeds), batch.real)
         return meter.finish()
 
