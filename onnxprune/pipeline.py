@@ -17,7 +17,7 @@ from onnxprune.graph.save import finished_model, write_bytes
 from onnxprune.note import Note
 from onnxprune.plan import RECIPES, Plan, budget_from
 from onnxprune.report.record import Change, Report
-from onnxprune.report.started import Clock, Inputs, Started
+from onnxprune.report.started import Started, Stopwatch
 from onnxprune.runtime.providers import unused
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import group_batches, sample_shapes
@@ -36,7 +36,7 @@ from onnxprune.stages.verify import (
     compare_outputs,
     first_difference,
 )
-from onnxprune.stages.workload import Workload
+from onnxprune.stages.workload import Inputs, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +105,7 @@ def run(
     options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
     if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
         options = replace(options, budget=budget_from())
-    clock = Clock()
+    clock = Stopwatch()
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)

@@ -17,7 +17,6 @@ from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
 
 if TYPE_CHECKING:
-    from onnxprune.data import Calibration, InputSpec
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
@@ -25,16 +24,16 @@ if TYPE_CHECKING:
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
     from onnxprune.stages.fit import SiteOutcome
-    from onnxprune.stages.workload import Workload
+    from onnxprune.stages.workload import Inputs, Workload
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["Clock", "Inputs", "Started"]
+__all__ = ["Started", "Stopwatch"]
 
 _MOST_NAMED = 6
 
 
-class Clock:
+class Stopwatch:
     """Wall time of named stages: ``with clock("probe"): ...``."""
 
     def __init__(self) -> None:
@@ -51,16 +50,6 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The model's inputs, the calibration, and which of its samples are fitted on and held back."""
-
-    specs: tuple[InputSpec, ...]
-    calibration: Calibration
-    fit: Indices
-    held: Indices
-
-
-@dataclass(frozen=True)
 class Started:
     """A run that is under way; ``params``: of the original, its normalisations not yet folded."""
 
@@ -72,7 +61,7 @@ class Started:
     notes: tuple[Note, ...]
     options: Options
     inputs: Inputs
-    clock: Clock = field(default_factory=Clock)
+    clock: Stopwatch = field(default_factory=Stopwatch)
 
     def budget(self, plan: Plan | None) -> str:
         """What was asked for, in words."""

@@ -6,45 +6,29 @@ is fitted.
 
 from __future__ import annotations
 
-import math
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.errors import PlanError
-from onnxprune.graph.decompose import Chain, with_chains
 from onnxprune.graph.forms import Form
-from onnxprune.graph.surgery import alive_without, remove
 from onnxprune.note import Note
 from onnxprune.plan import Choice, search
-from onnxprune.runtime.timing import interleaved
-from onnxprune.stages.batching import group_batches
+from onnxprune.stages.bench import Bench
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
-    from onnxprune.graph.net import Net
     from onnxprune.options import Options
-    from onnxprune.report.started import Inputs
-    from onnxprune.runtime.sessions import Engine
     from onnxprune.stages.checkpoint import Checkpoint
     from onnxprune.stages.probe import Probed
-    from onnxprune.stages.workload import Workload
+    from onnxprune.stages.workload import Inputs, Workload
 
-    Array = np.ndarray[Any, Any]
 
-__all__ = ["Bench", "machine", "plan_by_latency"]
+__all__ = ["plan_by_latency"]
 
 _MOST_PLANS = 8
 _TOLERANCE = 0.03  # of the asked speed-up
-_SECONDS = 1.5  # for one pair of networks
-
-
-def machine(engine: Engine, options: Options) -> tuple[object, ...]:
-    """What times depend on beside the network."""
-    return platform.node(), engine.version, engine.providers, options.engine, options.bench_batch
 
 
 def plan_by_latency(
@@ -143,47 +127,3 @@ def _load(checkpoint: Checkpoint, probed: Probed) -> _Tried | None:
     }
     predicted, reached, plans = arrays["numbers"].tolist()
     return _Tried(Choice(dict(zip(probed.rankings, keep, strict=True)), forms), predicted, reached, int(plans))
-
-
-class Bench:
-    """The original against what a plan would make of it."""
-
-    def __init__(self, work: Workload, cost: CostModel, inputs: Inputs, options: Options) -> None:
-        self._work, self._cost, self._seed = work, cost, options.seed
-        chosen = np.resize(inputs.held, options.bench_batch)
-        batch = group_batches(chosen, inputs.specs, options.bench_batch)[0]
-        self._feeds = inputs.calibration.load(batch.samples)
-        self._original = work.engine.session(work.net.to_model(), label="the original")
-
-    @property
-    def before_ms(self) -> float:
-        """Of one run of the original."""
-        return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.median_ms
-
-    def faster(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> float:
-        """Latency of the original over that of a network of these sizes."""
-        session = self._work.engine.session(self._sized(keep, forms).to_model(), label="a network of the planned sizes")
-        return interleaved(self._original, session, self._feeds, seconds=_SECONDS, seed=self._seed).ratio
-
-    def _sized(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> Net:
-        channels = self._work.channels
-        gone = {group.name: range(keep.get(group.name, group.size), group.size) for group in channels.prunable}
-        net = remove(self._work.net, channels, channels.all_alive(), alive_without(channels, gone))
-        chains = {channels.sites[name]: self._chain(name, form, keep) for name, form in forms.items()}
-        return with_chains(net, chains) if chains else net
-
-    def _chain(self, name: str, form: Form, keep: Mapping[str, int]) -> Chain:
-        """Factors of the right sizes, drawn at random: zeros and denormal numbers may be faster or slower."""
-        site, (inputs, outputs) = self._work.channels.sites[name], self._cost.channels(name, keep)
-        kernel = site.window.kernel if site.window is not None else ()
-        elements, along = math.prod(kernel), kernel[form.first] if kernel else 1
-        own = outputs // site.groups
-        narrow = form.channel or own
-        generator = np.random.default_rng(self._seed)
-
-        def drawn(rows: int, columns: int) -> Array:
-            return np.asarray(generator.standard_normal((site.groups, rows, columns)) / np.sqrt(columns))
-
-        first = drawn(form.spatial, inputs * along) if form.spatial else None
-        second = drawn(narrow, form.spatial * (elements // along) if form.spatial else inputs * elements)
-        return Chain(form, first, second, drawn(own, form.channel) if form.channel else None)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.options import Options
-    from onnxprune.report.started import Inputs
+    from onnxprune.stages.workload import Inputs
 
 __all__ = ["Cache"]
 

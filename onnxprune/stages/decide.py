@@ -12,7 +12,8 @@ from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, Unit
 from onnxprune.note import Note
 from onnxprune.plan import RECIPES, allocate, search
-from onnxprune.stages.by_latency import machine, plan_by_latency
+from onnxprune.stages.bench import machine
+from onnxprune.stages.by_latency import plan_by_latency
 from onnxprune.stages.choose import eligible_sites
 from onnxprune.stages.probe import Probed, load_probed, probe, save_probed
 from onnxprune.stages.steps import early_groups
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from onnxprune.graph.forms import LayerShape
     from onnxprune.options import Options
     from onnxprune.plan import Plan
-    from onnxprune.report.started import Inputs
     from onnxprune.stages.cache import Cache
-    from onnxprune.stages.workload import Workload
+    from onnxprune.stages.workload import Inputs, Workload
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 

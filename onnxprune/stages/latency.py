@@ -14,7 +14,7 @@ from onnxprune.graph.normalize import with_shapes
 from onnxprune.plan.latency import Clock, Grid, marks
 from onnxprune.runtime.latency import Kernel, Task, measured
 from onnxprune.stages.batching import sample_shapes
-from onnxprune.stages.by_latency import Bench, machine
+from onnxprune.stages.bench import Bench, machine
 from onnxprune.stages.steps import is_depthwise
 
 if TYPE_CHECKING:
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
     from onnxprune.options import Options
-    from onnxprune.report.started import Inputs
     from onnxprune.stages.cache import Cache
-    from onnxprune.stages.workload import Workload
+    from onnxprune.stages.workload import Inputs, Workload
 
     Array = np.ndarray[Any, Any]
     Ms = Callable[[Kernel, int, int], float]

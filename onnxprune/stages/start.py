@@ -17,14 +17,13 @@ from onnxprune.graph.load import load
 from onnxprune.graph.save import complaint
 from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
-from onnxprune.report.started import Inputs
 from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
 from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
 from onnxprune.stages.choose import forbidden_sites
-from onnxprune.stages.workload import Workload
+from onnxprune.stages.workload import Inputs, Workload
 
 if TYPE_CHECKING:
     import onnx

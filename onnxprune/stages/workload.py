@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onnxprune.data import Calibration
+    from onnxprune.data import Calibration, InputSpec
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.net import Net
     from onnxprune.graph.schedule import Schedule
@@ -19,10 +19,22 @@ if TYPE_CHECKING:
     from onnxprune.runtime.frontier import Batch
     from onnxprune.runtime.sessions import Engine
 
-__all__ = ["Progress", "Workload"]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+__all__ = ["Inputs", "Progress", "Workload"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model's inputs, the calibration, and which of its samples are fitted on and held back."""
+
+    specs: tuple[InputSpec, ...]
+    calibration: Calibration
+    fit: Indices
+    held: Indices
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.plan import budget_from
 from onnxprune.runtime.latency import Task
 from onnxprune.stages import latency
-from onnxprune.stages.by_latency import Bench
+from onnxprune.stages.bench import Bench
 
 QUICK = Options(bench=False, samples=200, recipe="3c", align=4)
 
