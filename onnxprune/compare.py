@@ -229,7 +229,8 @@ class _Hits:
             scores = next((s for s in map(class_scores, found.values()) if s is not None), None)
             if scores is None:
                 raise UsageError("the data has labels, but no output is a classifier's (N, C): leave --labels out")
-            self._right[which] += int((scores[:rows].argmax(axis=1) == wanted).sum())
+            known = ~np.isnan(scores[:rows]).any(axis=1)
+            self._right[which] += int((known & (scores[:rows].argmax(axis=1) == wanted)).sum())
         self._labelled += rows
 
     @property
@@ -242,12 +243,17 @@ class _Hits:
 
 
 def _drop(divergence: Sequence[OutputDivergence], accuracy: tuple[float, float] | None) -> tuple[float, str]:
+    """The worst loss of all outputs, each in its own kind; a classifier's in accuracy where there are labels."""
+    losses = [
+        (100 * output.relative_error, "relative error, per cent")
+        if output.top1_agreement is None
+        else (100 * (1 - output.top1_agreement), "top-1 agreement lost, points")
+        for output in divergence
+        if accuracy is None or output.top1_agreement is None
+    ]
     if accuracy is not None:
-        return accuracy[0] - accuracy[1], "top-1 accuracy lost, points"
-    agreements = [output.top1_agreement for output in divergence if output.top1_agreement is not None]
-    if agreements:
-        return 100 * (1 - min(agreements)), "top-1 agreement lost, points"
-    return 100 * max((output.relative_error for output in divergence), default=0.0), "relative error, per cent"
+        losses.append((accuracy[0] - accuracy[1], "top-1 accuracy lost, points"))
+    return max(losses, default=(0.0, "relative error, per cent"))
 
 
 def _timing(

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from onnxprune.errors import ModelError
 from onnxprune.graph.net import captured_names, dims
 from onnxprune.graph.rules import MOST_SLOTS, Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.sites import LAYERS, Site, find_sites
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ChannelGroup", "ChannelMap", "channel_map"]
 
 _MOST_REASONS = 3
+_MOST_SLOTS_IN_ALL = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,10 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
     pins: list[Pin] = list(_boundary_pins(net))
     ties: list[Tie] = []
     sites = {site.name: site for site in find_sites(net)}
+    bodies = (name for node in net.nodes for name in captured_names(node))
+    protected = frozenset(net.output_names).union(bodies)
     for node in net.nodes:
-        found, pinned = _read_node(net, node, slots)
+        found, pinned = _read_node(net, node, slots, protected)
         ties += found
         pins += pinned
     fixed = {
@@ -171,6 +175,8 @@ class _Slots:
                     known.append(key)
                     total += size
             self.axes[name] = tuple(known)
+        if total > _MOST_SLOTS_IN_ALL:
+            raise ModelError(f"{net.source}: its tensors have {total:,} indices on their axes, too many to follow")
         self.total = total
 
     def fits(self, tie: Tie) -> bool:
@@ -192,14 +198,14 @@ class _Slots:
         return {axis: labels[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(count)
 
 
-def _read_node(net: Net, node: Any, slots: _Slots) -> tuple[list[Tie], list[Pin]]:
+def _read_node(net: Net, node: Any, slots: _Slots, protected: frozenset[str]) -> tuple[list[Tie], list[Pin]]:
     """What a node ties, and pins for every axis around it that it does not."""
     known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
     found = rule_for(node.op, node.domain, _revision(net, node))
     label = f"{node.op} '{node.name}'"
     if isinstance(found, str):
         return [], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)]
-    coupling = found(NodeView(node, net.opset, net.overridable))
+    coupling = found(NodeView(node, net.opset, net.overridable, protected=protected))
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
     if not all(slots.fits(tie) for tie in ties):
         return [], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)]
@@ -224,7 +230,7 @@ def _boundary_pins(net: Net) -> Iterator[Pin]:
             tensor = tensors.get(name)
             for axis, size in enumerate(dims(tensor) or ()) if tensor is not None else ():
                 if isinstance(size, int):
-                    yield Pin(Axis(name, axis), node, reason.format(name))
+                    yield Pin(Axis(name, axis), node, reason.replace("{}", name, 1))
 
     yield from pin(net.input_names, "", "graph input '{}'")
     yield from pin(net.output_names, "", "graph output '{}'")
@@ -240,12 +246,21 @@ def _weight_pins(net: Net, fixed: Mapping[str, str], forbidden: Mapping[str, str
         reason = forbidden.get(node.name)
         if node.name in fixed:
             reason = f"{node.op} '{node.name}': {fixed[node.name]}"
-        if reason is None or dims(node.inputs[1]) is None:
+        if reason is None or dims(node.inputs[1]) is None or _carries(node):
             continue
         source = node.inputs[0].name
         for axis, size in enumerate(dims(node.inputs[0]) or ()):
             if isinstance(size, int) and axis in (1, len(dims(node.inputs[0]) or ()) - 1):
                 yield Pin(Axis(source, axis), node.name, reason)
+
+
+def _carries(node: Any) -> bool:
+    """Whether it is a depthwise ConvTranspose: it uses up no channels, its own rule says what goes through it."""
+    shape = dims(node.inputs[1])
+    depthwise = node.op == "ConvTranspose" and shape is not None and shape[1] == 1
+    return (
+        depthwise and int(node.attrs.get("group", 1)) == (shape or (0,))[0] and isinstance(node.inputs[1], gs.Constant)
+    )
 
 
 def _why_no_site(net: Net, node: Any) -> str:

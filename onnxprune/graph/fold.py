@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import Net, dims, values_of
+from onnxprune.graph.net import Net, dims, is_standard, values_of
 from onnxprune.graph.sites import is_per_output
 from onnxprune.note import Note
 
@@ -66,7 +66,7 @@ def _foldable(net: Net) -> Iterator[tuple[Any, _Affine, Any, bool]]:
             yield node, affine, layer, True
             continue
         layer = _layer_in_front_of_which(net, node, affine)
-        if node.op == "BatchNormalization" and not isinstance(layer, str):
+        if node.op == "BatchNormalization" and is_standard(node) and not isinstance(layer, str):
             yield node, affine, layer, False
 
 
@@ -80,6 +80,8 @@ def _why_left(net: Net, node: Any) -> str:
 
 def _affine_of(net: Net, node: Any) -> _Affine | str:
     """The per-channel map of a node, or the reason why it has none."""
+    if not is_standard(node):
+        return f"{node.op} of domain '{node.domain}' is not ONNX's own"
     if node.op == "BatchNormalization":
         return _batch_norm(net, node)
     if node.op in {"Mul", "Add"}:
@@ -132,7 +134,7 @@ def _layer_behind_which(net: Net, node: Any) -> Any:
     if source is None:
         return "it works on a constant"
     producer = source.inputs[0] if source.inputs else None
-    if producer is None or producer.op not in _LAYERS:
+    if producer is None or producer.op not in _LAYERS or not is_standard(producer):
         return f"it follows {producer.op if producer else 'a graph input'}, not a layer with weights"
     if len(source.outputs) != 1 or source.name in net.output_names:
         return f"the output of {producer.op} '{producer.name}' is read elsewhere too"
@@ -145,7 +147,7 @@ def _layer_in_front_of_which(net: Net, node: Any, affine: _Affine) -> Any:
     if len(result.outputs) != 1 or result.name in net.output_names:
         return "its own output is read by several nodes"
     consumer = result.outputs[0]
-    if consumer.op not in {"Conv", "Gemm"} or consumer.inputs[0] is not result:
+    if consumer.op not in {"Conv", "Gemm"} or not is_standard(consumer) or consumer.inputs[0] is not result:
         return f"its output goes into {consumer.op}"
     if consumer.op == "Gemm" and consumer.attrs.get("transA", 0):
         return "its output goes into a transposed Gemm"

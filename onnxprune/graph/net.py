@@ -60,7 +60,11 @@ class Net:
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Net:
-        """Import a checked model, with shapes inferred where onnx can."""
+        """Import a checked model, with shapes inferred where onnx can.
+
+        Raises:
+            ModelError: an attribute holds what no graph can carry, such as text that is none.
+        """
         inferred = infer_shapes(model)
         header = Header(
             ir_version=model.ir_version,
@@ -72,7 +76,11 @@ class Net:
             metadata=tuple((entry.key, entry.value) for entry in model.metadata_props),
             has_shapes=bool(model.graph.value_info),
         )
-        return cls(gs.import_onnx(inferred), header, source, frozenset(overridable))
+        try:
+            graph = gs.import_onnx(inferred)
+        except (UnicodeDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{source}: an attribute or tensor cannot be read: {first_line(error)}") from error
+        return cls(graph, header, source, frozenset(overridable))
 
     @property
     def nodes(self) -> list[Any]:
@@ -163,6 +171,11 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def first_line(error: BaseException) -> str:
     """The first line of an exception that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_standard(node: Any) -> bool:
+    """Whether a node's operator is one of ONNX's own: another domain may have one of the same name."""
+    return node.domain in (None, "", "ai.onnx")
 
 
 def dims(tensor: Any) -> tuple[Dim, ...] | None:

@@ -8,6 +8,7 @@ sharing would couple strangers.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.net import Net, captured_names, dims, lengthened, values_of
+from onnxprune.graph.net import Net, captured_names, dims, is_standard, lengthened, values_of
 from onnxprune.graph.shape_values import shape_value
 from onnxprune.graph.shuffle import shuffles_as_gathers
 from onnxprune.note import Note
@@ -32,6 +33,7 @@ _SHAPE_ARITHMETIC = frozenset(
         *("Transpose", "Unsqueeze", "Where"),
     }
 )
+_BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Equal", "Greater", "Less", "Where"})
 _SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "Swish"})
 _SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
 _MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
@@ -65,6 +67,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
         net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
     _write_split_sizes(net)
+    _write_squeezed_axes(net)
     shared = _unshare_small_constants(net)
     if not any(_has_weights(node) for node in net.nodes):
         raise ModelError(f"{net.source}: {_why_nothing(net)}")
@@ -143,7 +146,7 @@ def _replaceable(node: Any, protected: frozenset[str]) -> bool:
 def _inline_constants(net: Net, protected: frozenset[str]) -> bool:
     changed = False
     for node in net.nodes:
-        if node.op != "Constant" or not node.outputs or not _replaceable(node, protected):
+        if node.op != "Constant" or not is_standard(node) or not node.outputs or not _replaceable(node, protected):
             continue
         values = _constant_value(node.attrs)
         if values is not None:
@@ -167,7 +170,7 @@ def _fold_known_shapes(net: Net, protected: frozenset[str]) -> bool:
     """Shape of a tensor of known size, and Gather of one known size out of a partly known shape."""
     changed = False
     for node in net.nodes:
-        if node.op == "Shape" and node.outputs and not {"start", "end"} & set(node.attrs):
+        if node.op == "Shape" and is_standard(node) and node.outputs and not {"start", "end"} & set(node.attrs):
             shape = dims(node.inputs[0])
             if shape is None or not _replaceable(node, protected):
                 continue
@@ -176,12 +179,14 @@ def _fold_known_shapes(net: Net, protected: frozenset[str]) -> bool:
                 changed = True
                 continue
             for reader in list(node.outputs[0].outputs):
-                changed |= _fold_gather_of_shape(reader, shape, protected)
+                changed |= _fold_gather_of_shape(net, reader, shape, protected)
     return changed
 
 
-def _fold_gather_of_shape(node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
-    if node.op != "Gather" or not node.outputs or not isinstance(node.inputs[1], gs.Constant):
+def _fold_gather_of_shape(net: Net, node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
+    if node.op != "Gather" or not is_standard(node) or not node.outputs:
+        return False
+    if not isinstance(node.inputs[1], gs.Constant) or node.inputs[1].name in net.overridable:
         return False
     index = values_of(node.inputs[1])
     if index.size and (index.min() < -len(shape) or index.max() >= len(shape)):
@@ -201,10 +206,10 @@ def _fold_shape_arithmetic(net: Net, protected: frozenset[str]) -> bool:
         inputs = [t for t in node.inputs if not t.is_empty()]
         if not inputs or any(not isinstance(t, gs.Constant) or t.name in net.overridable for t in inputs):
             continue
-        if not _replaceable(node, protected) or not _is_small(node, inputs):
+        if not _replaceable(node, protected):
             continue
         result = _evaluate(net, node, inputs)
-        if result is not None and result.size <= _MOST_ELEMENTS:
+        if result is not None and result.size <= _MOST_ELEMENTS and result.dtype.kind in "iufb":
             _replace(node.outputs[0], result)
             changed = True
     return changed
@@ -217,6 +222,12 @@ def _is_small(node: Any, inputs: list[Any]) -> bool:
         return 0 <= float(np.prod(values_of(inputs[0]).astype(np.float64))) <= _MOST_ELEMENTS
     if node.op == "Expand":
         return float(np.prod(values_of(inputs[1]).astype(np.float64))) <= _MOST_ELEMENTS
+    shapes = [tuple(int(size) for size in t.shape) for t in inputs]
+    if node.op == "Gather":
+        axis = int(node.attrs.get("axis", 0))
+        return math.prod(shapes[1]) * math.prod(shapes[0]) / max(shapes[0][axis], 1) <= _MOST_ELEMENTS
+    if node.op in _BROADCAST:
+        return math.prod(np.broadcast_shapes(*shapes)) <= _MOST_ELEMENTS
     if node.op == "Range":
         start, limit, delta = (float(values_of(t).reshape(-1)[0]) for t in inputs)
         return delta != 0 and (limit - start) / delta <= _MOST_ELEMENTS
@@ -233,7 +244,10 @@ def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | 
         import_domains=net.graph.import_domains,
     )
     try:
-        results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
+        if not _is_small(node, inputs):
+            return None
+        with np.errstate(all="ignore"):
+            results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
         return np.asarray(results[0])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError):
         return None
@@ -256,7 +270,9 @@ def _settle_reshapes(net: Net, protected: frozenset[str]) -> bool:
     """Reshape to a computed target of which one size at most is open: the target becomes a constant."""
     changed = False
     for node in net.nodes:
-        if node.op != "Reshape" or not node.outputs or isinstance(node.inputs[1], gs.Constant):
+        if node.op != "Reshape" or not is_standard(node) or not node.outputs or net.overridable:
+            continue  # what a caller may replace may be in the target
+        if isinstance(node.inputs[1], gs.Constant):
             continue
         target = _reshape_target(node)
         if target is not None:
@@ -284,9 +300,9 @@ def _write_split_sizes(net: Net) -> None:
     """Equal parts of an axis of known size become sizes: parts need not stay equal."""
     for node in net.nodes:
         shape = dims(node.inputs[0]) if node.op == "Split" and node.domain in (None, "", "ai.onnx") else None
-        if shape is None or len(node.inputs) > 1 or "split" in node.attrs:
+        if not shape or len(node.inputs) > 1 or "split" in node.attrs:
             continue
-        axis = int(node.attrs.get("axis", 0)) % len(shape)
+        axis = int(node.attrs.get("axis", 0)) % max(len(shape), 1)
         sizes = [(dims(tensor) or shape)[axis] for tensor in node.outputs]
         known = [size for size in sizes if isinstance(size, int)]
         if len(known) < len(sizes) or sum(known) != shape[axis]:
@@ -296,6 +312,24 @@ def _write_split_sizes(net: Net) -> None:
             node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_split"), np.array(known, np.int64)))
         else:
             node.attrs["split"] = known
+
+
+def _write_squeezed_axes(net: Net) -> None:
+    """A Squeeze of whatever has size one squeezes what has it now: other axes may come to have it."""
+    for node in net.nodes:
+        bare = node.op == "Squeeze" and is_standard(node) and "axes" not in node.attrs
+        if not bare or any(not tensor.is_empty() for tensor in node.inputs[1:]):
+            continue
+        shape, result = dims(node.inputs[0]), dims(node.outputs[0])
+        axes = [axis for axis, size in enumerate(shape or ()) if size == 1]
+        if shape is None or result is None or len(result) != len(shape) - len(axes):
+            continue
+        if net.opset < 13:
+            node.attrs["axes"] = axes
+        else:
+            while len(node.inputs) > 1:
+                node.inputs.pop()
+            node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_axes"), np.array(axes, np.int64)))
 
 
 def _unshare_small_constants(net: Net) -> int:

@@ -11,46 +11,59 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import Dim, dims, values_of
+from onnxprune.graph.net import Dim, dims, is_standard, values_of
 
 __all__ = ["shape_value"]
 
-_MOST_STEPS = 64
+_MOST_STEPS = 128
 
 
-def shape_value(tensor: Any, depth: int = _MOST_STEPS) -> tuple[Dim, ...] | None:
+Known = dict[str, "tuple[Dim, ...] | None"]
+
+
+def shape_value(tensor: Any, known: Known | None = None) -> tuple[Dim, ...] | None:
     """Entries of a computed one-dimensional (or scalar) integer tensor; None where it is not plain shape arithmetic.
 
-    An entry is an integer, a symbol (the name of an open size), or None for an unknown one.
+    An entry is an integer, a symbol (the name of an open size), or None for an unknown one. ``known``: what was found
+    of other tensors on the way.
     """
+    known = {} if known is None else known
+    if tensor.name not in known:
+        known[tensor.name] = None  # until it is found; there are no more than so many on the way
+        if len(known) <= _MOST_STEPS:
+            known[tensor.name] = _entries(tensor, known)
+    return known[tensor.name]
+
+
+def _entries(tensor: Any, known: Known) -> tuple[Dim, ...] | None:
     if isinstance(tensor, gs.Constant):
         values = values_of(tensor)
         return tuple(int(v) for v in values.ravel()) if values.dtype.kind in "iu" and values.ndim <= 1 else None
-    if depth == 0 or not tensor.inputs:
+    if not tensor.inputs:
         return None
     node = tensor.inputs[0]
-    step = _STEPS.get(node.op)
-    return step(node, depth - 1) if step else None
+    step = _STEPS.get(node.op) if is_standard(node) else None
+    return step(node, known) if step else None
 
 
-def _shape(node: Any, depth: int) -> tuple[Dim, ...] | None:
+def _shape(node: Any, known: Known) -> tuple[Dim, ...] | None:
     return None if {"start", "end"} & set(node.attrs) else dims(node.inputs[0])
 
 
-def _same(node: Any, depth: int) -> tuple[Dim, ...] | None:
-    return shape_value(node.inputs[0], depth)
+def _same(node: Any, known: Known) -> tuple[Dim, ...] | None:
+    return shape_value(node.inputs[0], known)
 
 
-def _gather(node: Any, depth: int) -> tuple[Dim, ...] | None:
-    data = shape_value(node.inputs[0], depth)
+def _gather(node: Any, known: Known) -> tuple[Dim, ...] | None:
+    data = shape_value(node.inputs[0], known)
     if data is None or not isinstance(node.inputs[1], gs.Constant) or node.attrs.get("axis", 0) != 0:
         return None
     index = values_of(node.inputs[1]).ravel()
     return tuple(data[int(i)] for i in index) if all(-len(data) <= i < len(data) for i in index) else None
 
 
-def _slice(node: Any, depth: int) -> tuple[Dim, ...] | None:
-    data = shape_value(node.inputs[0], depth)
+def _slice(node: Any, known: Known) -> tuple[Dim, ...] | None:
+    data = shape_value(node.inputs[0], known)
     if "starts" in node.attrs:
         bounds = [node.attrs["starts"], node.attrs["ends"]]
     elif all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
@@ -63,11 +76,12 @@ def _slice(node: Any, depth: int) -> tuple[Dim, ...] | None:
     return data[int(bounds[0][0]) : int(bounds[1][0])]
 
 
-def _concat(node: Any, depth: int) -> tuple[Dim, ...] | None:
-    parts = [shape_value(t, depth) for t in node.inputs]
+def _concat(node: Any, known: Known) -> tuple[Dim, ...] | None:
+    parts = [shape_value(t, known) for t in node.inputs]
     if any(part is None for part in parts):
         return None
-    return tuple(entry for part in parts if part is not None for entry in part)
+    entries = tuple(entry for part in parts if part is not None for entry in part)
+    return entries if len(entries) <= _MOST_STEPS else None
 
 
 _STEPS = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import dims, lengthened, numpy_dtype, values_of
+from onnxprune.graph.net import dims, is_standard, lengthened, numpy_dtype, values_of
 from onnxprune.graph.rules import Axis
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Site:
 
 def find_sites(net: Net) -> tuple[Site, ...]:
     """All sites of a graph, in topological order."""
-    found = (_READERS[node.op](net, node) for node in net.nodes if node.op in _READERS)
+    found = (_READERS[node.op](net, node) for node in net.nodes if node.op in _READERS and is_standard(node))
     return tuple(site for site in found if site is not None)
 
 
@@ -174,7 +174,7 @@ def _own_constant(net: Net, tensor: Any, rank: int | None = None) -> bool:
 
 def _conv(net: Net, node: Any) -> Site | None:
     weight = node.inputs[1]
-    if node.domain not in (None, "", "ai.onnx") or not _own_constant(net, weight) or len(weight.shape) < 3:
+    if not _own_constant(net, weight) or len(weight.shape) < 3:
         return None
     if not _bias_is_own(net, node, int(weight.shape[0])):
         return None
@@ -202,7 +202,7 @@ def _conv(net: Net, node: Any) -> Site | None:
 def _conv_transpose(net: Net, node: Any) -> Site | None:
     """With pads of its own: where an output shape is asked for instead, they depend on the input."""
     weight = node.inputs[1]
-    if node.domain not in (None, "", "ai.onnx") or not _own_constant(net, weight) or len(weight.shape) < 3:
+    if not _own_constant(net, weight) or len(weight.shape) < 3:
         return None
     if int(node.attrs.get("group", 1)) != 1 or not _bias_is_own(net, node, int(weight.shape[1])):
         return None

@@ -95,7 +95,7 @@ def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
     reason, times = reasons.most_common(1)[0]
     return (
         f"no group of channels may be pruned; of {reasons.total()} groups {times} because: {reason}; "
-        "see the others with `onnxprune inspect`"
+        "see the others with --dry-run"
     )
 
 

@@ -154,7 +154,7 @@ def _sum_of(net: Net, answer: Any) -> Any:
     if any(isinstance(tensor, gs.Constant) for tensor in add.inputs) or add.inputs[0] is add.inputs[1]:
         return None
     left, right = (dims(tensor) for tensor in add.inputs)
-    return add if left is not None and right is not None and left[1:] == right[1:] else None
+    return add if left is not None and left == right and None not in left else None
 
 
 def _activation(net: Net, tensor: Any) -> Activation | None:

@@ -146,7 +146,9 @@ SQUARE = LayerShape((3, 3), 1, 1.0, (1.0, 1.0))
 @given(width=st.integers(1, 60))
 def test_h_and_p_are_multiplied_where_three_times_the_width_is_twice_the_outputs(width) -> None:
     outputs = 40
-    settled = SQUARE.settled(Form(width, 0, width), 400, outputs, "macs")
+    settled = SQUARE.settled(
+        Form(width, 0, width), outputs, lambda form: float(SQUARE.cost(form, 400, outputs, "macs"))
+    )
     assert (settled.channel is None) == (3 * width >= 2 * outputs)
     assert settled.spatial == width
 
@@ -155,7 +157,7 @@ def test_h_and_p_are_multiplied_where_three_times_the_width_is_twice_the_outputs
 @given(rank=st.integers(1, 100), width=st.integers(1, 50), unit=st.sampled_from(["macs", "params"]))
 def test_the_settled_form_costs_no_more_than_the_form_or_the_dense_layer(rank, width, unit) -> None:
     form = Form(rank, 0, width)
-    cheapest = SQUARE.settled(form, 20, 40, unit)
+    cheapest = SQUARE.settled(form, 40, lambda part: float(SQUARE.cost(part, 20, 40, unit)))
     assert float(SQUARE.cost(cheapest, 20, 40, unit)) <= float(SQUARE.cost(form, 20, 40, unit))
     assert float(SQUARE.cost(cheapest, 20, 40, unit)) <= float(SQUARE.cost(DENSE, 20, 40, unit))
 

@@ -97,7 +97,9 @@ def test_a_bent_graph_is_declined_or_right(name, data):
         return
     alive = alive_without(channels, {group.name: range(group.size // 2) for group in channels.prunable})
     left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
-    assert worst_difference(left, outputs_of(zero(net, channels, alive).to_model())) < 1e-4
+    right = outputs_of(zero(net, channels, alive).to_model())
+    if max(float(np.abs(value).max()) for value in found) < 1e12 and all(np.isfinite(value).all() for value in right):
+        assert worst_difference(left, right) < 1e-4  # beyond, zero times a channel that overflows is no zero
 
 
 @pytest.mark.parametrize(
@@ -168,3 +170,29 @@ def test_what_the_checks_at_the_end_would_reject_is_declined_at_the_start():
     with pytest.raises(ModelError, match=r"own checks as it is.*pads") as caught:
         prepared(model, "net.onnx")
     assert one_line(str(caught.value))
+
+
+def test_text_that_is_none_is_declined():
+    """As nodes of plugins carry it: bytes of their own in a text attribute."""
+    model = onnx.ModelProto.FromString(around("k = Relu(h)").SerializeToString())
+    model.graph.node[1].domain = "mine"
+    model.graph.node[1].attribute.append(AttributeProto(name="blob", type=AttributeProto.STRING, s=b"\xff\xfe\x80"))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        load(model)
+    assert one_line(str(caught.value))
+
+
+def test_more_indices_than_can_be_followed_are_declined():
+    size = 1 << 24
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) " + " ".join(f"r{i} = Relu(a)" for i in range(9))
+    outputs = ", ".join(f"float[{size},{size},{size},{size}] r{i}" for i in range(9))
+    model = build(
+        body,
+        {"w1": (6, 3, 3, 3), "b1": (6,)},
+        inputs=f"float[N,3,8,8] x, float[{size},{size},{size},{size}] a",
+        outputs=f"float[N,6,8,8] h, {outputs}",
+    )
+    net, _ = load(model)
+    with pytest.raises(ModelError, match="too many to follow"):
+        channel_map(net)

@@ -1,6 +1,6 @@
 """One rule an operator. Importing this package registers all of them."""
 
-from onnxprune.graph.rules import elementwise, layers, layout, selection, spatial
+from onnxprune.graph.rules import elementwise, layers, layout, selection, shapes, spatial
 from onnxprune.graph.rules.registry import (
     MOST_SLOTS,
     Axis,
@@ -29,5 +29,6 @@ __all__ = [
     "registered",
     "rule_for",
     "selection",
+    "shapes",
     "spatial",
 ]

@@ -27,6 +27,8 @@ def broadcast(node: NodeView) -> Coupling:
     for index, shape in shapes.items():
         for axis, size in enumerate(shape or ()):
             target = axis + len(result) - len(shape or ())
+            if target < 0:
+                return Coupling(reason="one of its inputs has more axes than its output")
             if not isinstance(size, int):
                 open_axes.add(target)
             elif size > 1 and size == result[target]:

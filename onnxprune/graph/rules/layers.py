@@ -75,8 +75,8 @@ def conv_transpose(node: NodeView) -> Coupling:
 @fixup("ConvTranspose")
 def conv_transpose_groups(node: NodeView) -> Edit:
     """A depthwise one has as many groups as it has channels left."""
-    weight = node.input_shape(1)
-    if int(node.attribute("group", 1)) == 1 or weight is None or weight[1] != 1:
+    weight, groups = node.input_shape(1), int(node.attribute("group", 1))
+    if groups == 1 or weight is None or weight[1] != 1 or groups != node.sizes.get(node.input_axis(1, 0)):
         return Edit()
     return Edit(attributes={"group": weight[0]})
 
@@ -150,8 +150,10 @@ def group_normalization(node: NodeView) -> Coupling:
 def layer_normalization(node: NodeView) -> Coupling:
     """The axes in front of the normalised ones go on; statistics are taken over those."""
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="the shape of its input is unknown")
+    if len([tensor for tensor in node.node.outputs if not tensor.is_empty()]) > 1:
+        return Coupling(reason="its statistics are read")
     first = int(node.attribute("axis", -1)) % len(source)
     ties = [
         tie_axes(node.input_axis(0, axis), node.output_axis(axis), size)

@@ -64,7 +64,9 @@ def reshape(node: NodeView) -> Coupling:
 
 @rule("Squeeze", "Unsqueeze", since=(1, 11, 13, 21, 23, 24, 25))
 def squeeze(node: NodeView) -> Coupling:
-    """Axes of size one come or go; the others stay in order."""
+    """Axes of size one come or go; the others stay in order. `normalize` has written down which."""
+    if node.integers("axes", 1) is None:
+        return Coupling(reason="which axes go depends on their sizes")
     return _regrouped(node)
 
 
@@ -74,7 +76,10 @@ def reshape_target(node: NodeView) -> Edit:
     target, result = node.constant(1), node.output_shape()
     if target is None or result is None:
         return Edit()
-    sizes = [size if old > 0 and isinstance(size, int) else int(old) for old, size in zip(target, result, strict=True)]
+    sizes = [
+        size if isinstance(size, int) and (old > 0 or (old == 0 and node.output_axis(axis) in node.slots)) else int(old)
+        for axis, (old, size) in enumerate(zip(target, result, strict=True))
+    ]
     return Edit(constants={1: np.array(sizes, np.int64)})
 
 

@@ -90,6 +90,7 @@ class NodeView:
     overridable: frozenset[str] = frozenset()
     slots: Mapping[Axis, IntArray] = field(default_factory=dict)  # what is left of axes that have lost some
     sizes: Mapping[Axis, int] = field(default_factory=dict)  # of those axes and all others, before they did
+    protected: frozenset[str] = frozenset()  # graph outputs, and what control-flow bodies read
 
     @property
     def op(self) -> str:

@@ -24,6 +24,8 @@ def split(node: NodeView) -> Coupling:
     shapes = [node.output_shape(index) for index in range(len(node.node.outputs))]
     if source is None or any(shape is None for shape in shapes):
         return Coupling(reason="its shapes are unknown")
+    if not source or (node.has_input(1) and node.constant(1) is None):
+        return Coupling(reason="its sizes are computed")
     axis = int(node.attribute("axis", 0)) % len(source)
     ties: list[Tie] = []
     start = 0

@@ -65,7 +65,7 @@ def reduction(node: NodeView) -> Coupling:
 def arg_extreme(node: NodeView) -> Coupling:
     """The axes that are not searched go on; the answers count the slots of the one that is."""
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="its shapes are unknown")
     axis = int(node.attribute("axis", 0)) % len(source)
     left = [other for other in range(len(source)) if other != axis]
@@ -78,7 +78,7 @@ def arg_extreme(node: NodeView) -> Coupling:
 def softmax(node: NodeView) -> Coupling:
     """The other axes go on; before revision 13 everything from the axis on is one."""
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="its shapes are unknown")
     old = node.opset < 13
     axis = int(node.attribute("axis", 1 if old else -1)) % len(source)
@@ -90,7 +90,7 @@ def softmax(node: NodeView) -> Coupling:
 def lp_normalization(node: NodeView) -> Coupling:
     """The other axes go on."""
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="its shapes are unknown")
     axis = int(node.attribute("axis", -1)) % len(source)
     others = {other: other for other in range(len(source)) if other != axis}
@@ -101,7 +101,7 @@ def lp_normalization(node: NodeView) -> Coupling:
 def mean_variance_normalization(node: NodeView) -> Coupling:
     """The axes over which no statistics are taken go on."""
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="its shapes are unknown")
     over = {int(axis) % len(source) for axis in node.attribute("axes", (0, 2, 3))}
     others = {other: other for other in range(len(source)) if other not in over}
@@ -112,7 +112,7 @@ def mean_variance_normalization(node: NodeView) -> Coupling:
 def cumulative_sum(node: NodeView) -> Coupling:
     """The other axes go on."""
     source, axis = node.input_shape(0), node.constant(1)
-    if source is None or axis is None:
+    if not source or axis is None or axis.size != 1:
         return Coupling(reason="its axis is computed")
     summed = int(axis.reshape(-1)[0]) % len(source)
     others = {other: other for other in range(len(source)) if other != summed}
@@ -129,7 +129,7 @@ def resize(node: NodeView) -> Coupling:
     if node.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         return Coupling(reason="it crops")
     source = node.input_shape(0)
-    if source is None:
+    if not source:
         return Coupling(reason="its shapes are unknown")
     if (
         node.has_input(3)
@@ -137,9 +137,23 @@ def resize(node: NodeView) -> Coupling:
         and not _begins_with_shape(node.node.inputs[3], node.node.inputs[0])
     ):
         return Coupling(reason="its sizes are computed")
-    if node.has_input(2) and node.op == "Resize" and node.constant(2) is None:
+    scales = _scales(node, len(source))
+    if scales is None:
         return Coupling(reason="its scales are computed")
-    return Coupling(kept_axes(node, {axis: axis for axis in range(len(source))}).ties, reason="it resizes this axis")
+    whole = {axis: axis for axis in range(len(source)) if scales.get(axis, 1.0) == 1.0}
+    return Coupling(kept_axes(node, whole).ties, reason="it resizes this axis")
+
+
+def _scales(node: NodeView, rank: int) -> dict[int, float] | None:
+    """What each axis is scaled by, as far as it is written down; None: it is computed."""
+    listed = node.attribute("scales", None)
+    place = 1 if node.op == "Upsample" or node.opset < 11 else 2
+    if listed is None and node.has_input(place):
+        listed = node.constant(place)
+        if listed is None:
+            return None
+    axes = node.attribute("axes", None) or range(rank)
+    return {int(axis) % rank: float(scale) for axis, scale in zip(axes, () if listed is None else listed, strict=False)}
 
 
 @fixup("Resize")
@@ -169,26 +183,3 @@ def _begins_with_shape(sizes: Any, source: Any) -> bool:
         np.ravel(tensor.values).tolist() if isinstance(tensor, gs.Constant) else None for tensor in node.inputs[1:3]
     ]
     return bounds == [[0], [2]] and node.inputs[0].inputs[0].inputs[0].name == source.name
-
-
-_PASSED_ON = frozenset({"Cast", "Concat", "Slice", "Gather", "Unsqueeze", "Squeeze", "Identity"})
-
-
-@rule("Shape", since=(1, 13, 15, 19, 21, 23, 24, 25))
-def shape(node: NodeView) -> Coupling:
-    """A shape that is computed when the model runs is right whatever was removed, as long as only Resize reads it."""
-    source = node.input_shape(0) or ()
-    if not _only_resized(node.node.outputs[0]):
-        return Coupling(reason="its size is read")
-    return Coupling(free=frozenset(node.input_axis(0, axis) for axis in range(len(source))))
-
-
-def _only_resized(tensor: Any, depth: int = 16) -> bool:
-    if depth == 0 or not tensor.outputs:
-        return False
-    for reader in tensor.outputs:
-        if reader.op == "Resize" and [t is tensor for t in reader.inputs].index(True) == 3:
-            continue
-        if reader.op not in _PASSED_ON or not all(_only_resized(out, depth - 1) for out in reader.outputs):
-            return False
-    return True
