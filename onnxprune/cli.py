@@ -37,6 +37,7 @@ from onnxprune.graph.save import write_bytes
 from onnxprune.inspection import run_inspection
 from onnxprune.pipeline import run
 from onnxprune.plan import Plan
+from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
 from onnxprune.report.progress import StageBars
 from onnxprune.report.study import check_plot, plot_study, show_study
@@ -71,6 +72,7 @@ def prune(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     data: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan_out: Path | None = None,
     max_drop: float | None = None,
     budget: BudgetPanel = BudgetFlags(),
@@ -93,6 +95,8 @@ def prune(
         synthetic images with a warning.
     dry_run
         Only plan, and show the plan.
+    explain
+        Show why each layer got what it got: its error and weight, what it costs, and the next best choice.
     plan_out
         Write the plan to this file.
     max_drop
@@ -115,6 +119,8 @@ def prune(
     if show.json is not None:
         write_bytes(show.json, _json({**report.to_dict(), "plan": result.plan.to_dict()}))
     if not show.quiet:
+        if explain and report.explanation is not None:
+            show_explanation(_paper(), report.explanation, verbose=show.verbose)
         show_report(_paper(), report, verbose=show.verbose)
 
 

@@ -134,8 +134,15 @@ def run(
             made = Plan.from_keep(
                 work.channels, keep, decided.kept, decided.forms, model=label, budget=started.budget(plan)
             )
-            notes = (*decided.notes, *cache.notes())
-            return Result(None, made, started.report(keep, decided.forms, plan, dry_run=True, notes=notes))
+            report = started.report(
+                keep,
+                decided.forms,
+                plan,
+                dry_run=True,
+                notes=(*decided.notes, *cache.notes()),
+                explanation=decided.explanation,
+            )
+            return Result(None, made, report)
         with clock("compress"):
             compressed = _compressed(work, cost, decided, plan, options, cache)
         forms = compressed.forms
@@ -153,6 +160,7 @@ def run(
             plan,
             compressed.outcomes,
             notes=(*decided.notes, *cache.notes()),
+            explanation=decided.explanation,
             file_bytes=sizes,
             divergence=divergence,
             timing=timing,

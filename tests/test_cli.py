@@ -69,6 +69,18 @@ def test_a_dry_run_shows_the_plan_and_writes_no_model(capsys, model, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_plan_is_explained_on_demand_and_always_in_the_json(capsys, model, tmp_path):
+    record = tmp_path / "plan.json"
+    code, text, _ = ended(capsys, model, "--dry-run", "--explain", "--json", record, "--recipe", "3c", *QUICK)
+    assert code == 0
+    assert "worse by" in text
+    found = json.loads(record.read_text(), parse_constant=lambda name: pytest.fail(name))["explanation"]
+    assert found["unit"] == "macs"
+    assert found["price"] > 0
+    assert {row["chosen"]["what"].split()[0] for row in found["reasons"]} & {"V,", "H,", "P", "one", "all"}
+    assert "worse by" not in ended(capsys, model, "--dry-run", *QUICK)[1]
+
+
 def test_quiet_prints_nothing(capsys, model, tmp_path):
     assert ended(capsys, model, "-o", tmp_path / "p.onnx", "-q", *QUICK) == (0, "", "")
 

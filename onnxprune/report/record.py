@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.note import Note
+    from onnxprune.plan import Explanation
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
@@ -81,6 +82,7 @@ class Report:
         file_bytes: size of the model as stored.
         divergence: outputs against the original's on held-back inputs.
         timing: latency before and after; None if it was not measured.
+        explanation: why the plan is what it is; None for a plan file, and for counts that were given.
         seconds: wall time per stage.
     """
 
@@ -101,6 +103,7 @@ class Report:
     file_bytes: Change | None = None
     divergence: tuple[OutputDivergence, ...] = ()
     timing: Timing | None = None
+    explanation: Explanation | None = None
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:

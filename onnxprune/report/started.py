@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
-    from onnxprune.plan import Plan
+    from onnxprune.plan import Explanation, Plan
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
     from onnxprune.stages.fit import SiteOutcome
@@ -76,6 +76,7 @@ class Started:
         *,
         dry_run: bool = False,
         notes: tuple[Note, ...] = (),
+        explanation: Explanation | None = None,
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
         timing: Timing | None = None,
@@ -105,6 +106,7 @@ class Started:
             file_bytes=file_bytes,
             divergence=divergence,
             timing=timing,
+            explanation=explanation,
             seconds=self.clock.seconds,
         )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
-__all__ = ["show_comparison", "show_report"]
+__all__ = ["end_of", "show_comparison", "show_report"]
 
 _NAME_WIDTH = 40
 
@@ -31,7 +31,7 @@ def show_report(console: Console, report: Report, *, verbose: bool = False) -> N
         console.print(f"[dim]{number:>4}[/dim]  {escape(reason)}", highlight=False)
     shown = report.notes if verbose else report.notes[:6]
     for note in shown:
-        console.print(f"[dim]note[/dim] {escape(_end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
+        console.print(f"[dim]note[/dim] {escape(end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
     if len(report.notes) > len(shown):
         console.print(f"[dim]note[/dim] {len(report.notes) - len(shown)} more with -v", highlight=False)
     if verbose:
@@ -88,7 +88,7 @@ def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | No
     table.columns[1].justify = "left"
     for row in rows:
         table.add_row(
-            escape(_end_of(row.name, width)),
+            escape(end_of(row.name, width)),
             row.shape,
             _arrow_short(row.macs),
             _arrow_short(row.params),
@@ -98,7 +98,7 @@ def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | No
     return table
 
 
-def _end_of(name: str, width: int | None) -> str:
+def end_of(name: str, width: int | None) -> str:
     """The end of a long name, which is where exporters' names differ."""
     return name if width is None or len(name) <= width else "…" + name[1 - width :]
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, Unit
 from onnxprune.note import Note
-from onnxprune.plan import RECIPES, allocate, search
+from onnxprune.plan import RECIPES, Choice, Explanation, allocate, explain, search
 from onnxprune.stages.bench import machine
 from onnxprune.stages.by_latency import plan_by_latency
 from onnxprune.stages.choose import eligible_sites
@@ -42,12 +42,14 @@ class Decision:
         kept: which ones, where that is settled.
         forms: per site that is not to stay dense.
         notes: what was asked for and is not done.
+        explanation: why it is this; None where nothing was weighed.
     """
 
     keep: dict[str, int]
     kept: dict[str, Indices]
     forms: dict[str, Form]
     notes: tuple[Note, ...] = ()
+    explanation: Explanation | None = None
 
 
 def counted(options: Options) -> Unit:
@@ -95,7 +97,7 @@ def decide(
         group.name: np.sort(probed.rankings[group.name].order[group.size - keep[group.name] :])
         for group in early_groups(work.channels, groups)
     }
-    return Decision(keep, kept, forms, notes)
+    return Decision(keep, kept, forms, notes, _explained(cost, probed, Choice(keep, forms), options))
 
 
 def _followed(
@@ -180,6 +182,14 @@ def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, 
     """All that the probe depends on, beside the model and the inputs."""
     surveyed = _surveyed(options) if shapes else None
     return options.select, options.include, options.exclude, options.recipe, surveyed, _weighed(options, shapes)
+
+
+def _explained(cost: CostModel, probed: Probed, choice: Choice, options: Options) -> Explanation | None:
+    """Nothing to explain where counts were given, or found by the selector."""
+    if options.budget.kind in ("keep-ratio", "selector"):
+        return None
+    curves = {name: ranking.curve for name, ranking in probed.rankings.items()}
+    return explain(cost, curves, probed.candidates, probed.sensitivity, choice, counted(options), options.align)
 
 
 def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str, int], dict[str, Form]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +11,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, LayerShape
 from onnxprune.plan import Candidates, budget_from, search
 from onnxprune.plan.candidates import cheaper_sizes
+from onnxprune.plan.space import Space
 
 from .helpers import costs
 
@@ -68,7 +67,7 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
         curves, candidates = drawn(seed)
         found = search(COST, curves, candidates, budget_from(speedup=2.3), align=16)
         with monkeypatch.context() as patched:
-            patched.setattr(sys.modules["onnxprune.plan.search"]._Space, "near", lambda *_: None)
+            patched.setattr(Space, "near", lambda *_: None)
             chain = search(COST, curves, candidates, budget_from(speedup=2.3), align=16)
         gains.append(predicted(chain, curves, candidates) - predicted(found, curves, candidates))
     assert min(gains) >= -1e-9

@@ -1,0 +1,181 @@
+"""Why a plan is what it is: what each group and layer got, at what price, and what it would have got otherwise.
+
+A plan buys cost with damage (error times how much it counts). The price of a finished plan is what the next cheapest
+step down would add, over what it would save. At that price every choice has a score, its damage plus what its cost is
+worth; the runner-up of a group or layer is its other choice of least score while everything else stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.plan.space import Choice, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Form, Unit
+    from onnxprune.plan.candidates import Candidates
+    from onnxprune.plan.sensitivity import Sensitivity
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Explanation", "Option", "Reason", "explain"]
+
+_WORST = 1e9  # in the place of infinity, which JSON has not
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of the choices of a group or layer.
+
+    Attributes:
+        what: in words.
+        damage: that it adds, by the plan's reckoning.
+        cost: of all layers that it touches, while everything else is as planned: MACs, parameters or milliseconds.
+    """
+
+    what: str
+    damage: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a group or a layer is as it is.
+
+    Attributes:
+        name: the group's producer, or the layer.
+        kind: what was chosen: its channels or its form.
+        chosen: what it got.
+        error: relative error of that, before it is weighed.
+        weight: of the error, by what trials did to the outputs; 1 is typical.
+        before: cost of the layers that it touches in the original.
+        runner_up: the other choice of least damage and cost together, at the plan's price; None without another one.
+        margin: how much worse that is, in damage; below 0: better, but beyond the budget.
+    """
+
+    name: str
+    kind: str
+    chosen: Option
+    error: float
+    weight: float
+    before: float
+    runner_up: Option | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``unit``: of all costs. ``price``: damage for one per cent of the original's cost."""
+
+    unit: Unit
+    price: float
+    reasons: tuple[Reason, ...]
+
+
+def explain(
+    cost: CostModel,
+    curves: Mapping[str, Array],
+    candidates: Mapping[str, Candidates],
+    sensitivity: Sensitivity,
+    choice: Choice,
+    unit: Unit,
+    align: int,
+) -> Explanation:
+    """Explain a plan.
+
+    Args:
+        cost: of the network.
+        curves: see `search`, not weighed.
+        candidates: the same.
+        sensitivity: how much errors count.
+        choice: the plan.
+        unit: the cost in force.
+        align: as it was searched with.
+    """
+    space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align)
+    counts, forms = space.state(choice)
+    keep = space.keep(counts)
+    tables = [
+        _Table(
+            name,
+            "channels",
+            now,
+            [_kept(int(rung), int(ladder[0])) for rung in ladder],
+            np.minimum(weighed, _WORST),
+            space.group_costs(index, keep, list(forms)),
+            _at(curves[name], ladder),
+            float(space.group_costs(index, {}, [0] * len(forms))[0]),
+        )
+        for index, (name, ladder, weighed, now) in enumerate(
+            zip(space.groups, space.ladders, space.curves, counts, strict=True)
+        )
+    ]
+    for index, (name, of, now) in enumerate(zip(space.sites, space.candidates, forms, strict=True)):
+        here, whole = (space.costs_of(index, *cost.channels(name, kept)) for kept in (keep, {}))
+        words = [_form(of.form(i)) for i in range(len(of))]
+        tables.append(_Table(name, "form", now, words, of.error, here, candidates[name].error, float(whole[0])))
+    price = min((table.cheapest_step() for table in tables), default=np.inf)
+    price = price if np.isfinite(price) else 0.0
+    return Explanation(unit, price * space.scale / 100, tuple(table.reason(price) for table in tables))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """All choices of one group or layer: (n,) damage, cost and error."""
+
+    name: str
+    kind: str
+    now: int
+    words: Sequence[str]
+    damage: Array
+    costs: Array
+    errors: Array
+    before: float
+
+    def cheapest_step(self) -> float:
+        """Damage per cost of the best of the choices that save anything."""
+        saved, added = self.costs[self.now] - self.costs, self.damage - self.damage[self.now]
+        down = saved > 0
+        return float(np.maximum(added[down] / saved[down], 0).min()) if down.any() else np.inf
+
+    def reason(self, price: float) -> Reason:
+        """In words."""
+        scores = self.damage + price * self.costs
+        others = np.array([i for i in range(len(scores)) if i != self.now], dtype=np.int64)
+        second = int(others[np.argmin(scores[others])]) if len(others) else None
+        error, damage = float(self.errors[self.now]), float(self.damage[self.now])
+        return Reason(
+            self.name,
+            self.kind,
+            self._option(self.now),
+            error,
+            damage / error if error > 0 else 1.0,
+            self.before,
+            None if second is None else self._option(second),
+            0.0 if second is None else float(scores[second] - scores[self.now]),
+        )
+
+    def _option(self, index: int) -> Option:
+        return Option(self.words[index], float(self.damage[index]), float(self.costs[index]))
+
+
+def _at(curve: Array, ladder: Array) -> Array:
+    found = np.nan_to_num(curve[len(curve) - 1 - ladder], nan=_WORST, posinf=_WORST)
+    return np.asarray(found - found[0], dtype=np.float64)
+
+
+def _kept(count: int, size: int) -> str:
+    return f"all {size}" if count == size else f"{count} of {size}"
+
+
+def _form(form: Form) -> str:
+    if form.dense:
+        return "one conv"
+    parts = [f"{'V, H' if form.first == 0 else 'H, V'} {form.spatial}"] if form.spatial else []
+    return ", ".join([*parts, f"P {form.channel}"] if form.channel else parts)

@@ -1,0 +1,204 @@
+"""Groups, layers and their choices as one space of states: what each costs, and how much it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.graph.forms import DENSE, Form
+from onnxprune.plan.allocate import levels
+
+if TYPE_CHECKING:
+    from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Unit
+    from onnxprune.plan.candidates import Candidates
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Choice", "Space", "State"]
+
+_PRICES = np.geomspace(1e-5, 1e3, 120)  # error for the cost of the whole network
+_MOST_SWEEPS = 12
+_UNIFORM_STEPS = 400
+_UNIFORM_KEEP = 1 / 1.15  # channels that He et al. keep of a layer that is decomposed as well
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Channels to keep per group, and forms per site (dense ones left out)."""
+
+    keep: dict[str, int]
+    forms: dict[str, Form]
+
+
+State = tuple[tuple[int, ...], tuple[int, ...]]
+"""Position on each group's ladder, and index among each site's candidates."""
+
+
+class Space:
+    """Groups, sites, and what their choices cost."""
+
+    def __init__(
+        self,
+        cost: CostModel,
+        curves: Mapping[str, Array],
+        candidates: Mapping[str, Candidates],
+        unit: Unit,
+        align: int,
+    ) -> None:
+        self.cost, self.unit = cost, unit
+        self.groups, self.sites = tuple(curves), tuple(candidates)
+        self.ladders = [np.array(levels(cost.sizes[name], align)) for name in self.groups]
+        self.curves = [
+            np.maximum.accumulate(np.nan_to_num(curves[name], nan=np.inf, posinf=1e9))[cost.sizes[name] - ladder]
+            for name, ladder in zip(self.groups, self.ladders, strict=True)
+        ]
+        for curve in self.curves:
+            curve -= curve[0]
+        self.candidates = [candidates[name] for name in self.sites]
+        self.place = {name: index for index, name in enumerate(self.sites)}
+        self.touched = [cost.layers_of(name) for name in self.groups]
+        self.scale = float(cost.total({}, {}, unit)) or 1.0
+        self.costs_of = cache(self._costs_of)
+
+    def state(self, choice: Choice) -> State:
+        """Where a choice stands; the nearest level where a count is not on the ladder."""
+        counts = (
+            int(np.argmin(np.abs(x - choice.keep.get(n, x[0])))) for n, x in zip(self.groups, self.ladders, strict=True)
+        )
+        forms = (
+            next((i for i in range(len(of)) if of.form(i) == choice.forms.get(name, DENSE)), 0)
+            for name, of in zip(self.sites, self.candidates, strict=True)
+        )
+        return tuple(counts), tuple(forms)
+
+    def whole(self) -> State:
+        """Nothing removed, nothing decomposed."""
+        return (0,) * len(self.groups), (0,) * len(self.sites)
+
+    def keep(self, counts: tuple[int, ...]) -> dict[str, int]:
+        """Channels per group."""
+        return {name: int(ladder[i]) for name, ladder, i in zip(self.groups, self.ladders, counts, strict=True)}
+
+    def choice(self, state: State) -> Choice:
+        """A state in words."""
+        forms = {name: c.form(i) for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
+        return Choice(self.keep(state[0]), forms)
+
+    def total(self, state: State) -> float:
+        """The cost of the whole network."""
+        found = self.choice(state)
+        return float(self.cost.total(found.keep, found.forms, self.unit))
+
+    def error(self, state: State) -> float:
+        """The sum of all errors."""
+        counts, forms = state
+        pruned = sum(float(curve[i]) for curve, i in zip(self.curves, counts, strict=True))
+        return pruned + sum(float(c.error[i]) for c, i in zip(self.candidates, forms, strict=True))
+
+    def chain(self) -> Iterator[State]:
+        """From the whole network to the smallest."""
+        before = self.whole()
+        yield before
+        for price in _PRICES:
+            after = self._settled(before, float(price) / self.scale)
+            yield from self._between(before, after)
+            before = after
+        smallest = tuple(len(ladder) - 1 for ladder in self.ladders), self._cheapest([len(x) - 1 for x in self.ladders])
+        yield from self._between(before, smallest)
+
+    def _cheapest(self, counts: list[int]) -> tuple[int, ...]:
+        """The form of each site that costs least with these counts."""
+        keep = self.keep(tuple(counts))
+        channels = [self.cost.channels(name, keep) for name in self.sites]
+        return tuple(int(np.argmin(self.costs_of(index, *sizes))) for index, sizes in enumerate(channels))
+
+    def _between(self, before: State, after: State) -> Iterator[State]:
+        """The states on the way from one to another, one change at a time; the last one included."""
+        counts, forms = list(before[0]), list(before[1])
+        for index in (i for i in range(len(counts)) if counts[i] != after[0][i]):
+            counts[index] = after[0][index]
+            yield tuple(counts), tuple(forms)
+        for index in (i for i in range(len(forms)) if forms[i] != after[1][i]):
+            forms[index] = after[1][index]
+            yield tuple(counts), tuple(forms)
+
+    def near(self, state: State, limit: float, below: float) -> State | None:
+        """The state of least error that is one change away, costs no more than `limit` and errs less than `below`."""
+        counts, forms = state
+        keep, total, error = self.keep(counts), self.total(state), self.error(state)
+        found: State | None = None
+        for index, name in enumerate(self.sites):
+            costs = self.costs_of(index, *self.cost.channels(name, keep))
+            errors = self.candidates[index].error
+            after = _swapped(total, costs, limit, error, errors, forms[index])
+            best = int(np.argmin(after))
+            if after[best] < below:
+                found, below = (counts, (*forms[:index], best, *forms[index + 1 :])), float(after[best])
+        for index, curve in enumerate(self.curves):
+            costs = self.group_costs(index, keep, list(forms))
+            after = _swapped(total, costs, limit, error, curve, counts[index])
+            for best in np.argsort(after, kind="stable"):
+                if not after[best] < below:
+                    break
+                tried = (*counts[:index], int(best), *counts[index + 1 :]), forms
+                if self.total(tried) <= limit:  # of parameters, biases count, too
+                    found, below = tried, float(after[best])
+                    break
+        return found
+
+    def _settled(self, state: State, price: float) -> State:
+        """Every choice the best for the price while all others stay."""
+        counts, forms = list(state[0]), list(state[1])
+        for _ in range(_MOST_SWEEPS):
+            before = (tuple(counts), tuple(forms))
+            keep = self.keep(before[0])
+            for index, name in enumerate(self.sites):
+                inputs, outputs = self.cost.channels(name, keep)
+                costs = self.costs_of(index, inputs, outputs)
+                forms[index] = int(np.argmin(self.candidates[index].error + price * costs))
+            for index in range(len(self.groups)):
+                counts[index] = int(np.argmin(self.curves[index] + price * self.group_costs(index, keep, forms)))
+                keep[self.groups[index]] = int(self.ladders[index][counts[index]])
+            if (tuple(counts), tuple(forms)) == before:
+                break
+        return tuple(counts), tuple(forms)
+
+    def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
+        of = self.candidates[site]
+        return self.cost.costs(self.sites[site], of.spatial, of.first, of.channel, inputs, outputs, self.unit)
+
+    def group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
+        """Cost of all layers that a group touches, for each rung of its ladder."""
+        name, ladder = self.groups[index], self.ladders[index]
+        total = np.zeros(len(ladder))
+        for layer in self.touched[index]:
+            place = self.place.get(layer, -1)
+            form = self.candidates[place].form(forms[place]) if place >= 0 else None
+            total += self.cost.along(layer, name, ladder, keep, form, self.unit)
+        return total
+
+    def uniform(self) -> Iterator[State]:
+        """Each layer with the least error within the same share of what it costs, for smaller and smaller shares."""
+        mixed = bool(self.sites)
+        for share in np.linspace(1.0, 0.01, _UNIFORM_STEPS):
+            wanted = _UNIFORM_KEEP if mixed and share < 1 else share
+            counts = tuple(int(np.argmin(np.abs(ladder - wanted * ladder[0]))) for ladder in self.ladders)
+            keep = self.keep(counts)
+            forms = []
+            for index, name in enumerate(self.sites):
+                full = self.costs_of(index, *self.cost.channels(name, {}))[0]
+                costs = self.costs_of(index, *self.cost.channels(name, keep))
+                fitting = np.flatnonzero(costs <= share * full)
+                errors = self.candidates[index].error
+                forms.append(int(fitting[np.argmin(errors[fitting])]) if len(fitting) else int(np.argmin(costs)))
+            yield counts, tuple(forms)
+
+
+def _swapped(total: float, costs: Array, limit: float, error: float, errors: Array, now: int) -> Array:
+    """All errors together, for each choice in the place of `now`; infinity where all costs are above the limit."""
+    return np.where(total - costs[now] + costs <= limit, error - errors[now] + errors, np.inf)
