@@ -153,9 +153,11 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if model.graph.sparse_initializer:
         raise ModelError(f"{label}: its weights are stored sparse: store them dense")
     for version in model.opset_import:
-        version.domain = "" if version.domain in _STANDARD else version.domain
+        if version.domain and version.domain in _STANDARD:
+            version.domain = ""
     for node in model.graph.node:
-        node.domain = "" if node.domain in _STANDARD else node.domain
+        if node.domain and node.domain in _STANDARD:
+            node.domain = ""
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:

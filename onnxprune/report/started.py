@@ -80,15 +80,16 @@ class Started:
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
         timing: Timing | None = None,
+        returned: str = "",
     ) -> Report:
-        """The record of the run."""
+        """The record of the run; ``returned``: why its result is the original."""
         outcomes = outcomes or {}
         work, cost = self.work, self.cost
         macs = Change(cost.macs({}), cost.macs(keep, forms))
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
-        warnings = (described.get("warning"), _few_samples(outcomes), self._unchanged(keep, forms, plan))
+        warnings = (described.get("warning"), _few_samples(outcomes), returned or self._unchanged(keep, forms, plan))
         return Report(
             version=__version__,
             model=self.model,
@@ -102,7 +103,7 @@ class Started:
             warnings=tuple(str(warning) for warning in warnings if warning),
             layers=layer_rows(work.net, work.channels, cost, keep, forms, outcomes, self.skipped),
             macs=macs,
-            params=Change(self.params, cost.params(keep, forms)),
+            params=Change(self.params, self.params if returned else cost.params(keep, forms)),
             file_bytes=file_bytes,
             divergence=divergence,
             timing=timing,
