@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ from onnxprune.flags import (
     AS_IT_IS,
     BudgetFlags,
     BudgetPanel,
+    Drop,
     EngineFlags,
     EnginePanel,
     MethodFlags,
@@ -31,19 +33,23 @@ from onnxprune.flags import (
     SamplePanel,
     ShowFlags,
     ShowPanel,
+    amounts,
     options_from,
 )
 from onnxprune.graph.save import write_bytes
 from onnxprune.inspection import run_inspection
+from onnxprune.options import Options
 from onnxprune.pipeline import run
 from onnxprune.plan import Plan
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
+from onnxprune.report.pareto import plot_pareto, show_pareto
 from onnxprune.report.progress import StageBars
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_report
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.study import run_study
+from onnxprune.sweep import Pareto, Point, run_largest, run_pareto
 
 __all__ = ["app", "main"]
 
@@ -52,6 +58,8 @@ Exit codes: 0 done, 2 an option cannot be used, 3 the model cannot be read or pr
 5 no plan (nothing to prune, or the budget is out of reach), 6 the result failed its verification, 7 onnxruntime
 cannot run it, 8 compare: outside --max-drop, 9 a file cannot be written, 130 interrupted. Nothing is written unless
 the exit code is 0."""
+
+_NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
 
 app = App(
     name="onnxprune",
@@ -74,7 +82,8 @@ def prune(
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan_out: Path | None = None,
-    max_drop: float | None = None,
+    max_drop: Drop = None,
+    pareto: Path | None = None,
     budget: BudgetPanel = BudgetFlags(),
     method: MethodPanel = MethodFlags(),
     sampling: SamplePanel = SampleFlags(),
@@ -100,16 +109,28 @@ def prune(
     plan_out
         Write the plan to this file.
     max_drop
-        Fail if more than so many points of top-1 agreement (or, for other outputs, per cent of relative error) are
-        lost on held-back inputs.
+        Points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on held-back
+        inputs: the largest speed-up within it is looked for; with a budget, it is an error to lose more.
+    pareto
+        A dozen speed-ups instead of one: models, table, JSON and a plot go to this folder.
     """
+    if pareto is not None:
+        _check_points(pareto, budget, given=(output, plan_out, dry_run or None, explain or None))
+        _check_targets([model, data], [show.json])
+        options = options_from(budget, method, sampling, preprocessing, engine, max_drop)
+        _write_points(model, data, options, pareto, show)
+        return
     if output is None and not dry_run:
         raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
     _check_targets([model, data, budget.plan], [output, show.json, plan_out])
     options = options_from(budget, method, sampling, preprocessing, engine, max_drop)
     plan = None if budget.plan is None else Plan.load(budget.plan)
+    search = options.max_drop is not None and plan is None and not (dry_run or amounts(budget))
     with _bars(show) as bars:
-        result = run(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
+        if search and options.budget.kind != "selector":
+            result = run_largest(model, data, options, bars)
+        else:
+            result = run(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
     report = result.report
     if output is not None and not dry_run:
         result.save(output)
@@ -133,7 +154,7 @@ def compare(
     labels: Path | None = None,
     label_offset: int = 0,
     samples: int | None = None,
-    max_drop: float | None = None,
+    max_drop: Drop = None,
     seed: int = 0,
     preprocessing: PixelPanel = AS_IT_IS,
     engine: EnginePanel = EngineFlags(),
@@ -242,6 +263,44 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()
         write_bytes(show.json, _json(found.to_dict()))
     if not show.quiet:
         show_inspection(_paper(), found, verbose=show.verbose)
+
+
+def _check_points(folder: Path, budget: BudgetFlags, *, given: Sequence[object]) -> None:
+    """Whether a dozen speed-ups can be written there, and nothing else was asked for."""
+    names = ["-o", "--plan-out", "--dry-run", "--explain"]
+    others = [name for name, value in zip(names, given, strict=True) if value is not None]
+    others += [f"--{name.replace('_', '-')}" for name in (*amounts(budget), *(["plan"] if budget.plan else []))]
+    if others:
+        raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file, expected a folder")
+    if not folder.parent.is_dir():
+        raise OutputError(f"{folder}: the folder that it would lie in does not exist")
+
+
+def _write_points(model: Path, data: Path | None, options: Options, folder: Path, show: ShowFlags) -> None:
+    """Each model as soon as it is there, and the JSON with it: what is done is not lost."""
+    folder.mkdir(exist_ok=True)
+    points: list[Point] = []
+    with _bars(show) as bars:
+        for point in run_pareto(model, data, options, bars):
+            done = point
+            if point.result is not None:
+                path = folder / f"{model.stem}-{point.asked:g}x.onnx"
+                point.result.save(path)
+                done = replace(
+                    point, result=replace(point.result, report=replace(point.result.report, output=str(path)))
+                )
+            points.append(done)
+            found = Pareto(str(model), options.budget.unit, tuple(points))
+            for target in filter(None, (folder / "pareto.json", show.json)):
+                write_bytes(target, _json(found.to_dict()))
+    drawn = find_spec("matplotlib") is not None
+    if drawn:
+        write_bytes(folder / "pareto.svg", plot_pareto(found, ".svg"))
+    if not show.quiet:
+        show_pareto(_paper(), found)
+        print(f"models, pareto.json{', pareto.svg' if drawn else ''} in {folder}" + ("" if drawn else _NO_PLOT))
 
 
 def _check_targets(sources: Sequence[Path | None], targets: Sequence[Path | None]) -> None:

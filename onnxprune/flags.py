@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
@@ -20,6 +21,7 @@ __all__ = [
     "AS_IT_IS",
     "BudgetFlags",
     "BudgetPanel",
+    "Drop",
     "EngineFlags",
     "EnginePanel",
     "MethodFlags",
@@ -29,6 +31,7 @@ __all__ = [
     "SamplePanel",
     "ShowFlags",
     "ShowPanel",
+    "amounts",
     "options_from",
 ]
 
@@ -38,6 +41,19 @@ _NO_DEFAULT = Parameter(show_default=False)
 def _panel(title: str) -> Parameter:
     """Fields of a dataclass as options of their own, under a title of the help."""
     return Parameter(name="*", group=Group.create_ordered(title))
+
+
+def _points(type_: object, tokens: Sequence[Token]) -> float:
+    """``0.5`` or ``0.5%``."""
+    text = tokens[0].value
+    try:
+        return float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise UsageError(f"--max-drop takes points or per cent, like 0.5 or 0.5%, found {text!r}") from None
+
+
+Drop = Annotated[float | None, Parameter(converter=_points)]
+"""Of ``--max-drop``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +165,22 @@ SamplePanel = Annotated[SampleFlags, _panel("Sampling")]
 PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * scale - mean) / std")]
 EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
+_AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")
 AS_IT_IS = DataOptions()
 """Preprocessing that nothing was said about."""
 
 
+def amounts(budget: BudgetFlags) -> list[str]:
+    """Which fields say how much may be kept."""
+    return [name for name in _AMOUNTS if getattr(budget, name) is not None]
+
+
 def _check_alone(budget: BudgetFlags) -> None:
     """A plan says what is done: what would decide it otherwise is not to be passed over in silence."""
-    amounts = ("speedup", "budget", "latency_ms", "macs", "params", "keep_ratio")
     usual = BudgetFlags()
     others = [
         name
-        for name in (*amounts, "recipe", "allocation", "align", "sensitivity")
+        for name in (*_AMOUNTS, "budget", "recipe", "allocation", "align", "sensitivity")
         if getattr(budget, name) != getattr(usual, name)
     ]
     if others:

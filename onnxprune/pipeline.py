@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import CalibrationSource
+    from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
     from onnxprune.runtime.timing import Timing
     from onnxprune.stages.workload import Progress
 
-__all__ = ["Result", "run"]
+__all__ = ["Job", "Result", "opened", "run"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,32 @@ def run(
     Raises:
         OnnxPruneError: see `errors`; nothing was written.
     """
-    options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
     if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
         options = replace(options, budget=budget_from())
+    with opened(source, data, options, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
+        return job.run(options, plan=plan, dry_run=dry_run)
+
+
+@contextmanager
+def opened(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str],
+    data: CalibrationSource | None,
+    options: Options,
+    progress: Progress,
+    *,
+    must_prune: bool = True,
+    timed: bool = True,
+) -> Iterator[Job]:
+    """Load a model and its inputs, and find out what can be done: as often as wanted, to one budget or another.
+
+    Args:
+        source: see `run`.
+        data: likewise.
+        options: likewise.
+        progress: likewise.
+        must_prune: it is an error if there is nothing that a budget could take.
+        timed: time the layers, if the budget counts milliseconds.
+    """
     clock = Stopwatch()
     with clock("load"):
         original, label = read_model(source)
@@ -113,7 +140,7 @@ def run(
     with workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
         uses = RECIPES[options.recipe]
-        if uses.prune and not (groups or plan or dry_run or uses.spatial):
+        if uses.prune and must_prune and not (groups or uses.spatial):
             raise PlanError(nothing_to_prune(work.channels, skipped))
         with clock("load"):
             check_loading(work.engine, original, work.net, inputs.calibration, work.batches[0])
@@ -121,53 +148,72 @@ def run(
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = Cache(options, original, inputs)
-        if options.budget.kind == "latency" and plan is None:
+        if options.budget.kind == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
-        started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
+        yield Job(original, Started(label, work, cost, params, skipped, notes, options, inputs, clock), groups, cache)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model that was loaded, with its inputs: what is known before a budget is."""
+
+    original: onnx.ModelProto
+    started: Started
+    groups: tuple[ChannelGroup, ...]
+    cache: Cache
+
+    def run(self, options: Options, *, plan: Plan | None = None, dry_run: bool = False) -> Result:
+        """Prune it.
+
+        Args:
+            options: those it was opened with, but for the budget, the greatest drop and the measurement of latency.
+            plan: see `run`.
+            dry_run: likewise.
+        """
+        options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
+        started = replace(self.started, options=options, clock=Stopwatch(self.started.clock.seconds))
+        work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
+        groups = self.groups if RECIPES[options.recipe].prune or plan else ()
         with clock("probe"):
-            decided = decide(work, cost, groups if uses.prune or plan else (), skipped, plan, options, inputs, cache)
+            decided = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
             raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see `onnxprune inspect`")
+        planned = partial(Plan.from_keep, work.channels, keep, model=started.model, budget=started.budget(plan))
         if dry_run:
-            made = Plan.from_keep(
-                work.channels, keep, decided.kept, decided.forms, model=label, budget=started.budget(plan)
-            )
             report = started.report(
                 keep,
                 decided.forms,
                 plan,
                 dry_run=True,
-                notes=(*decided.notes, *cache.notes()),
+                notes=(*decided.notes, *self.cache.notes()),
                 explanation=decided.explanation,
             )
-            return Result(None, made, report)
+            return Result(None, planned(decided.kept, decided.forms), report)
         with clock("compress"):
-            compressed = _compressed(work, cost, decided, plan, options, cache)
+            compressed = _compressed(work, cost, decided, plan, options, self.cache)
         forms = compressed.forms
         if compressed.net.parameters() != cost.params(keep, forms):
             raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep, forms)}")
         with clock("verify"):
-            model, divergence = _verified(work, original, compressed, inputs, options)
+            model, divergence = _verified(work, self.original, compressed, inputs, options)
         with clock("bench"):
-            timings = _timings(work, original, model, inputs, options) if options.bench else ()
+            timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
         if timings and all(map(_slower, timings)) and plan is None and options.budget.unit != "params":
-            return _returned(started, original, timings, cost.macs({}) / cost.macs(keep, forms))
-        made = Plan.from_keep(work.channels, keep, compressed.kept, forms, model=label, budget=started.budget(plan))
-        sizes = Change(original.ByteSize(), model.ByteSize())
+            return _returned(started, self.original, timings, cost.macs({}) / cost.macs(keep, forms))
         report = started.report(
             keep,
             forms,
             plan,
             compressed.outcomes,
-            notes=(*decided.notes, *cache.notes()),
+            notes=(*decided.notes, *self.cache.notes()),
             explanation=decided.explanation,
-            file_bytes=sizes,
+            file_bytes=Change(self.original.ByteSize(), model.ByteSize()),
             divergence=divergence,
             timing=timings[-1] if timings else None,
         )
-        return Result(model, made, report)
+        return Result(model, planned(compressed.kept, forms), report)
 
 
 def _slower(timing: Timing) -> bool:

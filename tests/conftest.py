@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from graph.families import FAMILIES, SIDE
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT.parent / "shared" / "zoo"
@@ -20,6 +23,16 @@ def vgg() -> Path:
 def resnet() -> Path:
     """A shipped residual network."""
     return ROOT / "models" / "digits_resnet.onnx"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A chain of a few narrow convs with 40 inputs beside it: a run takes a moment."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    onnx.save(FAMILIES["vgg_bn"](), path)
+    inputs = np.random.default_rng(0).standard_normal((40, 3, SIDE, SIDE)).astype(np.float32)
+    np.savez(path.with_suffix(".calib.npz"), x=inputs)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import onnxprune
 from onnxprune import Options, pipeline
 from onnxprune.runtime.timing import Latency, Timing
 
-TIMED = Options(samples=40)
+TIMED = Options(align=4, points=20)
 
 
 def timing(ratio: float) -> Timing:
@@ -29,11 +29,11 @@ def measured(monkeypatch):
     return set_to
 
 
-def test_what_is_slower_twice_comes_back_unchanged(vgg, measured, tmp_path):
+def test_what_is_slower_twice_comes_back_unchanged(tiny, measured, tmp_path):
     measured(0.8, 0.85)
-    result = onnxprune.prune(vgg, options=TIMED)
+    result = onnxprune.prune(tiny, options=TIMED)
     result.save(tmp_path / "same.onnx")
-    assert onnx.load(tmp_path / "same.onnx") == onnx.load(vgg)
+    assert onnx.load(tmp_path / "same.onnx") == onnx.load(tiny)
     assert any("RETURNED UNCHANGED" in warning for warning in result.report.warnings)
     assert result.report.macs.before == result.report.macs.after
     assert result.report.params.before == result.report.params.after
@@ -41,15 +41,15 @@ def test_what_is_slower_twice_comes_back_unchanged(vgg, measured, tmp_path):
 
 
 @pytest.mark.parametrize("ratios", [(1.5,), (0.95,), (0.8, 1.2), (0.8, 0.95)])
-def test_what_may_be_as_fast_is_kept(vgg, measured, ratios):
+def test_what_may_be_as_fast_is_kept(tiny, measured, ratios):
     measured(*ratios)
-    result = onnxprune.prune(vgg, options=TIMED)
-    assert result.report.macs.ratio >= 2
+    result = onnxprune.prune(tiny, options=TIMED)
+    assert result.report.macs.ratio >= 1.9
     assert result.report.timing.ratio == ratios[-1]
 
 
-def test_a_plan_file_and_a_budget_in_parameters_are_followed_whatever_it_takes(vgg, measured):
+def test_a_plan_file_and_a_budget_in_parameters_are_followed_whatever_it_takes(tiny, measured):
     measured(0.8, 0.8, 0.8, 0.8)
-    first = onnxprune.prune(vgg, params="70%", options=TIMED)
+    first = onnxprune.prune(tiny, params="70%", options=TIMED)
     assert first.report.params.ratio > 1.3
-    assert onnxprune.prune(vgg, plan=first.plan, options=TIMED).report.params.ratio == first.report.params.ratio
+    assert onnxprune.prune(tiny, plan=first.plan, options=TIMED).report.params.ratio == first.report.params.ratio

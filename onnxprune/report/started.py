@@ -36,8 +36,9 @@ _MOST_NAMED = 6
 class Stopwatch:
     """Wall time of named stages: ``with clock("probe"): ...``."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        """``seconds``: of what was done before."""
+        self.seconds: dict[str, float] = dict(seconds or {})
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -1,0 +1,160 @@
+"""Several budgets from one calibration: a dozen points to choose from, or the smallest network within a drop.
+
+The model is loaded, its inputs are sampled and its layers are ranked once; each budget is then planned, fitted,
+verified and timed as a run of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import PlanError, VerifyError
+from onnxprune.note import Note
+from onnxprune.pipeline import Job, Result, opened
+from onnxprune.plan import Counted, budget_from
+
+if TYPE_CHECKING:
+    import os
+
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.options import Options
+    from onnxprune.stages.workload import Progress
+
+    Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["SPEEDUPS", "Pareto", "Point", "run_largest", "run_pareto"]
+
+SCHEMA = 1
+SPEEDUPS = (1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+_FIRST, _LEAST, _MOST = 2.0, 1.1, 64.0  # speed-ups to look among
+_CLOSE = 1.08  # ratio of two of them that need not be told apart
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget.
+
+    Attributes:
+        asked: the speed-up.
+        result: what came out; None if nothing did.
+        why: in that case.
+    """
+
+    asked: float
+    result: Result | None
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: without the model."""
+        report = self.result.report if self.result is not None else None
+        found: dict[str, Any] = {"asked": self.asked, "why": self.why}
+        for field in ("output", "macs", "params", "file_bytes", "timing"):
+            value = getattr(report, field, None)
+            found[field] = value if value is None or isinstance(value, str) else asdict(value)
+        found["divergence"] = [asdict(output) for output in report.divergence] if report is not None else []
+        found["plan"] = self.result.plan.to_dict() if self.result is not None else None
+        return found
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """All points, by speed-up; ``counted``: in what."""
+
+    model: str
+    counted: Counted
+    points: tuple[Point, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        points = [point.to_dict() for point in self.points]
+        return {"schema": SCHEMA, "model": self.model, "counted": self.counted, "points": points}
+
+
+def run_pareto(
+    source: Model,
+    data: CalibrationSource | None,
+    options: Options,
+    progress: Progress,
+    speedups: Sequence[float] = SPEEDUPS,
+) -> Iterator[Point]:
+    """Prune a model to one speed-up after the other, until one is out of reach or loses more than it may.
+
+    Args:
+        source: see `pipeline.run`.
+        data: likewise.
+        options: likewise; of the budget, what it counts.
+        progress: likewise.
+        speedups: from small to large.
+
+    Raises:
+        OnnxPruneError: what is not a matter of the speed-up.
+    """
+    counted: Counted = options.budget.unit
+    with _sharing(options) as shared, opened(source, data, shared, progress) as job:
+        for asked in speedups:
+            try:
+                yield Point(asked, _run(job, shared, asked, counted))
+            except (PlanError, VerifyError) as error:
+                yield Point(asked, None, str(error))
+                break
+
+
+def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
+    """The largest speed-up that stays within ``max_drop`` on held-back inputs: doubled, then halved in between.
+
+    Args:
+        source: see `pipeline.run`.
+        data: likewise.
+        options: likewise, with ``max_drop``; of the budget, what it counts.
+        progress: likewise.
+
+    Raises:
+        VerifyError: even the smallest speed-up loses more.
+        OnnxPruneError: see `pipeline.run`.
+    """
+    counted: Counted = options.budget.unit
+    with _sharing(options) as shared, opened(source, data, shared, progress) as job:
+        quick = replace(shared, bench=False)
+        within, beyond, why = 1.0, math.inf, ""
+        tried: list[str] = []
+        asked = _FIRST
+        while beyond / within > _CLOSE and asked <= _MOST:
+            progress(f"try {asked:.3g}x", 0, 1)
+            try:
+                _run(job, quick, asked, counted)
+                within = asked
+                tried.append(f"{asked:.3g}x is within")
+            except (PlanError, VerifyError) as error:
+                beyond, why = asked, str(error)
+                tried.append(f"{asked:.3g}x is not")
+            progress(f"try {asked:.3g}x", 1, 1)
+            if within == 1 and beyond <= _LEAST:
+                raise VerifyError(f"even {_LEAST:g}x is too much: {why}")
+            between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
+            asked = float(f"{between:.3g}")
+        result = _run(job, shared, within, counted)
+        note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(tried)} ({why or 'nothing was beyond it'})")
+        notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
+        return replace(result, report=replace(result.report, notes=notes))
+
+
+def _run(job: Job, options: Options, speedup: float, counted: Counted) -> Result:
+    return job.run(replace(options, budget=budget_from(speedup=speedup, counted=counted)))
+
+
+@contextmanager
+def _sharing(options: Options) -> Iterator[Options]:
+    """The options with a cache, a passing one if none is wanted: what runs have in common is computed once."""
+    if options.cache_dir is not None:
+        yield options
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        yield replace(options, cache_dir=Path(folder))

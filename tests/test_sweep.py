@@ -1,0 +1,126 @@
+"""Several budgets from one calibration: each point is what a run of its own gives, and the largest one is found."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import onnxprune
+from onnxprune import Options, cli, sweep
+from onnxprune.errors import PlanError, UsageError, VerifyError
+
+QUICK = Options(bench=False, align=4, points=20)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def test_a_point_is_what_a_run_of_its_own_gives(tiny):
+    points = list(sweep.run_pareto(tiny, None, QUICK, silent, (1.5, 2.0)))
+    assert [point.asked for point in points] == [1.5, 2.0]
+    for point in points:
+        alone = onnxprune.prune(tiny, speedup=point.asked, options=QUICK)
+        assert point.result.model.SerializeToString() == alone.model.SerializeToString()
+        assert point.result.report.macs == alone.report.macs
+
+
+def test_a_sweep_ends_where_nothing_more_is_in_reach(tiny):
+    points = list(sweep.run_pareto(tiny, None, QUICK, silent, (1.5, 1e6, 2e6)))
+    assert [point.result is None for point in points] == [False, True]
+    assert "out of reach" in points[-1].why
+
+
+def changed(thing, **changes):
+    """`dataclasses.replace`, also of what is no dataclass."""
+    return thing if isinstance(thing, SimpleNamespace) else replace(thing, **changes)
+
+
+class FakeJob:
+    """Within the drop up to a speed-up, in reach up to another one."""
+
+    def __init__(self, most: float, reach: float) -> None:
+        self.most, self.reach, self.runs = most, reach, 0
+
+    def run(self, options):
+        self.runs += 1
+        speedup = 1 / options.budget.fraction
+        if speedup > self.reach * (1 + 1e-9):
+            raise PlanError("out of reach")
+        if speedup > self.most * (1 + 1e-9):
+            raise VerifyError("too far")
+        return SimpleNamespace(speedup=speedup, report=SimpleNamespace(notes=()))
+
+
+@contextmanager
+def job(monkeypatch, most: float, reach: float = 1e9):
+    fake = FakeJob(most, reach)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "opened", lambda *_: nullcontext(fake))
+        patched.setattr(sweep, "replace", changed)
+        yield fake
+
+
+@given(most=st.floats(1.1, 40), reach=st.floats(1.1, 40))
+def test_the_largest_speedup_is_found_to_eight_per_cent_in_a_few_runs(most, reach) -> None:
+    with pytest.MonkeyPatch.context() as patch, job(patch, most, reach) as fake:
+        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+    edge = min(most, reach)
+    assert edge / 1.081 <= found.speedup <= edge * (1 + 1e-9)
+    assert fake.runs <= 12
+
+
+def test_where_the_smallest_step_loses_too_much_nothing_is_made(monkeypatch):
+    with job(monkeypatch, 1.05), pytest.raises(VerifyError, match=r"even 1\.1x is too much: too far"):
+        sweep.run_largest("m", None, replace(QUICK, max_drop=0.0), silent)
+
+
+def test_the_largest_speedup_within_a_drop_is_within_it(tiny):
+    result = sweep.run_largest(tiny, None, replace(QUICK, max_drop=10.0), silent)
+    assert all(output.top1_agreement >= 0.9 for output in result.report.divergence)
+    assert any(note.subject == "--max-drop" for note in result.report.notes)
+    assert result.report.macs.ratio > 1.1
+
+
+def ran(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_writes_every_point_the_json_and_the_plot(capsys, monkeypatch, tiny, tmp_path):
+    monkeypatch.setattr(sweep.run_pareto, "__defaults__", ((1.5, 2.0),))
+    folder = tmp_path / "points"
+    code, text, _ = ran(capsys, tiny, "--pareto", folder, "--align", "4", "--no-bench", "--no-cache")
+    assert code == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"tiny-1.5x.onnx", "tiny-2x.onnx", "pareto.json"}
+    assert "agreement" in text
+    content = json.loads((folder / "pareto.json").read_text())
+    for point, asked in zip(content["points"], (1.5, 2.0), strict=True):
+        assert point["macs"]["before"] >= asked * point["macs"]["after"]
+        onnx.checker.check_model(onnx.load(point["output"]), full_check=True)
+
+
+@pytest.mark.parametrize("extra", [["-o", "x.onnx"], ["--speedup", "2"], ["--dry-run"], ["--macs", "50%"]])
+def test_a_sweep_and_one_budget_contradict(capsys, tiny, tmp_path, extra):
+    code, _, text = ran(capsys, tiny, "--pareto", tmp_path / "points", *extra)
+    assert code == UsageError.exit_code
+    assert extra[0] in text
+    assert not (tmp_path / "points").exists()
+
+
+def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path):
+    out = tmp_path / "p.onnx"
+    quick = ("--align", "4", "--no-bench", "--no-cache", "-o", out)
+    assert ran(capsys, tiny, "--max-drop", "5%", *quick)[0] == 0
+    assert out.is_file()
+    code, _, text = ran(capsys, tiny, "--max-drop", "little", *quick)
+    assert (code, "little" in text) == (UsageError.exit_code, True)
