@@ -33,12 +33,14 @@ _BASE = Options(samples=_SAMPLES, data=DataOptions(mean=_MEAN, std=_STD), bench=
 Test = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
-def _prepared(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def prepared(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(n, 32, 32, 3) uint8 as the networks want them."""
     values = (images.astype(np.float32) / 255 - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def _seconds_once(model: str, images: np.ndarray[Any, Any]) -> float:
+def seconds_once(model: str, images: np.ndarray[Any, Any]) -> float:
+    """One pass of onnxruntime over prepared images."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     session.run(None, {name: images[:100]})
@@ -63,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     model = str(options.zoo / "models" / "cifar10_resnet56.onnx")
     with np.load(options.data / "cifar10_test.npz") as archive:
-        test = _prepared(archive["images"]), archive["labels"]
+        test = prepared(archive["images"]), archive["labels"]
     show = _selectors if options.selectors else _runs
     print(machine())
     show(model, options.data / "cifar10_calib.npz", test, options.seeds)
@@ -71,7 +73,7 @@ def main() -> None:
 
 def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
     with np.load(calibration) as archive:
-        once = _seconds_once(model, _prepared(archive["images"][:_SAMPLES]))
+        once = seconds_once(model, prepared(archive["images"][:_SAMPLES]))
     print(f"one pass of onnxruntime over {_SAMPLES} images: {once:.2f} s\n")
     rows: list[list[object]] = [["original", 1.0, top1(model, *test), "", ""]]
     for label, chosen in (

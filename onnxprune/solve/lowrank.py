@@ -29,6 +29,7 @@ from scipy.linalg import eigvalsh, qr, svd
 
 from onnxprune.solve.alternating import better_first
 from onnxprune.solve.moments import Moments, Part
+from onnxprune.solve.nonlinear import behind
 from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise
 from onnxprune.solve.problem import Basis, Refit, RefitOptions, Regression, Samples, Solution
 from onnxprune.solve.refits import refit
@@ -115,12 +116,23 @@ def decompose(
     restricted = Regression(
         problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns], problem.sensitivity
     )
-    kept = None if samples is None else replace(samples, x=samples.x[:, columns])
+    linear = replace(options, refit="linear") if options.refit == "relu" else options
+    kept = None
+    if options.refit == "relu":
+        if samples is None:
+            raise ValueError("a fit behind the activation needs raw samples")
+        kept = replace(samples, x=samples.x[:, columns])
     with blas_threads_for(len(columns)):
         if spatial is None or split is None:
-            solution, first = _fit(restricted, options, kept, channel), None
+            solution, first = _fit(restricted, linear, channel), None
+            if kept is not None:
+                solution = _aware(restricted, solution, options, kept, channel)
         else:
-            solution, first = _fit_spatial(restricted, split, spatial, channel, options, kept)
+            found = _fit_spatial(restricted, split, spatial, channel, linear)
+            solution, first = found.solution, found.first
+            if kept is not None:
+                rows = replace(kept, x=_feature_rows(kept.x, first, split))
+                solution = _aware(found.features, solution, options, rows, channel)
     factors = _balanced(_factors(solution.weight, first, channel), split)
     return Decomposed(replace(solution, weight=factors.weight(split)), factors)
 
@@ -131,14 +143,11 @@ def _dense_options(options: RefitOptions) -> RefitOptions:
     return replace(options, refit=kind)
 
 
-def _fit_spatial(
-    problem: Regression, split: Split, rank: int, channel: int | None, options: RefitOptions, samples: Samples | None
-) -> tuple[Solution, Array]:
+def _fit_spatial(problem: Regression, split: Split, rank: int, channel: int | None, linear: RefitOptions) -> _Spatial:
     """The better of the data's basis and the plain one, by the error of the linear fit; then V and H by turns."""
-    linear = replace(options, refit="linear") if options.refit == "relu" else options
     total = problem.moments.total
     plain = spatial_basis(problem.weight, total, split, "plain", rank)
-    if options.refit == "none" or options.basis == "plain":
+    if linear.refit == "none" or linear.basis == "plain":
         found = _Spatial.fit(problem, plain, split, "plain", linear, channel)
     else:
         found = _Spatial.fit(
@@ -147,26 +156,31 @@ def _fit_spatial(
         if _least_error(total, plain, split) < found.solution.error:
             other = _Spatial.fit(problem, plain, split, "plain", linear, channel)
             found = min(found, other, key=lambda one: one.solution.error)
-        for _ in range(options.rounds):
+        for _ in range(linear.rounds):
             better = found.turned(problem, split, linear, channel)
             if better is None:
                 break
             found = better
-    first, features, solution = found.first, found.features, found.solution
-    if options.refit == "relu":
-        rows = None if samples is None else replace(samples, x=_feature_rows(samples.x, first, split))
-        solution = _fit(features, options, rows, channel)
-    return solution, first
+    return found
 
 
-def _fit(problem: Regression, options: RefitOptions, samples: Samples | None, channel: int | None) -> Solution:
+def _fit(problem: Regression, options: RefitOptions, channel: int | None) -> Solution:
     everything = np.arange(len(problem.unit), dtype=np.int64)
-    fitted = refit(problem, everything, options, samples, rank=channel)
-    if channel is None or options.refit in ("none", "relu"):
+    fitted = refit(problem, everything, options, rank=channel)
+    if channel is None or options.refit == "none":
         return fitted
     # A ridge is no part of what the projection minimises: the plain way may, rarely, be better.
     plain = refit(problem, everything, replace(options, refit="none"), rank=channel)
     return fitted if fitted.error <= plain.error else plain
+
+
+def _aware(
+    problem: Regression, linear: Solution, options: RefitOptions, samples: Samples, channel: int | None
+) -> Solution:
+    """Fitted behind the activation, and never worse there than a linear solution that is known."""
+    everything = np.arange(len(problem.unit), dtype=np.int64)
+    fitted, known = refit(problem, everything, options, samples, rank=channel), behind(linear, samples)
+    return fitted if fitted.error <= known.error else known
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,7 @@ class _Spatial:
         cls, problem: Regression, first: Array, split: Split, kind: Basis, options: RefitOptions, channel: int | None
     ) -> _Spatial:
         features = _features(problem, first, split, kind)
-        return cls(first, features, _fit(features, options, None, channel))
+        return cls(first, features, _fit(features, options, channel))
 
     def turned(self, problem: Regression, split: Split, options: RefitOptions, channel: int | None) -> _Spatial | None:
         """V fitted to this H, then H to that V, the pull as strong as it was; None if that is no gain."""

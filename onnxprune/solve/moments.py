@@ -23,13 +23,14 @@ import numpy.typing as npt
 from scipy.linalg import blas
 
 from onnxprune.errors import DataError
-from onnxprune.solve.numerics import Array, Array32, mirror_lower
+from onnxprune.solve.numerics import Array, Array32, blas_threads_for, mirror_lower
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Moments", "MomentsBuilder", "Part"]
 
+_ONE_THREAD_COLUMNS = 1000  # products of fewer columns gain nothing from a second thread, beside onnxruntime's
 _BLOCK_ROWS = 4096
 _BLOCK_BYTES = 64 << 20
 
@@ -152,6 +153,10 @@ class _Sums:
                 self._multiply()
 
     def _multiply(self) -> None:
+        with blas_threads_for(self.columns, _ONE_THREAD_COLUMNS):
+            self._add_block()
+
+    def _add_block(self) -> None:
         x, y = self.block_x[: self.waiting], self.block_y[: self.waiting]
         if not self.count:
             mean = np.concatenate([x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)])

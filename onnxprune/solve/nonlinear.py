@@ -40,7 +40,7 @@ from onnxprune.solve.problem import RefitOptions, Samples, Solution
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["project", "refit_nonlinear"]
+__all__ = ["behind", "project", "refit_nonlinear"]
 
 _BLOCK_ROWS = 2048
 _PATIENCE = 5
@@ -67,6 +67,13 @@ def refit_nonlinear(
     """
     with blas_threads_for(len(columns)):
         return _refit(linear, original, samples, columns, moment_count, options, rank)
+
+
+def behind(solution: Solution, samples: Samples) -> Solution:
+    """A solution for all columns of ``samples``, with its error behind their activation."""
+    rows = _Rows(samples.x, samples.activation(samples.y), samples.offset, samples.activation)
+    error = rows.error(_Iterate(solution.weight, solution.bias))
+    return replace(solution, error=error, error_even=error, error_odd=error)
 
 
 def project(weight: Array, gram: Array, rank: int | None) -> Array:

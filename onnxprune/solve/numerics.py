@@ -44,12 +44,12 @@ _ONE_THREAD_COLUMNS = 2500
 
 
 @contextmanager
-def blas_threads_for(columns: int) -> Iterator[None]:
-    """One BLAS thread for systems up to 2 500 columns: their many small calls run 2 to 4 times faster so.
+def blas_threads_for(columns: int, most: int = _ONE_THREAD_COLUMNS) -> Iterator[None]:
+    """One BLAS thread for systems of up to `most` columns: their many small calls run 2 to 4 times faster so.
 
     The limit belongs to the process, so systems must not be solved in several Python threads at once.
     """
-    if columns > _ONE_THREAD_COLUMNS:
+    if columns > most:
         yield
         return
     with _controller().limit(limits=1, user_api="blas"):

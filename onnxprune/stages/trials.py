@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Trials"]
+__all__ = ["FIT", "Trials", "ratio", "stacked"]
 
 _TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
 _PASSES = 2.0  # over the calibration inputs, for all trials together
 _LEAST, _MOST = 16, 256  # inputs
-_FIT = RefitOptions(refit="linear", strengths=(1e-4,))
+FIT = RefitOptions(refit="linear", strengths=(1e-4,))
 
 
 class Trials:
@@ -58,12 +58,12 @@ class Trials:
             found = []
             for problem in regressions:
                 columns = kept_columns(problem, kept)
-                solution = refit(problem, columns, _FIT)
+                solution = refit(problem, columns, FIT)
                 whole = np.zeros_like(problem.weight)
                 whole[:, columns] = solution.weight
                 found.append((whole, solution.bias))
-            weights[self._work.channels.sites[name]] = _stacked(found)
-        return _ratio(self._damage.of(weights), float(curve[gone]))
+            weights[self._work.channels.sites[name]] = stacked(found)
+        return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
         """One form of each kind, the middle one of those that there are.
@@ -76,15 +76,17 @@ class Trials:
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), _FIT, None)
-            weights = _stacked([(solution.weight, solution.bias) for solution in solutions])
-            found[kind] = _ratio(self._damage.of({site: weights}), float(candidates.error[place]))
+            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), FIT, None)
+            weights = stacked([(solution.weight, solution.bias) for solution in solutions])
+            found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found
 
 
-def _stacked(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def stacked(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Weights and bias of a site from those of its groups."""
     return np.stack([weight for weight, _ in parts]), np.concatenate([bias for _, bias in parts])
 
 
-def _ratio(damage: float, error: float) -> float:
+def ratio(damage: float, error: float) -> float:
+    """Damage over error; NaN where it means nothing."""
     return damage / error if error > 0 and np.isfinite(damage) else float("nan")

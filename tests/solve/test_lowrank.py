@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onnxprune.solve import (
@@ -159,6 +159,7 @@ def test_knowing_the_data_is_never_worse_than_not(seed, rank, channel, noise) ->
 @pytest.mark.parametrize("activation", [clip(0, np.inf), clip(0, 0.5), leaky_relu(0.1)])
 @settings(deadline=None, max_examples=8)
 @given(seed=seeds, spatial=st.sampled_from([None, 3]), channel=st.sampled_from([2, 4]))
+@example(seed=465, spatial=3, channel=4)
 def test_knowing_the_activation_is_never_worse_behind_it(activation, seed, spatial, channel) -> None:
     problem, rows = conv_problem(seed)
     rows = replace(rows, activation=activation)
