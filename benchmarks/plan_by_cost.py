@@ -26,6 +26,7 @@ import zoo_models
 from cifar_resnet56 import prepared, seconds_once
 from common import arguments, machine, run_model, table
 from scipy.stats import spearmanr
+from three_c import faster
 from zoo_models import CASES, Case
 
 import onnxprune
@@ -42,7 +43,8 @@ from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.trials import FIT, Trials, ratio, stacked
 
 _SAMPLES = 3000
-_BASE = Options(samples=_SAMPLES, recipe="3c", engine=EngineOptions(threads=1))
+_BASE = Options(samples=_SAMPLES, recipe="3c", bench=False)
+_ONE = EngineOptions(threads=1)
 _HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="relu"))
 _BY_NAME = {case.name: case for case in CASES}
 _LEVELS = 8
@@ -58,7 +60,7 @@ class Row:
     options: Options = field(default_factory=lambda: _HARD)
 
 
-_LATENCY = replace(_BASE, refit=RefitOptions(refit="relu"))
+_LATENCY = replace(_BASE, refit=RefitOptions(refit="relu"), engine=_ONE)
 _ROWS = (
     Row("cifar10_resnet56", 2.0),
     Row("cifar10_resnet56", 3.0),
@@ -115,14 +117,14 @@ def _accuracy(given: argparse.Namespace) -> None:
             path, data=case.inputs(given.data), speedup=row.speedup, budget=row.counted, options=options
         )
         taken, report = time.perf_counter() - start, result.report
-        if result.model is None or case.measure is None or report.timing is None:
+        if result.model is None or case.measure is None:
             raise AssertionError("nothing to measure")
         plans = next((note.text for note in report.notes if note.subject == "latency"), "")
         cells: list[object] = [
             row.name,
             f"{row.speedup:g}x {row.counted}",
             f"{report.macs.ratio:.2f}x",
-            f"{report.timing.ratio:.2f}x",
+            f"{faster(path, result.model):.2f}x",
             f"{case.measure(given.data, path):.2f} -> {case.measure(given.data, result.model):.2f}",
             _agreement(case, given.data, path, result.model),
             f"{report.seconds['probe'] + report.seconds.get('time layers', 0):.0f}",
@@ -145,7 +147,7 @@ def _pass(path: str, case: Case, given: argparse.Namespace) -> float:
 
 
 def _refusal(path: str, case: Case, given: argparse.Namespace, options: Options, row: Row) -> str:
-    strict = replace(options, max_drop=1.0, bench=False)
+    strict = replace(options, max_drop=1.0)
     try:
         onnxprune.prune(path, data=case.inputs(given.data), speedup=row.speedup, budget=row.counted, options=strict)
     except OnnxPruneError as error:
@@ -159,7 +161,7 @@ def _predicted(given: argparse.Namespace) -> None:
     for name in ("cifar10_resnet56", "imagenet_squeezenet1_1", "sr_vdsr"):
         path, case = _case(name, given)
         by_clock = replace(
-            _BASE, data=case.data, samples=100, sensitivity=False, budget=budget_from(speedup=2.0, counted="latency")
+            _LATENCY, data=case.data, samples=100, sensitivity=False, budget=budget_from(speedup=2.0, counted="latency")
         )
         with tempfile.TemporaryDirectory() as cache:
             options = replace(by_clock, cache_dir=Path(cache))
@@ -212,11 +214,11 @@ def _ablation(given: argparse.Namespace) -> None:
             options=replace(chosen, data=case.data),
         )
         taken, report = time.perf_counter() - start, result.report
-        if result.model is None or case.measure is None or report.timing is None:
+        if result.model is None or case.measure is None:
             raise AssertionError("nothing to measure")
         accuracy = case.measure(given.data, result.model)
         kl = report.divergence[0].kl
-        cells = [f"{report.macs.ratio:.2f}x", f"{report.timing.ratio:.2f}x", accuracy, f"{kl:.4f}", taken / once]
+        cells = [f"{report.macs.ratio:.2f}x", f"{faster(path, result.model):.2f}x", accuracy, f"{kl:.4f}", taken / once]
         rows.append([label, *cells])
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(table(["ResNet-56", "MACs", "latency", "top-1 of 5 000", "KL, held back", "passes"], rows))

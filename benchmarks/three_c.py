@@ -83,13 +83,13 @@ class _Timed:
         return {str(index): value for index, value in enumerate(self._session.run(None, dict(feeds)))}
 
 
-def _faster(case: Case, model: onnx.ModelProto) -> float:
+def faster(path: str | Path, model: onnx.ModelProto) -> float:
     """Latency of the original over the model's, for one image (128 x 128 where its size is open) on one thread."""
-    source = onnx.load(case.path).graph.input[0]
+    source = onnx.load(path).graph.input[0]
     batch, *rest = (dim.dim_value for dim in source.type.tensor_type.shape.dim)
     shape = [batch or 1, *(size or 128 for size in rest)]
     feeds = {source.name: np.random.default_rng(0).random(shape, dtype=np.float32)}
-    return interleaved(_Timed(case.path.read_bytes()), _Timed(model.SerializeToString()), feeds).ratio
+    return interleaved(_Timed(Path(path).read_bytes()), _Timed(model.SerializeToString()), feeds).ratio
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def main() -> None:
         faster: list[list[object]] = []
         for recipe in options.recipes:
             keys = [(name, recipe, speedup) for speedup in options.speedups]
-            faster.append([recipe, *(_faster(cases[name], made[key]) if key in made else "" for key in keys)])
+            faster.append([recipe, *(faster(cases[name].path, made[key]) if key in made else "" for key in keys)])
         print(table(header, faster), flush=True)
 
 

@@ -87,10 +87,7 @@ class CostModel:
 
     def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
         """Milliseconds, those of layers added up."""
-        return self.rest + sum(
-            float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep)))
-            for name, layer in self.layers.items()
-        )
+        return self.rest + sum(self.layer_costs(keep, forms, "latency").values())
 
     def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
         if layer.clock is None:
@@ -178,6 +175,15 @@ class CostModel:
     def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Elements of each layer's weights, bias apart, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
+
+    def layer_costs(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> Mapping[str, float]:
+        """One of the costs of each layer, by node name."""
+        if unit == "latency":
+            return {
+                name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep)))
+                for name, layer in self.layers.items()
+            }
+        return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}
 
     def layers_of(self, group: str) -> tuple[str, ...]:
         """Layers with an axis that a group's channels are on."""

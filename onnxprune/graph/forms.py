@@ -87,7 +87,15 @@ class LayerShape:
             outputs: output channels in all.
             unit: what is counted.
         """
-        return self.costs(form.spatial or 0, form.first, form.channel or 0, inputs, outputs, unit)
+        here = self.outputs if unit == "macs" else 1.0
+        elements, channel = math.prod(self.kernel), form.channel or 0
+        narrow = channel * self.groups or outputs
+        if form.spatial is None:
+            return here * (narrow * inputs * elements + outputs * channel)
+        along = self.kernel[form.first]
+        between = self.between[form.first] if unit == "macs" else 1.0
+        first = between * self.groups * form.spatial * inputs * along
+        return first + here * (narrow * form.spatial * (elements // along) + outputs * channel)
 
     def costs(self, spatial: Number, first: Any, channel: Number, inputs: Number, outputs: Number, unit: Unit) -> Any:
         """The same for arrays of forms: rank and width 0 where there is no such part."""

@@ -64,7 +64,7 @@ def search(
         least = min(least, total)
         if total <= limit and space.error(state) < best_error:
             best, best_error = state, space.error(state)
-        if allocation == "greedy":
+        if allocation == "greedy" and space.promising(state, limit, best_error):
             near = space.near(state, limit, best_error)
             best, best_error = (best, best_error) if near is None else (near, space.error(near))
     if best is None:

@@ -23,6 +23,7 @@ __all__ = ["Choice", "Space", "State"]
 
 _PRICES = np.geomspace(1e-5, 1e3, 120)  # error for the cost of the whole network
 _MOST_SWEEPS = 12
+_SLACK = 1.05  # biases count as parameters, too
 _UNIFORM_STEPS = 400
 _UNIFORM_KEEP = 1 / 1.15  # channels that He et al. keep of a layer that is decomposed as well
 
@@ -63,7 +64,7 @@ class Space:
         self.place = {name: index for index, name in enumerate(self.sites)}
         self.touched = [cost.layers_of(name) for name in self.groups]
         self.scale = float(cost.total({}, {}, unit)) or 1.0
-        self.costs_of = cache(self._costs_of)
+        self.costs_of, self.total = cache(self._costs_of), cache(self._total)
 
     def state(self, choice: Choice) -> State:
         """Where a choice stands; the nearest level where a count is not on the ladder."""
@@ -89,7 +90,7 @@ class Space:
         forms = {name: c.form(i) for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
         return Choice(self.keep(state[0]), forms)
 
-    def total(self, state: State) -> float:
+    def _total(self, state: State) -> float:
         """The cost of the whole network."""
         found = self.choice(state)
         return float(self.cost.total(found.keep, found.forms, self.unit))
@@ -126,6 +127,20 @@ class Space:
         for index in (i for i in range(len(forms)) if forms[i] != after[1][i]):
             forms[index] = after[1][index]
             yield tuple(counts), tuple(forms)
+
+    def promising(self, state: State, limit: float, below: float) -> bool:
+        """Whether one change might lead within `limit` and below an error: most states are too far from both."""
+        counts, forms = state
+        errors = [float(curve[i]) for curve, i in zip(self.curves, counts, strict=True)]
+        errors += [float(c.error[i]) for c, i in zip(self.candidates, forms, strict=True)]
+        if sum(errors) - max(errors, default=0.0) >= below:
+            return False
+        found = self.choice(state)
+        costs = self.cost.layer_costs(found.keep, found.forms, self.unit)
+        saved = [sum(costs[name] for name in touched) for touched in self.touched] + [
+            costs[name] for name in self.sites
+        ]
+        return self.total(state) - _SLACK * max(saved, default=0.0) <= limit
 
     def near(self, state: State, limit: float, below: float) -> State | None:
         """The state of least error that is one change away, costs no more than `limit` and errs less than `below`."""

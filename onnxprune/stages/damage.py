@@ -61,10 +61,11 @@ class Damage:
         return total
 
 
-def spread(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
-    """About `count` of the samples of some batches, evenly spread over all of them, in batches of the same size."""
+def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:
+    """About `count` of the samples of some batches, evenly spread over all of them, in batches of the same size; where
+    batches need no `fixed` size, in a smaller one if that is enough."""
     samples = [sample for batch in batches for sample in batch.samples[: batch.real]]
-    size = len(batches[0].samples)
+    size = len(batches[0].samples) if fixed else min(len(batches[0].samples), max(count, 1))
     wanted = min(max(count // size, 1), len(samples) // size) * size
     if not wanted:
         return (batches[0],)

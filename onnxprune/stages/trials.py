@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.plan.candidates import KINDS, Kind
+from onnxprune.runtime.inputs import input_specs
 from onnxprune.solve import RefitOptions, kept_columns, refit
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
@@ -29,7 +30,7 @@ __all__ = ["FIT", "Trials", "ratio", "stacked"]
 
 _TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
 _PASSES = 2.0  # over the calibration inputs, for all trials together
-_LEAST, _MOST = 16, 256  # inputs
+_LEAST, _MOST = 32, 256  # inputs
 FIT = RefitOptions(refit="linear", strengths=(1e-4,))
 
 
@@ -41,7 +42,8 @@ class Trials:
         self._work = work
         total = sum(batch.real for batch in work.batches)
         count = int(np.clip(_PASSES * total / max(groups + len(KINDS) * sites, 1), _LEAST, _MOST))
-        self._damage = Damage(work, spread(work.batches, count), _TEMPERATURE)
+        fixed = any(spec.shape[0] is not None for spec in input_specs(work.net))
+        self._damage = Damage(work, spread(work.batches, count, fixed=fixed), _TEMPERATURE)
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
