@@ -139,11 +139,11 @@ def main() -> None:
         print(table(header, rows), flush=True)
     for name in options.only if options.latency else ():
         print(f"\n{name}, times faster than the original, one image, one thread\n")
-        faster: list[list[object]] = []
+        found: list[list[object]] = []
         for recipe in options.recipes:
             keys = [(name, recipe, speedup) for speedup in options.speedups]
-            faster.append([recipe, *(faster(cases[name].path, made[key]) if key in made else "" for key in keys)])
-        print(table(header, faster), flush=True)
+            found.append([recipe, *(faster(cases[name].path, made[key]) if key in made else "" for key in keys)])
+        print(table(header, found), flush=True)
 
 
 def _compressed(
