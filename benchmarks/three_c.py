@@ -83,12 +83,18 @@ class _Timed:
         return {str(index): value for index, value in enumerate(self._session.run(None, dict(feeds)))}
 
 
+def _kind(source: onnx.ValueInfoProto) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(source.type.tensor_type.elem_type)
+
+
 def faster(path: str | Path, model: onnx.ModelProto) -> float:
     """Latency of the original over the model's, for one image (128 x 128 where its size is open) on one thread."""
     source = onnx.load(path).graph.input[0]
     batch, *rest = (dim.dim_value for dim in source.type.tensor_type.shape.dim)
     shape = [batch or 1, *(size or 128 for size in rest)]
-    feeds = {source.name: np.random.default_rng(0).random(shape, dtype=np.float32)}
+    kind = _kind(source)
+    drawn = np.random.default_rng(0).random(shape) * (255 if kind.kind == "u" else 1)
+    feeds = {source.name: drawn.astype(kind)}
     return interleaved(_Timed(Path(path).read_bytes()), _Timed(model.SerializeToString()), feeds).ratio
 
 

@@ -23,7 +23,7 @@ __all__ = ["Choice", "Space", "State"]
 
 _PRICES = np.geomspace(1e-5, 1e3, 120)  # error for the cost of the whole network
 _MOST_SWEEPS = 12
-_SLACK = 1.05  # biases count as parameters, too
+_ROUNDING = 1e-4  # MACs of layers are whole numbers
 _UNIFORM_STEPS = 400
 _UNIFORM_KEEP = 1 / 1.15  # channels that He et al. keep of a layer that is decomposed as well
 
@@ -135,12 +135,14 @@ class Space:
         errors += [float(c.error[i]) for c, i in zip(self.candidates, forms, strict=True)]
         if sum(errors) - max(errors, default=0.0) >= below:
             return False
+        if self.unit == "params":  # biases count, too, and belong to no layer
+            return True
         found = self.choice(state)
         costs = self.cost.layer_costs(found.keep, found.forms, self.unit)
         saved = [sum(costs[name] for name in touched) for touched in self.touched] + [
             costs[name] for name in self.sites
         ]
-        return self.total(state) - _SLACK * max(saved, default=0.0) <= limit
+        return self.total(state) - max(saved, default=0.0) <= limit * (1 + _ROUNDING)
 
     def near(self, state: State, limit: float, below: float) -> State | None:
         """The state of least error that is one change away, costs no more than `limit` and errs less than `below`."""

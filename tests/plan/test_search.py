@@ -130,3 +130,17 @@ def test_sizes_to_try_are_cheaper_than_the_layer(inputs, outputs, kernel, align)
     for first in shape.axes():
         for rank in cheaper_sizes(shape, inputs, outputs, align, "macs", spatial=None, first=first):
             assert float(shape.costs(rank, first, 0, inputs, outputs, "macs")) < dense
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), fraction=st.floats(0.1, 0.95), slack=st.floats(0, 1), data=st.data())
+def test_what_is_passed_over_could_not_have_helped(seed, fraction, slack, data) -> None:
+    curves, candidates = drawn(seed)
+    unit = data.draw(st.sampled_from(["macs", "params"]))
+    space = Space(COST, curves, candidates, unit, 16)
+    counts = tuple(data.draw(st.integers(0, len(ladder) - 1)) for ladder in space.ladders)
+    forms = tuple(data.draw(st.integers(0, len(of) - 1)) for of in space.candidates)
+    limit = fraction * space.total(space.whole())
+    below = space.error((counts, forms)) * (0.5 + slack)
+    if not space.promising((counts, forms), limit, below):
+        assert space.near((counts, forms), limit, below) is None
