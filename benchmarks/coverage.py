@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -66,7 +66,8 @@ def _torchvision() -> Any:
 def _module(models: Any, family: str) -> torch.nn.Module:
     torch.manual_seed(0)
     options = {"aux_logits": False, "init_weights": True} if family == "googlenet" else {}
-    return models.get_model(family, weights=None, **options).eval()
+    module: torch.nn.Module = models.get_model(family, weights=None, **options)
+    return module.eval()
 
 
 def _randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -90,7 +91,12 @@ def _exported(module: torch.nn.Module, opset: int, dynamo: bool) -> onnx.ModelPr
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
-                module, (example,), None if dynamo else buffer, opset_version=opset, dynamo=dynamo, verbose=False
+                module,
+                (example,),
+                None if dynamo else cast("Any", buffer),
+                opset_version=opset,
+                dynamo=dynamo,
+                verbose=False,
             )
     except Exception as error:  # whatever the exporter raises is a result
         return f"no export: {type(error).__name__}"
@@ -147,7 +153,8 @@ def _torch_pruning(models: Any, family: str) -> str:
     tp = importlib.import_module("torch_pruning")
     module = _module(models, family)
     example = torch.zeros(1, 3, _SIDE, _SIDE)
-    ignored = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
+    ignored: list[torch.nn.Module] = []
+    ignored += [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
     ignored += [m for m in module.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == 1000]
     before, _ = tp.utils.count_ops_and_params(module, example)
     pruner = tp.pruner.MagnitudePruner(

@@ -6,7 +6,7 @@
 """
 
 from onnxprune._version import __version__
-from onnxprune.api import compare, inspect, prune
+from onnxprune.api import compare, from_torch, inspect, prune, recover, to_torch
 from onnxprune.compare import Comparison
 from onnxprune.data import DataOptions
 from onnxprune.errors import OnnxPruneError
@@ -14,19 +14,28 @@ from onnxprune.inspection import Inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan
+from onnxprune.recovery.options import RecoverOptions
+from onnxprune.recovery.pair import Recovered
 from onnxprune.report.record import Report
+from onnxprune.result import ModelResult
 
 __all__ = [
     "Comparison",
     "DataOptions",
     "Inspection",
+    "ModelResult",
     "OnnxPruneError",
     "Options",
     "Plan",
+    "RecoverOptions",
+    "Recovered",
     "Report",
     "Result",
     "__version__",
     "compare",
+    "from_torch",
     "inspect",
     "prune",
+    "recover",
+    "to_torch",
 ]

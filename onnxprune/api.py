@@ -12,6 +12,11 @@ from onnxprune.inspection import Inspection, run_inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, run
 from onnxprune.plan import Plan, budget_from
+from onnxprune.recovery import require_torch
+from onnxprune.recovery.pair import Recovered, run_recovery
+from onnxprune.result import ModelResult
+from onnxprune.runtime.sessions import Engine
+from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
     import os
@@ -19,18 +24,14 @@ if TYPE_CHECKING:
 
     import numpy as np
     import onnx
+    import torch
 
     from onnxprune.data import CalibrationSource
     from onnxprune.plan import Counted
-    from onnxprune.stages.workload import Progress
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["compare", "inspect", "prune"]
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Show nothing."""
+__all__ = ["compare", "from_torch", "inspect", "prune", "recover", "to_torch"]
 
 
 def prune(
@@ -46,7 +47,7 @@ def prune(
     plan: Plan | str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     options: Options | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Result:
     """Prune the channels of a network.
 
@@ -92,7 +93,7 @@ def compare(
     data: CalibrationSource | None = None,
     labels: str | os.PathLike[str] | Sequence[int] | np.ndarray[Any, Any] | None = None,
     options: CompareOptions | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Comparison:
     """Two models side by side on the same inputs.
 
@@ -121,3 +122,73 @@ def inspect(model: Model, *, size: int = OPEN_SIDE) -> Inspection:
         OnnxPruneError: one of its kinds, see `onnxprune.errors`.
     """
     return run_inspection(model, size=size)
+
+
+def recover(
+    original: Model,
+    candidate: Model,
+    *,
+    data: CalibrationSource | None = None,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> Recovered:
+    """Train a smaller network on the original's answers, without labels; torch is needed (extra ``recover``).
+
+    Args:
+        original: path, bytes or ModelProto of the network that is asked.
+        candidate: of the one that is trained: any with the same inputs and outputs; it is not changed.
+        data: inputs, as for `prune`.
+        options: `Options.recover` says how; also used is what it says of inputs, engine, memory and cache.
+        progress: called with stage, done, total, and how it goes in words.
+
+    Raises:
+        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+    """
+    return run_recovery(original, candidate, data, options or Options(), progress)
+
+
+def to_torch(
+    model: Model,
+    *,
+    batchnorm: bool = False,
+    data: CalibrationSource | None = None,
+    samples: int = 512,
+    options: Options | None = None,
+) -> torch.nn.Module:
+    """A network as a torch module, to train as one likes; torch is needed (extra ``recover``).
+
+    Its state dict is keyed by the initializers' names (see `onnxprune.recovery.program.TorchNet`), its normalisations
+    are folded, and it comes in evaluation mode: call ``train()`` before training.
+
+    Args:
+        model: path, bytes or ModelProto.
+        batchnorm: put a fresh BatchNorm behind each conv, with statistics from `data` and a scale and shift that undo
+            them, so that the outputs are what they were. Its parameters lie under ``norms``.
+        data: inputs, as for `prune`.
+        samples: how many of them give the statistics.
+        options: what is said of inputs, and of layers to freeze (`Options.recover`).
+
+    Raises:
+        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+    """
+    require_torch()
+    from onnxprune.recovery.opened import opened_module  # with torch, which not everybody has
+
+    return opened_module(model, data, options or Options(), batchnorm=batchnorm, samples=samples)
+
+
+def from_torch(module: torch.nn.Module, *, options: Options | None = None) -> ModelResult:
+    """The way back from `to_torch`: the same graph with the trained weights, fresh normalisations folded again.
+
+    Args:
+        module: what `to_torch` made.
+        options: of them, the engine that the result is checked with.
+
+    Raises:
+        UsageError: the module is another.
+        VerifyError: a weight is not finite, or the result does not answer as the module does.
+    """
+    require_torch()
+    from onnxprune.recovery.module import folded  # with torch, which not everybody has
+
+    return ModelResult(folded(module, Engine.open((options or Options()).engine)))

@@ -21,6 +21,7 @@ from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.errors import DropError, OnnxPruneError, OutputError, UsageError
 from onnxprune.flags import (
     AS_IT_IS,
+    AUTO,
     BudgetFlags,
     BudgetPanel,
     Drop,
@@ -33,20 +34,24 @@ from onnxprune.flags import (
     SamplePanel,
     ShowFlags,
     ShowPanel,
+    TrainFlags,
+    TrainPanel,
     amounts,
     options_from,
+    recover_options,
 )
 from onnxprune.graph.save import write_bytes
 from onnxprune.inspection import run_inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import run
 from onnxprune.plan import Plan
+from onnxprune.recovery.pair import run_recovery
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
 from onnxprune.report.pareto import plot_pareto, show_pareto
 from onnxprune.report.progress import StageBars
 from onnxprune.report.study import check_plot, plot_study, show_study
-from onnxprune.report.terminal import show_comparison, show_report
+from onnxprune.report.terminal import show_comparison, show_recovery, show_report
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.study import run_study
 from onnxprune.sweep import Pareto, Point, run_largest, run_pareto
@@ -65,6 +70,7 @@ app = App(
     name="onnxprune",
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
     usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
+    "\n       onnxprune recover ORIGINAL CANDIDATE -o RESULT [OPTIONS]"
     "\n       onnxprune study MODEL --site NAME [OPTIONS]\n       onnxprune inspect MODEL [OPTIONS]",
     help_epilogue=EXIT_CODES,
     version=__version__,
@@ -84,8 +90,10 @@ def prune(
     plan_out: Path | None = None,
     max_drop: Drop = None,
     pareto: Path | None = None,
+    recover: str | None = None,
     budget: BudgetPanel = BudgetFlags(),
     method: MethodPanel = MethodFlags(),
+    training: TrainPanel = TrainFlags(),
     sampling: SamplePanel = SampleFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
     engine: EnginePanel = EngineFlags(),
@@ -113,19 +121,27 @@ def prune(
         inputs: the largest speed-up within it is looked for; with a budget, it is an error to lose more.
     pareto
         A dozen speed-ups instead of one: models, table, JSON and a plot go to this folder.
+    recover
+        Train the result on the original's answers, without labels: a number of epochs, or auto, which a bare --recover
+        means.
     """
+    learnt = None if recover is None else recover_options(recover, training, sampling.seed)
+    if learnt is None and training != TrainFlags():
+        raise UsageError("options of the training do nothing without --recover: add it, or leave them out")
     if pareto is not None:
         _check_points(pareto, budget, given=(output, plan_out, dry_run or None, explain or None))
         _check_targets([model, data], [show.json])
-        options = options_from(budget, method, sampling, preprocessing, engine, max_drop)
+        options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
         _write_points(model, data, options, pareto, show)
         return
     if output is None and not dry_run:
         raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
     _check_targets([model, data, budget.plan], [output, show.json, plan_out])
-    options = options_from(budget, method, sampling, preprocessing, engine, max_drop)
+    options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
     plan = None if budget.plan is None else Plan.load(budget.plan)
     search = options.max_drop is not None and plan is None and not (dry_run or amounts(budget))
+    if search and learnt is not None:
+        raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
     with _bars(show) as bars:
         if search and options.budget.kind != "selector":
             result = run_largest(model, data, options, bars)
@@ -202,6 +218,50 @@ def compare(
         show_comparison(_paper(), comparison)
     if not comparison.within:
         raise DropError(f"{comparison.drop_kind}: {comparison.drop:.3f}, --max-drop allows {max_drop:g}")
+
+
+@app.command
+def recover(
+    original: Path,
+    candidate: Path,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    data: Path | None = None,
+    epochs: str = AUTO,
+    training: TrainPanel = TrainFlags(),
+    sampling: SamplePanel = SampleFlags(),
+    preprocessing: PixelPanel = AS_IT_IS,
+    engine: EnginePanel = EngineFlags(),
+    show: ShowPanel = ShowFlags(),
+) -> None:
+    """Train a smaller network on the original's answers, without labels: any pair with the same inputs and outputs.
+
+    Parameters
+    ----------
+    original
+        The network that is asked.
+    candidate
+        The network that is trained; the file is not changed.
+    output
+        Where the result goes.
+    data
+        Inputs to train on, as for the main command.
+    epochs
+        Passes over the inputs, or auto.
+    """
+    _check_targets([original, candidate, data], [output, show.json])
+    chosen = replace(
+        options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, engine, None),
+        recover=recover_options(epochs, training, sampling.seed),
+    )
+    with _bars(show) as bars:
+        result = run_recovery(original, candidate, data, chosen, bars)
+    result.save(output)
+    result = result.written_to(output)
+    if show.json is not None:
+        write_bytes(show.json, _json(result.report.to_dict()))
+    if not show.quiet:
+        show_recovery(_paper(), result.report, verbose=show.verbose)
 
 
 @app.command
@@ -338,7 +398,19 @@ def main(arguments: list[str] | None = None) -> Literal[0] | int:
     """Run a command and return its exit code; users' errors are one line on stderr."""
     with suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGTERM, _terminate)
-    return _guarded(lambda: app(arguments, exit_on_error=False, print_error=False, result_action="return_value"))
+    given = _filled(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
+
+
+def _filled(arguments: Sequence[str]) -> list[str]:
+    """A bare ``--recover`` means ``--recover auto``."""
+    filled: list[str] = []
+    for place, argument in enumerate(arguments):
+        filled.append(argument)
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if argument == "--recover" and following != AUTO and not following.lstrip("-").isdigit():
+            filled.append(AUTO)
+    return filled
 
 
 def _terminate(number: int, frame: object) -> None:

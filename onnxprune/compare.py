@@ -22,6 +22,7 @@ from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import Timing, interleaved
 from onnxprune.stages.batching import batch_size, sample_shapes
+from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from onnxprune.data import Calibration, CalibrationSource, InputSpec
     from onnxprune.graph.net import Net
     from onnxprune.runtime.sessions import Session
-    from onnxprune.stages.workload import Progress
 
     Array = np.ndarray[Any, Any]
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
@@ -127,7 +127,7 @@ def run_comparison(
     data: CalibrationSource | None,
     labels: str | os.PathLike[str] | Sequence[int] | Array | None,
     options: CompareOptions,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Compare two models on the same inputs.
 

@@ -13,12 +13,14 @@ from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import Allocation, Budget, Counted, Recipe, budget_from
+from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
 from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir
 
 __all__ = [
     "AS_IT_IS",
+    "AUTO",
     "BudgetFlags",
     "BudgetPanel",
     "Drop",
@@ -31,8 +33,11 @@ __all__ = [
     "SamplePanel",
     "ShowFlags",
     "ShowPanel",
+    "TrainFlags",
+    "TrainPanel",
     "amounts",
     "options_from",
+    "recover_options",
 ]
 
 _NO_DEFAULT = Parameter(show_default=False)
@@ -115,6 +120,26 @@ class MethodFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """How a network is trained on the original's answers; needs torch: pip install 'onnxprune[recover]'."""
+
+    learning_rate: float = 4e-4
+    "Of AdamW, at its highest; it falls along a cosine."
+    train_batch: int | None = None
+    "Inputs a step; 100 unless given, less where inputs are few or large."
+    temperature: float = 4.0
+    "Of the softened answers of classifiers."
+    features: float = 0.5
+    "Weight of the tensors between the layers, against the outputs; 0 does without."
+    blockwise: float = 0.1
+    "Share of the training in which each block is trained for itself."
+    augment: bool = True
+    "Mirror, shift and mix inputs that are images; the original is asked about each."
+    freeze: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
+    "Layers whose node names match these globs are not trained."
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleFlags:
     """How the network is sampled."""
 
@@ -161,11 +186,14 @@ class ShowFlags:
 # In the order of the help.
 BudgetPanel = Annotated[BudgetFlags, _panel("Budget: how much is left")]
 MethodPanel = Annotated[MethodFlags, _panel("Method: what goes, and how the rest is fitted")]
+TrainPanel = Annotated[TrainFlags, _panel("Recovery: training on the original's answers, without labels")]
 SamplePanel = Annotated[SampleFlags, _panel("Sampling")]
 PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * scale - mean) / std")]
 EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
 _AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")
+AUTO = "auto"
+"""Epochs of a recovery that are left to us."""
 AS_IT_IS = DataOptions()
 """Preprocessing that nothing was said about."""
 
@@ -173,6 +201,29 @@ AS_IT_IS = DataOptions()
 def amounts(budget: BudgetFlags) -> list[str]:
     """Which fields say how much may be kept."""
     return [name for name in _AMOUNTS if getattr(budget, name) is not None]
+
+
+def recover_options(epochs: str, training: TrainFlags, seed: int) -> RecoverOptions:
+    """Of ``--recover EPOCHS`` or ``--recover auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        count = None if epochs == AUTO else int(epochs)
+    except ValueError:
+        raise UsageError(f"--recover takes a number of epochs, or auto, found {epochs!r}") from None
+    return RecoverOptions(
+        epochs=count,
+        learning_rate=training.learning_rate,
+        batch=training.train_batch,
+        temperature=training.temperature,
+        features=training.features,
+        blockwise=training.blockwise,
+        augment=training.augment,
+        freeze=training.freeze,
+        seed=seed,
+    )
 
 
 def _check_alone(budget: BudgetFlags) -> None:

@@ -10,6 +10,7 @@ import psutil
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.plan import Allocation, Budget, Recipe, budget_from
+from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
@@ -58,6 +59,7 @@ class Options:
             anything.
         bench: measure latency before and after.
         bench_batch: at this batch size.
+        recover: train the result on the original's answers; None: do not.
     """
 
     budget: Budget = field(default_factory=budget_from)
@@ -80,6 +82,7 @@ class Options:
     max_drop: float | None = None
     bench: bool = True
     bench_batch: int = 1
+    recover: RecoverOptions | None = None
 
     def __post_init__(self) -> None:
         for flag, value in (

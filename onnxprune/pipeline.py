@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.errors import PlanError, UsageError, VerifyError
+from onnxprune.errors import PlanError, VerifyError
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
-from onnxprune.graph.save import finished_model, write_bytes
+from onnxprune.graph.save import finished_model
 from onnxprune.note import Note
 from onnxprune.plan import RECIPES, Plan, budget_from
+from onnxprune.recovery import require_torch
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Started, Stopwatch
+from onnxprune.result import ModelResult
 from onnxprune.runtime.providers import unused
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import group_batches, sample_shapes
@@ -39,7 +41,7 @@ from onnxprune.stages.verify import (
     compare_outputs,
     first_difference,
 )
-from onnxprune.stages.workload import Inputs, Workload
+from onnxprune.stages.workload import Inputs, Progress, Workload, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,37 +53,24 @@ if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
+    from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
-    from onnxprune.stages.workload import Progress
 
 __all__ = ["Job", "Result", "opened", "run"]
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ModelResult):
     """What came out of a run.
 
     Attributes:
-        model: the verified model; None after a dry run.
         plan: what was removed, channel by channel; after a dry run, how many are to be.
         report: the record of the run.
     """
 
-    model: onnx.ModelProto | None
     plan: Plan
     report: Report
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, whole or not at all.
-
-        Raises:
-            OutputError: the file cannot be written.
-            UsageError: a dry run has no model.
-        """
-        if self.model is None:
-            raise UsageError("a dry run makes no model: there is nothing to save")
-        write_bytes(Path(path), self.model.SerializeToString())
 
 
 def run(
@@ -91,7 +80,7 @@ def run(
     *,
     plan: Plan | None = None,
     dry_run: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Result:
     """Prune a model.
 
@@ -133,6 +122,8 @@ def opened(
         timed: time the layers, if the budget counts milliseconds.
     """
     clock = Stopwatch()
+    if options.recover is not None:
+        require_torch()
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
@@ -202,13 +193,20 @@ class Job:
             timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
         if timings and all(map(_slower, timings)) and plan is None and options.budget.unit != "params":
             return _returned(started, self.original, timings, cost.macs({}) / cost.macs(keep, forms))
+        recovery = None
+        if options.recover is not None:
+            with clock("recover"):
+                model, recovery = _recovered(work, compressed, inputs, options, self.cache)
+                divergence = recovery.after
+                check_drop(divergence, options.max_drop)
         report = started.report(
             keep,
             forms,
             plan,
             compressed.outcomes,
-            notes=(*decided.notes, *self.cache.notes()),
+            notes=(*decided.notes, *(recovery.notes if recovery else ()), *self.cache.notes()),
             explanation=decided.explanation,
+            recovery=recovery,
             file_bytes=Change(self.original.ByteSize(), model.ByteSize()),
             divergence=divergence,
             timing=timings[-1] if timings else None,
@@ -271,12 +269,34 @@ def _verified(
         check_chains(work.engine, compressed.dense, model, inputs.calibration, batches[0])
     try:
         divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
-        check_drop(divergence, options.max_drop)
+        if options.recover is None:  # or else what it drops is known later
+            check_drop(divergence, options.max_drop)
     except VerifyError as error:
         place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0])
         where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
         raise VerifyError(f"{error}{where}; nothing was written") from error
     return model, divergence
+
+
+def _recovered(
+    work: Workload, compressed: Compressed, inputs: Inputs, options: Options, cache: Cache
+) -> tuple[onnx.ModelProto, Recovery]:
+    """Train it on the original's answers."""
+    from onnxprune.recovery.distil import recovered  # with torch, which not everybody has
+
+    assert options.recover is not None
+    digest = hashlib.sha256(compressed.net.to_model().SerializeToString(deterministic=True)).hexdigest()
+    return recovered(
+        work.net,
+        compressed.net,
+        inputs,
+        work.engine,
+        options.recover,
+        options.data,
+        memory=options.memory_bytes,
+        folder=cache.checkpoint("recover", options.recover, digest, options.engine.threads).folder,
+        progress=work.progress,
+    )
 
 
 def _timings(

@@ -31,6 +31,7 @@ from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.fit import Sampled, State, regressions_of, sample_step
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
+from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
     import os
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from onnxprune.options import Options
     from onnxprune.solve import Regression, Solution
     from onnxprune.stages.steps import Target
-    from onnxprune.stages.workload import Progress, Workload
+    from onnxprune.stages.workload import Workload
 
     Array = np.ndarray[Any, Any]
 
@@ -121,7 +122,7 @@ def run_study(
     sites: Sequence[str],
     options: Options,
     speedups: Sequence[float] = (1.5, 2.0, 3.0, 4.0, 5.0),
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Study:
     """Study layers one at a time.
 

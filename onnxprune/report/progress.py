@@ -26,6 +26,7 @@ class StageBars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("left"),
+            TextColumn("[dim]{task.fields[detail]}"),
             console=console,
             disable=not enabled,
             refresh_per_second=4,
@@ -40,8 +41,8 @@ class StageBars:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are through."""
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
+        """Show that ``done`` of ``total`` are through, and beside it how it goes."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+            self._tasks[stage] = self._bars.add_task(stage, total=total, detail=detail)
+        self._bars.update(self._tasks[stage], completed=done, total=total, detail=detail)

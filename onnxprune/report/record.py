@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxprune.note import Note
     from onnxprune.plan import Explanation
+    from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
@@ -83,6 +84,7 @@ class Report:
         divergence: outputs against the original's on held-back inputs.
         timing: latency before and after; None if it was not measured.
         explanation: why the plan is what it is; None for a plan file, and for counts that were given.
+        recovery: the training on the original's answers; None if there was none.
         seconds: wall time per stage.
     """
 
@@ -104,6 +106,7 @@ class Report:
     divergence: tuple[OutputDivergence, ...] = ()
     timing: Timing | None = None
     explanation: Explanation | None = None
+    recovery: Recovery | None = None
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
     from onnxprune.plan import Explanation, Plan
+    from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
     from onnxprune.stages.fit import SiteOutcome
@@ -78,6 +79,7 @@ class Started:
         dry_run: bool = False,
         notes: tuple[Note, ...] = (),
         explanation: Explanation | None = None,
+        recovery: Recovery | None = None,
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
         timing: Timing | None = None,
@@ -109,6 +111,7 @@ class Started:
             divergence=divergence,
             timing=timing,
             explanation=explanation,
+            recovery=recovery,
             seconds=self.clock.seconds,
         )
 
@@ -154,4 +157,5 @@ def _options(options: Options) -> dict[str, object]:
         "seed": options.seed,
         "memory": options.memory_bytes,
         "max_drop": options.max_drop,
+        "recover": None if options.recover is None else asdict(options.recover),
     }

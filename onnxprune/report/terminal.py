@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from onnxprune.compare import Comparison
+    from onnxprune.recovery.pair import RecoveryReport
+    from onnxprune.recovery.record import Recovery
     from onnxprune.report.record import Change, LayerRow, Report
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
-__all__ = ["end_of", "show_comparison", "show_report"]
+__all__ = ["end_of", "show_comparison", "show_recovery", "show_report"]
 
 _NAME_WIDTH = 40
 
@@ -121,6 +123,8 @@ def _summary(report: Report) -> RenderableType:
     if report.timing is not None:
         rows.append(("latency", _latency(report.timing)))
     held = report.data.get("held_back")
+    if report.recovery is not None:
+        rows += _recovery(report.recovery, held)
     rows += [(f"output {output.name}", _agreement(output, held)) for output in report.divergence]
     if report.data.get("source"):
         count = report.data.get("fit")
@@ -134,6 +138,43 @@ def _summary(report: Report) -> RenderableType:
         changes = report.macs.after < report.macs.before
         rows.append(("next", "the same command without --dry-run" if changes else "nothing may be removed, see above"))
     return Group(_pairs(rows))
+
+
+def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = False) -> None:
+    """Print what a training did."""
+    width = None if verbose else _NAME_WIDTH
+    for note in report.notes:
+        console.print(f"[dim]note[/dim] {escape(end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
+    if verbose:
+        table = _plain("epoch", "loss", "held back", "agreement")
+        for epoch in report.recovery.history:
+            agreement = "" if epoch.agreement is None else f"{epoch.agreement:.2%}"
+            table.add_row(str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.held:.4f}", agreement)
+        console.print(table)
+    for warning in report.warnings:
+        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    held = report.data.get("held_back")
+    rows = _recovery(report.recovery, held)
+    rows += [(f"output {output.name}", _agreement(output, held)) for output in report.recovery.after]
+    rows.append(("trained on", f"{report.data.get('fit')} inputs of {report.data.get('source')}"))
+    if report.output is not None:
+        rows.append(("written to", report.output))
+        rows.append(("next", f"onnxprune compare {report.original} {report.output}"))
+    title = f"{escape(report.candidate)}: recovered from {escape(report.original)}"
+    console.print(Panel(_pairs(rows), title=title, title_align="left"))
+
+
+def _recovery(recovery: Recovery, held: object) -> list[tuple[str, str]]:
+    done, planned = recovery.epochs
+    where = f"{recovery.threads} threads" if recovery.device == "cpu" else recovery.device
+    minutes = f"{recovery.seconds / 60:.1f} min" if recovery.seconds >= 90 else f"{recovery.seconds:.0f} s"
+    kept = f"best epoch {recovery.best}" if recovery.best else "NOTHING BETTER THAN THE START, which was kept"
+    rows = [
+        ("recovery", f"{done} of {planned} epochs of {recovery.batch} inputs a step, {minutes} ({where}): {kept}"),
+        ("held-back loss", f"{recovery.held[0]:.4f} -> {recovery.held[1]:.4f}"),
+        ("augmentation", recovery.augmentation),
+    ]
+    return rows + [(f"before: {output.name}", _agreement(output, held)) for output in recovery.before]
 
 
 def _pairs(rows: list[tuple[str, str]]) -> Table:

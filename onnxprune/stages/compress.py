@@ -136,7 +136,11 @@ def _settled(
 
 def _share(progress: Progress, number: int, steps: int) -> Progress:
     """Progress of one step as a part of all."""
-    return lambda stage, done, total: progress(stage, number * total + done, steps * total)
+
+    def show(stage: str, done: int, total: int, detail: str = "", /) -> None:
+        progress(stage, number * total + done, steps * total)
+
+    return show
 
 
 def _early(steps: Sequence[Step], kept: Mapping[str, Indices]) -> dict[str, Indices]:

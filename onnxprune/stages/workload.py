@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["Inputs", "Progress", "Workload"]
+__all__ = ["Inputs", "Progress", "Workload", "silent"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, how much of it is done, and how much there is."""
+
+class Progress(Protocol):
+    """Called with the stage, how much of it is done, how much there is, and from some stages how it goes in words."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = ..., /) -> None:
+        """Show it."""
+
+
+def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True)

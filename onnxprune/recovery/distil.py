@@ -1,0 +1,246 @@
+"""From two networks and some inputs to a better small one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor
+
+from onnxprune.errors import ModelError, VerifyError
+from onnxprune.graph.save import finished_model
+from onnxprune.note import Note
+from onnxprune.recovery.augment import augmentation_for
+from onnxprune.recovery.ends import loss_ends
+from onnxprune.recovery.features import common_tensors
+from onnxprune.recovery.loss import settled
+from onnxprune.recovery.program import TorchNet, with_weights_of
+from onnxprune.recovery.record import Recovery
+from onnxprune.recovery.train import Course, Trainer, tensors_of
+from onnxprune.recovery.trainable import balanced, trainable
+from onnxprune.stages.batching import group_batches
+from onnxprune.stages.verify import compare_outputs
+
+if TYPE_CHECKING:
+    from onnxprune.data import Calibration, DataOptions
+    from onnxprune.graph.net import Net
+    from onnxprune.recovery.options import RecoverOptions
+    from onnxprune.runtime.divergence import OutputDivergence
+    from onnxprune.runtime.sessions import Engine
+    from onnxprune.stages.workload import Inputs, Progress
+
+Array = np.ndarray[Any, Any]
+
+__all__ = ["recovered"]
+
+_STEPS = 4000  # of a course whose length is left to us
+_LEAST_EPOCHS, _MOST_EPOCHS = 10, 400
+_BATCH, _LEAST_STEPS = 100, 20  # inputs a step at most, steps an epoch at least
+_SEEN_BATCHES = 4  # that the weights of the loss are settled on
+_TOLERANCE = 1e-3  # of torch's outputs against onnxruntime's, relative to the largest value
+_MEMORY_SHARE = 4
+
+
+def recovered(
+    original: Net,
+    smaller: Net,
+    inputs: Inputs,
+    engine: Engine,
+    options: RecoverOptions,
+    data: DataOptions,
+    *,
+    memory: int,
+    folder: Path | None,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, Recovery]:
+    """Train the small network on the original's answers.
+
+    Args:
+        original: the teacher, its normalisations folded.
+        smaller: the network to train, likewise; its inputs and outputs are called and shaped as the original's.
+        inputs: what to train on, and what to judge by.
+        engine: onnxruntime, which runs the original.
+        options: how.
+        data: how images are read.
+        memory: bytes that may be taken, about.
+        folder: for what a killed run leaves behind; None: nowhere.
+        progress: told how far it is.
+
+    Returns:
+        The model with the best weights that were found, and the record; never worse on the held-back inputs than at
+        the start.
+
+    Raises:
+        ModelError: torch cannot run the network, or nothing of it can be trained.
+        VerifyError: torch and onnxruntime do not answer alike.
+    """
+    weights = trainable(smaller, options.freeze)
+    if not weights:
+        raise ModelError(f"{smaller.source}: no weights that can be trained: leave --recover out")
+    ends, notes = loss_ends(smaller, weights)
+    names = [end.tensor for end in ends]
+    absent = [name for name in names if name not in original.tensors()]
+    if absent:
+        raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
+    features = common_tensors(original, smaller, weights, names) if options.features or options.blockwise else ()
+    device = torch.device("cuda" if torch.cuda.is_available() and engine.provider != "CPU" else "cpu")
+    if device.type == "cpu" and engine.options.threads is not None:
+        torch.set_num_threads(engine.options.threads)
+    smaller = balanced(smaller, weights)
+    student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features]))).to(device)
+    _check_parity(smaller, student, engine, inputs, device)
+    teacher = _Teacher(original, student.output_names, engine)
+    course = _course(smaller, inputs, options, memory)
+    load = _held_in_memory(inputs.calibration, course, memory // _MEMORY_SHARE)
+    picked = course.picked(options.seed, 0)[:_SEEN_BATCHES]
+    loss = settled(ends, features, options.temperature, options.features, _seen(student, teacher, load, picked, device))
+    if features and not loss.features:
+        notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
+    augmentation = augmentation_for(inputs.specs, data, wanted=options.augment)
+    trainer = Trainer(student, teacher, load, loss, course, options, augmentation, folder, progress)
+    found, start = trainer.run()
+    model, before, after = _better_of(original, smaller, student, inputs, engine, course, progress)
+    kept = after is not before
+    return model, Recovery(
+        epochs=(len(found.history), course.epochs),
+        steps=found.step,
+        batch=course.batch,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        augmentation=augmentation.text,
+        ends=tuple(names),
+        features=loss.features,
+        best=found.best if kept else 0,
+        held=(start, found.best_held if kept else start),
+        before=before,
+        after=after,
+        history=tuple(found.history),
+        notes=(*notes, *trainer.notes),
+        seconds=round(found.seconds, 1),
+    )
+
+
+class _Teacher:
+    """The original's tensors, by onnxruntime."""
+
+    def __init__(self, original: Net, names: Sequence[str], engine: Engine) -> None:
+        net = original.copy()
+        tensors = net.tensors()
+        known = set(net.output_names)
+        net.graph.outputs.extend(tensors[name] for name in names if name not in known)
+        self._names = list(names)
+        self._session = engine.for_pieces().session(_untyped(net), label="the original")
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._session.run(feeds, self._names)
+
+
+def _untyped(net: Net) -> onnx.ModelProto:
+    """The model with the sizes of its outputs left open: they are what they are."""
+    for tensor in net.graph.outputs:
+        if not isinstance(tensor, gs.Constant) and tensor.dtype is None:
+            tensor.dtype = np.dtype(np.float32)
+    return net.to_model()
+
+
+def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, device: torch.device) -> None:
+    """Whether torch answers as onnxruntime does: nothing else shows that every operator is understood alike."""
+    session = _Teacher(net, student.output_names, engine)
+    size = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None) or min(len(inputs.held), 2)
+    feeds = inputs.calibration.load([int(index) for index in np.resize(inputs.held, size)])
+    wanted = session(feeds)
+    with torch.no_grad():
+        found = student.run(tensors_of(feeds, device), student.output_names)
+    for name, reference in wanted.items():
+        ours = found[name].float().cpu().numpy()
+        largest = float(np.abs(reference).max(initial=0.0)) or 1.0
+        apart = float(np.abs(ours - reference).max(initial=0.0)) / largest if ours.shape == reference.shape else np.inf
+        low = net.tensors()[name].dtype == np.float16
+        if not apart <= _TOLERANCE * (20 if low or device.type != "cpu" else 1):
+            raise VerifyError(
+                f"{net.source}: torch and onnxruntime differ by {apart:.2g} of the largest value in tensor '{name}': "
+                "it cannot be trained here: leave --recover out, and report the model"
+            )
+
+
+def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> Course:
+    fixed = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None)
+    batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=_affordable(net, inputs, memory))
+    return Course(epochs, batch, fixed is not None, inputs.fit, inputs.held)
+
+
+def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affordable: int) -> tuple[int, int]:
+    """Inputs a step, and passes over all."""
+    usual = max(min(_BATCH, count // _LEAST_STEPS, affordable), 1)
+    batch = fixed or min(options.batch or usual, count)
+    steps = max(count // batch, 1)
+    return batch, options.epochs or min(max(_LEAST_EPOCHS, math.ceil(_STEPS / steps)), _MOST_EPOCHS)
+
+
+def _affordable(net: Net, inputs: Inputs, memory: int) -> int:
+    """Inputs whose activations, of one forward and one backward pass, fit."""
+    sample = inputs.calibration.load([int(inputs.fit[0])])
+    shaped = net.with_input_shapes({name: array.shape for name, array in sample.items()})
+    sizes = [
+        4 * math.prod(int(size) if isinstance(size, int) else 1 for size in tensor.shape or ())
+        for tensor in shaped.tensors().values()
+        if not isinstance(tensor, gs.Constant)
+    ]
+    return max(memory // max(3 * sum(sizes), 1), 1)
+
+
+def _held_in_memory(calibration: Calibration, course: Course, memory: int) -> Any:
+    """Inputs by index, read once where all of them fit in memory."""
+    indices = np.concatenate([course.fit, course.held])
+    first = calibration.load([int(indices[0])])
+    if sum(array.nbytes for array in first.values()) * len(indices) > memory:
+        return calibration.load
+    place = {int(index): position for position, index in enumerate(indices)}
+    pieces = [calibration.load([int(i) for i in indices[at : at + _BATCH]]) for at in range(0, len(indices), _BATCH)]
+    whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in first}
+
+    def load(chosen: Sequence[int]) -> dict[str, Array]:
+        rows = [place[int(index)] for index in chosen]
+        return {name: array[rows] for name, array in whole.items()}
+
+    return load
+
+
+def _seen(
+    student: TorchNet, teacher: _Teacher, load: Any, picked: Sequence[Sequence[int]], device: torch.device
+) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    pairs = []
+    for chosen in picked:
+        feeds = load(chosen)
+        with torch.no_grad():
+            found = student.run(tensors_of(feeds, device), student.output_names)
+        pairs.append((tensors_of(teacher(feeds), device), found))
+    return pairs
+
+
+def _better_of(
+    original: Net,
+    smaller: Net,
+    student: TorchNet,
+    inputs: Inputs,
+    engine: Engine,
+    course: Course,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...], tuple[OutputDivergence, ...]]:
+    """The trained model, or the one from before where onnxruntime finds that closer to the original."""
+    batches = group_batches(inputs.held, inputs.specs, course.batch)
+    reference = finished_model(original)
+    start, end = finished_model(smaller), finished_model(with_weights_of(smaller, student))
+    before = compare_outputs(engine, reference, start, inputs.calibration, batches, progress)
+    after = compare_outputs(engine, reference, end, inputs.calibration, batches, progress)
+    return (end, before, after) if _distance(after) <= _distance(before) else (start, before, before)
+
+
+def _distance(found: Sequence[OutputDivergence]) -> float:
+    return sum(output.relative_error**2 if output.kl is None else output.kl for output in found)

@@ -1,0 +1,125 @@
+"""How far the small network's answers are from the original's, as a number with a gradient.
+
+With a the original's and b the small network's values, T the temperature:
+
+- classes: ``T^2 KL(softmax(a / T) || softmax(b / T))``, mean over samples (and over all axes but that of the classes),
+  plus a share of the error below, since KL does not see what is added to all classes alike (Hinton et al., "Distilling
+  the Knowledge in a Neural Network", 2015, for the softened KL and the factor);
+- numbers, and tensors between the layers: the squared error over the variance of a.
+
+Terms are weighed so that at the start each output counts as much as another, and all tensors between the layers
+together a given share of the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onnxprune.recovery.ends import End
+
+__all__ = ["Loss", "settled"]
+
+_VALUES_SHARE = 0.1  # of the error of classes' logits
+_LEAST = 1e-6  # of a term at the start, when it weighs others
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The terms, and what they weigh.
+
+    Attributes:
+        ends: where outputs are compared.
+        features: tensors between the layers.
+        temperature: see the module.
+        variances: of the original's values, by tensor.
+        end_weights: one an end.
+        feature_weights: one a feature.
+        starts: of the features' terms at the start.
+    """
+
+    ends: tuple[End, ...]
+    features: tuple[str, ...]
+    temperature: float
+    variances: Mapping[str, float]
+    end_weights: tuple[float, ...] = ()
+    feature_weights: tuple[float, ...] = ()
+    starts: tuple[float, ...] = ()
+
+    def at_ends(self, wanted: Tensors, found: Tensors) -> Tensor:
+        """The outputs' part."""
+        weights = self.end_weights or (1.0,) * len(self.ends)
+        terms = [w * self._end(end, wanted, found) for w, end in zip(weights, self.ends, strict=True)]
+        return torch.stack(terms).sum()
+
+    def whole(self, wanted: Tensors, found: Tensors) -> Tensor:
+        """Outputs and features."""
+        total = self.at_ends(wanted, found)
+        for weight, name in zip(self.feature_weights, self.features, strict=True):
+            total = total + weight * self.error(name, wanted, found)
+        return total
+
+    def blockwise(self, wanted: Tensors, found: Tensors) -> Tensor:
+        """Every block's own error, all of them counting alike at the start, and the outputs' as the last block's."""
+        total = self.at_ends(wanted, found)
+        for start, name in zip(self.starts, self.features, strict=True):
+            total = total + self.error(name, wanted, found) / max(start, _LEAST)
+        return total
+
+    def error(self, name: str, wanted: Tensors, found: Tensors) -> Tensor:
+        """Squared error over variance."""
+        return (found[name].float() - wanted[name].float()).square().mean() / self.variances[name]
+
+    def _end(self, end: End, wanted: Tensors, found: Tensors) -> Tensor:
+        if end.classes is None:
+            return self.error(end.tensor, wanted, found)
+        a, b = (torch.log_softmax(t[end.tensor].float() / self.temperature, end.classes) for t in (wanted, found))
+        kl = (a.exp() * (a - b)).sum(end.classes).mean() * self.temperature**2
+        return kl + _VALUES_SHARE * self.error(end.tensor, wanted, found)
+
+
+def settled(
+    ends: tuple[End, ...],
+    features: Sequence[str],
+    temperature: float,
+    share: float,
+    seen: Sequence[tuple[Tensors, Tensors]],
+) -> Loss:
+    """The loss with weights that follow from some batches of the original's tensors and the small network's.
+
+    Features on which the networks have nothing in common at the start (an error above the variance) are left out.
+
+    Args:
+        ends: where outputs are compared.
+        features: candidates.
+        temperature: of classes.
+        share: what all features together weigh at the start, as a share of what the outputs do.
+        seen: per batch, the original's tensors and the small network's.
+    """
+    names = [*(end.tensor for end in ends), *features]
+    variances = {name: _variance([wanted[name] for wanted, _ in seen]) for name in dict.fromkeys(names)}
+    plain = Loss(ends, (), temperature, variances)
+
+    def mean(values: Sequence[Tensor]) -> float:
+        return float(torch.stack(list(values)).mean())
+
+    errors = {name: mean([plain.error(name, *pair) for pair in seen]) for name in features}
+    used = tuple(name for name in features if errors[name] < 1)
+    first = [mean([plain._end(end, *pair) for pair in seen]) for end in ends]
+    end_weights = tuple(1 / max(value, _LEAST) for value in first) if len(ends) > 1 else (1.0,)
+    at_ends = sum(weight * value for weight, value in zip(end_weights, first, strict=True))
+    weights = tuple(share * at_ends / (len(used) * max(errors[name], _LEAST)) for name in used)
+    # In the block-wise loss the outputs are one term among the blocks.
+    starts = tuple(errors[name] / max(at_ends, _LEAST) for name in used)
+    return Loss(ends, used, temperature, variances, end_weights, weights, starts)
+
+
+def _variance(tensors: Sequence[Tensor]) -> float:
+    """Of all values of a tensor, or its mean square where it never varies."""
+    values = torch.cat([tensor.float().reshape(-1) for tensor in tensors])
+    variance = float(values.var(unbiased=False)) if len(values) > 1 else 0.0
+    return variance or float(values.square().mean()) or 1.0

@@ -1,0 +1,164 @@
+"""Recovery of any pair of networks: the original, and one that was made of it, by whatever tool."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune._version import __version__
+from onnxprune.errors import ModelError
+from onnxprune.graph.load import read_model
+from onnxprune.graph.net import dims
+from onnxprune.note import Note
+from onnxprune.options import Options
+from onnxprune.recovery import require_torch
+from onnxprune.recovery.options import RecoverOptions
+from onnxprune.recovery.record import Recovery
+from onnxprune.result import ModelResult
+from onnxprune.runtime.sessions import Engine
+from onnxprune.stages.cache import Cache
+from onnxprune.stages.start import open_inputs, prepared
+from onnxprune.stages.workload import silent
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune.data import CalibrationSource
+    from onnxprune.graph.net import Net
+    from onnxprune.stages.workload import Progress
+
+    Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["Recovered", "RecoveryReport", "run_recovery"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryReport:
+    """What went in, what was done, what came out.
+
+    Attributes:
+        version: of onnxprune.
+        original: the teacher.
+        candidate: the network that was trained.
+        output: path of the result; None if none was written yet.
+        options: of the training.
+        data: the calibration's description, with `fit` and `held_back` counts.
+        provider: what the original ran on.
+        notes: what was changed or left alone on the way in, and the like.
+        warnings: what must not be overlooked.
+        recovery: the training.
+    """
+
+    version: str
+    original: str
+    candidate: str
+    output: str | None = None
+    options: dict[str, object]
+    data: dict[str, object]
+    provider: str
+    notes: tuple[Note, ...] = ()
+    warnings: tuple[str, ...] = ()
+    recovery: Recovery
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; field names as above, `schema` in front."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Recovered(ModelResult):
+    """What came out of a recovery; ``report``: its record."""
+
+    report: RecoveryReport
+
+    def written_to(self, path: Path) -> Recovered:
+        """The same, its report naming the file."""
+        return replace(self, report=replace(self.report, output=str(path)))
+
+
+def run_recovery(
+    original: Model,
+    candidate: Model,
+    data: CalibrationSource | None,
+    options: Options,
+    progress: Progress = silent,
+) -> Recovered:
+    """Train a network on the answers of another.
+
+    Args:
+        original: the teacher.
+        candidate: the network to train; it has the same inputs and outputs.
+        data: inputs without labels, see `open_calibration`.
+        options: of them, `recover` and what is said of inputs, engine, memory and cache.
+        progress: told how far it is.
+
+    Raises:
+        OnnxPruneError: see `errors`; nothing was written.
+    """
+    require_torch()
+    from onnxprune.recovery.distil import recovered  # with torch, which not everybody has
+
+    training = options.recover or RecoverOptions()
+    first, second = read_model(original), read_model(candidate)
+    teacher, notes, _ = prepared(*first)
+    student, _, _ = prepared(*second)
+    _check_pair(teacher, student, first[1], second[1])
+    inputs = open_inputs(original, data, teacher, options)
+    cache = Cache(options, first[0], inputs)
+    digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
+    engine = Engine.open(options.engine)
+    model, recovery = recovered(
+        teacher,
+        student,
+        inputs,
+        engine,
+        training,
+        options.data,
+        memory=options.memory_bytes,
+        folder=cache.checkpoint("recover", training, digest, engine.options.threads).folder,
+        progress=progress,
+    )
+    described = inputs.calibration.description
+    warning = described.get("warning")
+    return Recovered(
+        model,
+        RecoveryReport(
+            version=__version__,
+            original=first[1],
+            candidate=second[1],
+            options=asdict(training),
+            data={**described, "fit": len(inputs.fit), "held_back": len(inputs.held)},
+            provider=engine.provider,
+            notes=(*notes, *recovery.notes),
+            warnings=(str(warning),) if warning else (),
+            recovery=recovery,
+        ),
+    )
+
+
+def _check_pair(teacher: Net, student: Net, first: str, second: str) -> None:
+    """Whether the second can stand for the first.
+
+    Raises:
+        ModelError: inputs or outputs are called or shaped otherwise.
+    """
+    for what, names in (("inputs", "input_names"), ("outputs", "output_names")):
+        ours, theirs = (set(getattr(net, names)) for net in (teacher, student))
+        if ours != theirs:
+            raise ModelError(
+                f"{second}: its {what} are {', '.join(sorted(theirs))}; {first} has {', '.join(sorted(ours))}: "
+                "recovery needs two networks with the same"
+            )
+    a, b = teacher.tensors(), student.tensors()
+    for name in (*teacher.input_names, *teacher.output_names):
+        left, right = dims(a[name]), dims(b[name])
+        fixed = [
+            (x, y) for x, y in zip(left or (), right or (), strict=False) if isinstance(x, int) and isinstance(y, int)
+        ]
+        if (left and right and len(left) != len(right)) or any(x != y for x, y in fixed):
+            raise ModelError(f"{second}: '{name}' is {right}, in {first} it is {left}: they do not belong together")

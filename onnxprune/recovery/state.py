@@ -1,0 +1,99 @@
+"""A training that was interrupted, and how it goes on: all its tensors in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from onnxprune.errors import OutputError
+from onnxprune.graph.save import write_bytes
+from onnxprune.recovery.record import Epoch
+
+__all__ = ["Progress", "load_state", "save_state"]
+
+_NAME = "recover.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """How far a training is; what cannot be worked out again from its seed.
+
+    Attributes:
+        step: steps that are done.
+        losses: of those of the epoch under way.
+        history: epochs that are done.
+        best: the best epoch, 0 for the start.
+        best_held: its loss on held-back inputs.
+        seconds: wall time so far.
+        stopped: before its end, since nothing got better.
+    """
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    best_held: float = float("inf")
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+def save_state(
+    folder: Path | None,
+    progress: Progress,
+    parts: Mapping[str, Sequence[Tensor]],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write it; a full disk is no reason to stop."""
+    if folder is None:
+        return
+    tensors = {f"{part}.{i}": t.detach().contiguous() for part, listed in parts.items() for i, t in enumerate(listed)}
+    state = optimizer.state_dict()["state"]
+    for index, entry in state.items():
+        tensors |= {f"adam.{name}.{index}": entry[name].contiguous() for name in _MOMENTS}
+    kept = {**vars(progress), "history": [vars(epoch) for epoch in progress.history]}
+    try:
+        write_bytes(folder / _NAME, save(tensors, {"progress": json.dumps(kept)}))
+    except OutputError:
+        return
+
+
+def load_state(
+    folder: Path | None, parts: Mapping[str, Sequence[Tensor]], optimizer: torch.optim.Optimizer
+) -> Progress | None:
+    """Put back what was saved: tensors into `parts`, moments into the optimiser; None if there is nothing usable."""
+    if folder is None:
+        return None
+    try:
+        with safe_open(folder / _NAME, framework="pt") as file:
+            kept: dict[str, Any] = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = optimizer.state_dict()
+        count = len(parts["weights"])
+        loaded = {part: [tensors[f"{part}.{i}"] for i in range(len(listed))] for part, listed in parts.items()}
+        if kept["step"]:
+            moments = {n: [tensors[f"adam.{n}.{i}"] for i in range(count)] for n in _MOMENTS}
+            state["state"] = {
+                i: {"step": torch.tensor(float(kept["step"])), **{n: moments[n][i] for n in _MOMENTS}}
+                for i in range(count)
+            }
+        if any(a.shape != b.shape for part in parts for a, b in zip(parts[part], loaded[part], strict=True)):
+            return None
+        kept["history"] = [Epoch(**epoch) for epoch in kept["history"]]
+        progress = Progress(**kept)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    optimizer.load_state_dict(state)
+    with torch.no_grad():
+        for part, listed in parts.items():
+            for tensor, values in zip(listed, loaded[part], strict=True):
+                tensor.copy_(values)
+    return progress

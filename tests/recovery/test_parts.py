@@ -1,0 +1,157 @@
+"""Where the loss is taken, what it is, what is compared between the layers, and other views of the inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from graph.families import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime.helpers import parse
+
+from onnxprune.data import DataOptions, InputSpec
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.graph.fold import fold
+from onnxprune.graph.load import load
+from onnxprune.recovery.augment import augmentation_for
+from onnxprune.recovery.ends import End, loss_ends
+from onnxprune.recovery.features import common_tensors
+from onnxprune.recovery.loss import Loss, settled
+from onnxprune.recovery.options import RecoverOptions
+from onnxprune.recovery.trainable import trainable
+
+CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
+
+
+def ends_of(body: str, outputs: str):
+    net = load(parse(CONV + body, "float[N,3,4,4] x", outputs))[0]
+    return loss_ends(net, trainable(net))
+
+
+def test_logits_are_compared_where_a_softmax_ends_the_network():
+    ends, notes = ends_of("g = GlobalAveragePool (c) f = Flatten (g) y = Softmax (f)", "float[N,4] y")
+    assert ends == (End("f", 1),)
+    assert notes == ()
+    ends, _ = ends_of("g = GlobalAveragePool (c) s = Softmax <axis = 1> (g) y = Flatten (s)", "float[N,4] y")
+    assert ends == (End("g", 1),)
+
+
+def test_numbers_are_compared_as_numbers():
+    assert ends_of("y = Relu (c)", "float[N,4,4,4] y")[0] == (End("y"),)
+    assert ends_of("g = GlobalAveragePool (c) y = Flatten (g)", "float[N,4] y")[0] == (End("y", 1),)
+    # Scores of many places, and not of many classes.
+    one = "s = ReduceSum <keepdims = 0> (c, a) y = Reshape (s, r)"
+    ints = "a = Constant <value = int64[1] {1}> () r = Constant <value = int64[3] {0, 16, 1}> () "
+    assert ends_of(ints + one, "float[N,16,1] y")[0] == (End("y"),)
+
+
+def test_what_stands_behind_the_last_layer_without_a_gradient_is_cut_off_and_said():
+    ends, notes = ends_of(
+        "r = Relu (c) y = ArgMax <axis = 1> (r) z = Sigmoid (r)", "int64[N,1,4,4] y, float[N,4,4,4] z"
+    )
+    assert {end.tensor for end in ends} == {"r", "z"}
+    assert [note.text for note in notes] == ["ArgMax: the loss is taken in front of it"]
+    ends, notes = ends_of("r = Relu (c) h = Hardmax (r) d = Det (r) y = Relu (h)", "float[N,4,4,4] y, float[N,4] d")
+    assert ends == (End("r"),), "neither runs with torch, and nothing behind them is compared"
+    assert len(notes) == 2
+
+
+def test_an_operator_in_front_of_a_layer_cannot_be_cut_off():
+    second = "v = Constant <value = float[1,4,1,1] {1,1,1,1}> () "
+    with pytest.raises(ModelError, match="Hardmax"):
+        ends_of(second + "h = Hardmax (c) y = Conv (h, v)", "float[N,1,4,4] y")
+
+
+def test_tensors_of_both_networks_are_found_in_order_and_without_those_that_lost_channels():
+    net = fold(load(FAMILIES["resnet_basic"]())[0])[0]
+    ends = loss_ends(net, trainable(net))[0]
+    names = common_tensors(net, net, trainable(net), [end.tensor for end in ends])
+    order = [tensor.name for node in net.nodes for tensor in node.outputs]
+    assert 2 <= len(names) <= 8
+    assert sorted(names, key=order.index) == list(names)
+    thin = net.copy()
+    thin.tensors()[names[1]].shape = [1, 5, 16, 16]
+    assert names[1] not in common_tensors(net, thin, trainable(net), [end.tensor for end in ends])
+
+
+def values(seed: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+@given(st.integers(0, 100), st.floats(0.5, 8))
+@settings(max_examples=30, deadline=None)
+def test_the_loss_is_nothing_for_equal_answers_and_above_it_for_others(seed, temperature):
+    wanted = {"c": 3 * values(seed, 6, 5), "y": values(seed + 1, 6, 2, 3, 3)}
+    other = {"c": 3 * values(seed + 2, 6, 5), "y": values(seed + 3, 6, 2, 3, 3)}
+    loss = settled((End("c", 1), End("y")), (), temperature, 0.5, [(wanted, other)])
+    assert float(loss.whole(wanted, wanted)) == pytest.approx(0, abs=1e-4)
+    assert float(loss.whole(wanted, other)) > 0.1
+
+
+def test_what_is_added_to_all_classes_alike_is_not_for_nothing():
+    wanted = {"c": values(0, 6, 5)}
+    loss = Loss((End("c", 1),), (), 4.0, {"c": 1.0})
+    shifted = {"c": wanted["c"] + 2}
+    assert float(loss.at_ends(wanted, shifted)) > 0.1
+
+
+def test_at_the_start_outputs_count_alike_and_features_have_their_share():
+    wanted = {"a": values(0, 8, 4, 2, 2), "b": values(1, 8, 3), "f": values(2, 8, 4, 2, 2), "g": values(3, 8, 4, 2, 2)}
+    found = {"a": 1.5 * wanted["a"], "b": wanted["b"] + 0.01, "f": 0.9 * wanted["f"], "g": -wanted["g"]}
+    loss = settled((End("a"), End("b")), ("f", "g"), 4.0, 0.5, [(wanted, found)])
+    assert loss.features == ("f",), "g has nothing in common"
+    alone = [
+        w * float(loss.error(end.tensor, wanted, found)) for w, end in zip(loss.end_weights, loss.ends, strict=True)
+    ]
+    assert alone[0] == pytest.approx(alone[1], rel=1e-3)
+    both = float(loss.whole(wanted, found)), float(loss.at_ends(wanted, found))
+    assert both[0] == pytest.approx(1.5 * both[1], rel=1e-3)
+    assert float(loss.blockwise(wanted, found)) == pytest.approx(2 * both[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("shape,kind", [((None, 3, 16, 12), "f4"), ((None, 16, 12, 3), "f4"), ((None, 9, 9, 1), "u1")])
+@given(seed=st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_views_have_the_shape_and_type_of_images_and_values_between_theirs(shape, kind, seed):
+    augment = augmentation_for([InputSpec("x", shape, np.dtype(kind))], DataOptions())
+    assert augment.name == "x"
+    batch = np.random.default_rng(seed).integers(0, 256, (7, *shape[1:])).astype(kind)
+    views = augment({"x": batch}, np.random.default_rng(seed))["x"]
+    assert (views.shape, views.dtype) == (batch.shape, batch.dtype)
+    assert views.min() >= batch.min()
+    assert views.max() <= batch.max()
+    assert not np.array_equal(views, batch)
+    np.testing.assert_array_equal(views, augment({"x": batch}, np.random.default_rng(seed))["x"])
+
+
+@pytest.mark.parametrize(
+    "specs,options,word",
+    [
+        ([InputSpec("x", (None, 43844, 1), np.dtype("f4"))], DataOptions(), "no image"),
+        ([InputSpec(n, (None, 3, 8, 8), np.dtype("f4")) for n in "ab"], DataOptions(), "2 inputs"),
+        ([InputSpec("x", (None, 3, 8, 3), np.dtype("f4"))], DataOptions(), "no image"),
+    ],
+)
+def test_what_is_no_image_is_left_alone_aloud(specs, options, word):
+    augment = augmentation_for(specs, options)
+    assert word in augment.text
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    assert augment(feeds, np.random.default_rng(0))["x"] is feeds["x"]
+    assert "as asked" in augmentation_for(specs, options, wanted=False).text
+
+
+@pytest.mark.parametrize(
+    "given,word",
+    [
+        ({"epochs": 0}, "--recover"),
+        ({"batch": 0}, "--train-batch"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"temperature": float("inf")}, "--temperature"),
+        ({"features": -1.0}, "--features"),
+        ({"blockwise": 1.5}, "--blockwise"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(given, word):
+    with pytest.raises(UsageError, match=word):
+        RecoverOptions(**given)

@@ -1,0 +1,256 @@
+"""A recovery: never worse than the start, the same after an interruption, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from graph.families import FAMILIES, SIDE
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune import Options, RecoverOptions, cli
+from onnxprune.errors import ModelError, UsageError, VerifyError
+from onnxprune.recovery import distil, train
+from onnxprune.recovery.program import TorchNet
+
+SHORT = RecoverOptions(epochs=2, batch=12)
+QUICK = Options(bench=False, align=4, points=20, recover=SHORT)
+LONGER = replace(QUICK, recover=RecoverOptions(epochs=30, batch=12, learning_rate=2e-3))
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny):
+    """Of the tiny network, at a third of its cost, and its weights off by some per cent."""
+    return spoilt(onnxprune.prune(tiny, speedup=3, options=replace(QUICK, recover=None)).model)
+
+
+def spoilt(model):
+    worse = onnx.ModelProto()
+    worse.CopyFrom(model)
+    rng = np.random.default_rng(0)
+    for tensor in worse.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim >= 2:
+            noisy = values * (1 + 0.1 * rng.standard_normal(values.shape))
+            tensor.CopyFrom(numpy_helper.from_array(noisy.astype(np.float32), tensor.name))
+    return worse
+
+
+def weights_of(model) -> dict:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def same(left, right) -> bool:
+    a, b = weights_of(left), weights_of(right)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def recovered(tiny, pruned):
+    return onnxprune.recover(tiny, pruned, options=LONGER)
+
+
+def test_it_comes_closer_to_the_original(recovered):
+    record = recovered.report.recovery
+    assert record.best > 0
+    assert record.held[1] < record.held[0]
+    assert record.after[0].kl < record.before[0].kl
+    assert record.epochs == (30, 30)
+    assert record.steps == 30 * 3
+    assert [epoch.epoch for epoch in record.history] == list(range(1, 31))
+    json.dumps(recovered.report.to_dict(), default=str)
+
+
+def test_only_the_weights_change(recovered, pruned):
+    before, after = weights_of(pruned), weights_of(recovered.model)
+    assert before.keys() == after.keys()
+    assert [node.op_type for node in pruned.graph.node] == [node.op_type for node in recovered.model.graph.node]
+    for name in before:
+        assert (before[name].shape, before[name].dtype) == (after[name].shape, after[name].dtype)
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert len(changed) >= 8
+
+
+def test_a_second_run_gives_the_same(tiny, pruned, recovered):
+    assert same(onnxprune.recover(tiny, pruned, options=LONGER).model, recovered.model)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_an_interrupted_run_goes_on_to_the_same_result(tiny, pruned, tmp_path, monkeypatch, at):
+    options = replace(QUICK, recover=replace(SHORT, epochs=3))
+    whole = onnxprune.recover(tiny, pruned, options=options)
+
+    def interrupt(stage, done, total, detail="", /):
+        if stage == "recover" and done == at:
+            raise KeyboardInterrupt
+
+    kept = replace(options, cache_dir=tmp_path)
+    monkeypatch.setattr(train, "_SAVE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        onnxprune.recover(tiny, pruned, options=kept, progress=interrupt)
+    again = onnxprune.recover(tiny, pruned, options=kept)
+    assert any("went on at step" in note.text for note in again.report.notes)
+    assert same(again.model, whole.model)
+    assert again.report.recovery.history == whole.report.recovery.history
+    once_more = onnxprune.recover(tiny, pruned, options=kept)
+    assert same(once_more.model, whole.model)
+
+
+def test_what_an_interrupted_run_left_may_be_broken(tiny, pruned, tmp_path):
+    kept = replace(QUICK, cache_dir=tmp_path)
+    first = onnxprune.recover(tiny, pruned, options=kept)
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 1
+    for content in (b"", b"nonsense", files[0].read_bytes()[:2000]):
+        files[0].write_bytes(content)
+        assert same(onnxprune.recover(tiny, pruned, options=kept).model, first.model)
+
+
+def test_nothing_better_means_the_start(tiny, pruned):
+    """A learning rate at which nothing survives."""
+    options = replace(QUICK, recover=replace(SHORT, learning_rate=1e3))
+    result = onnxprune.recover(tiny, pruned, options=options)
+    assert result.report.recovery.best == 0
+    assert result.report.recovery.after == result.report.recovery.before
+    x = np.random.default_rng(0).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
+    for ours, wanted in zip(answers(result.model, x), answers(pruned, x), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-4)
+
+
+def answers(model, x):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+def test_frozen_layers_keep_their_weights(tiny, pruned):
+    nodes = [node for node in pruned.graph.node if node.op_type in ("Conv", "Gemm")]
+    options = replace(QUICK, recover=replace(LONGER.recover, freeze=(nodes[0].name, nodes[-1].name)))
+    result = onnxprune.recover(tiny, pruned, options=options)
+    before, after = weights_of(pruned), weights_of(result.model)
+    for node in (nodes[0], nodes[-1]):
+        for name in node.input[1:]:
+            np.testing.assert_array_equal(before[name], after[name])
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    with pytest.raises(ModelError, match="no weights"):
+        onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=replace(SHORT, freeze=("*",))))
+
+
+def test_half_precision_is_trained_and_written_back(tiny, pruned):
+    half = onnx.ModelProto()
+    half.CopyFrom(pruned)
+    for tensor in half.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*half.graph.input, *half.graph.output, *half.graph.value_info):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    original = onnx.load(tiny)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(original)
+    for tensor in whole.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*whole.graph.input, *whole.graph.output, *whole.graph.value_info):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    data = np.random.default_rng(0).standard_normal((40, 3, SIDE, SIDE)).astype(np.float16)
+    result = onnxprune.recover(whole, half, data=data, options=QUICK)
+    kinds = {t.data_type for t in result.model.graph.initializer if t.data_type != onnx.TensorProto.INT64}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_can_be_recovered(family):
+    model = FAMILIES[family]()
+    data = np.random.default_rng(1).standard_normal((24, 3, SIDE, SIDE)).astype(np.float32)
+    options = replace(QUICK, recover=RecoverOptions(epochs=6, batch=7, learning_rate=1e-3))
+    record = onnxprune.recover(model, spoilt(model), data=data, options=options).report.recovery
+    assert record.best > 0
+    assert record.held[1] < 0.95 * record.held[0]
+
+
+def test_two_networks_that_do_not_belong_together_are_refused(tiny, vgg):
+    with pytest.raises(ModelError, match="inputs are"):
+        onnxprune.recover(tiny, vgg, options=QUICK)
+
+
+def test_a_network_that_torch_runs_otherwise_is_refused(tiny, pruned, monkeypatch):
+    """As it would be if an operator were misunderstood."""
+    run = TorchNet.run
+    monkeypatch.setattr(
+        TorchNet,
+        "run",
+        lambda self, feeds, wanted, cuts=(): {n: 1.01 * t for n, t in run(self, feeds, wanted, cuts).items()},
+    )
+    with pytest.raises(VerifyError, match="torch and onnxruntime differ"):
+        onnxprune.recover(tiny, pruned, options=QUICK)
+
+
+def test_the_main_command_recovers_and_says_so(tiny, tmp_path, capsys):
+    out, record = tmp_path / "out.onnx", tmp_path / "out.json"
+    common = [str(tiny), "-o", str(out), "--align", "4", "--no-bench", "--no-cache", "--speedup", "3"]
+    assert cli.main([*common, "--recover", "2", "--train-batch", "12", "--json", str(record)]) == 0
+    text = capsys.readouterr().out
+    assert "2 epochs" in text or "2 of 2 epochs" in text
+    content = json.loads(record.read_text())
+    assert content["recovery"]["epochs"] == [2, 2]
+    assert content["divergence"] == content["recovery"]["after"]
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
+def test_the_command_for_any_pair(tiny, pruned, tmp_path, capsys):
+    small, out = tmp_path / "small.onnx", tmp_path / "out.onnx"
+    onnx.save(pruned, small)
+    given = ["recover", str(tiny), str(small), "-o", str(out), "--epochs", "2", "--train-batch", "12", "--no-cache"]
+    assert cli.main(given) == 0
+    text = capsys.readouterr().out
+    assert "recovered from" in text
+    assert "onnxprune compare" in text
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    assert cli.main([*given[:5], "--epochs", "many"]) == UsageError.exit_code
+    assert "many" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments,filled",
+    [
+        (["m.onnx", "--recover"], ["m.onnx", "--recover", "auto"]),
+        (["--recover", "m.onnx"], ["--recover", "auto", "m.onnx"]),
+        (["--recover", "-o", "x"], ["--recover", "auto", "-o", "x"]),
+        (["--recover", "12", "m"], ["--recover", "12", "m"]),
+        (["--recover", "-3"], ["--recover", "-3"]),
+        (["--recover", "auto"], ["--recover", "auto"]),
+        (["recover", "a", "b"], ["recover", "a", "b"]),
+    ],
+)
+def test_a_bare_recover_means_auto(arguments, filled):
+    assert cli._filled(arguments) == filled
+
+
+def test_what_would_do_nothing_or_take_for_ever_is_refused(tiny, capsys, tmp_path):
+    common = [str(tiny), "-o", str(tmp_path / "x.onnx")]
+    for more, word in (
+        (["--learning-rate", "1e-3"], "without --recover"),
+        (["--recover", "--max-drop", "1"], "give a budget"),
+        (["--recover", "0"], "epochs"),
+    ):
+        assert cli.main([*common, *more]) == UsageError.exit_code
+        assert word in capsys.readouterr().err
+
+
+def test_without_torch_there_is_one_line(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxprune.recovery.find_spec", lambda name: None)
+    assert cli.main([str(tiny), "-o", str(tmp_path / "x.onnx"), "--recover"]) == UsageError.exit_code
+    assert "pip install 'onnxprune[recover]'" in capsys.readouterr().err
+
+
+def test_the_course_is_cut_to_the_inputs():
+    for count, fixed, batch in ((9744, None, 100), (270, None, 13), (20, None, 1), (20, 8, 8)):
+        course = distil._course_for(count, fixed, RecoverOptions(), affordable=1000)
+        assert course[0] == batch
+    assert distil._course_for(9744, None, RecoverOptions(), affordable=7)[0] == 7
+    assert distil._course_for(9744, None, RecoverOptions(batch=50, epochs=3), affordable=7) == (50, 3)
