@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.decompose import with_chains
@@ -15,6 +16,9 @@ from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.save import finished_model
 from onnxprune.graph.sites import ensure_biases, find_sites, matrix
 from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.recovery.ends import loss_ends
+from onnxprune.recovery.program import TorchNet
+from onnxprune.recovery.trainable import trainable
 from onnxprune.solve import MomentsBuilder, RefitOptions, Regression, Samples
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.steps import is_depthwise
@@ -41,12 +45,12 @@ def run(model, feeds):
     return session.run(None, feeds)
 
 
-def feeds_for(net):
+def feeds_for(net, side=32):
     generator = np.random.default_rng(0)
     found = {}
     for name in net.input_names:
         tensor = net.tensors()[name]
-        shape = [size if isinstance(size, int) else (2 if axis == 0 else 32) for axis, size in enumerate(dims(tensor))]
+        shape = [size if isinstance(size, int) else (2 if axis == 0 else side) for axis, size in enumerate(dims(tensor))]
         kind = numpy_dtype(tensor.dtype)
         drawn = generator.integers(0, 255, shape) if kind.kind in "iu" else generator.standard_normal(shape)
         found[name] = drawn.astype(kind)
@@ -140,3 +144,21 @@ def full_forms(site, shape):
             rank = min(inputs * kernel[axis], outputs * elements // kernel[axis])
             forms += [Form(rank, axis), Form(rank, axis, outputs)]
     return forms
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_torch_answers_as_onnxruntime_does_and_every_layer_has_a_gradient(zoo, name):
+    original, _ = read_model(zoo / "models" / f"{name}.onnx")
+    net, _ = fold(load(original)[0])
+    feeds = feeds_for(net, 64)
+    weights = trainable(net)
+    module = TorchNet(net, weights)
+    found = module.run({key: torch.from_numpy(array) for key, array in feeds.items()}, module.output_names)
+    assert worst([found[key].detach().numpy() for key in module.output_names], run(original, feeds)) < 1e-4
+    ends, _ = loss_ends(net, weights)
+    trained = TorchNet(net, weights, [end.tensor for end in ends])
+    answers = trained.run({key: torch.from_numpy(array) for key, array in feeds.items()}, trained.output_names)
+    torch.stack([tensor.square().mean() for tensor in answers.values()]).sum().backward()
+    gradients = {key: weight.grad for key, weight in trained.named_parameters()}
+    assert len(gradients) == len(weights)
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients.values())

@@ -14,6 +14,7 @@ from onnxprune.data import DataOptions, InputSpec
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.fold import fold
 from onnxprune.graph.load import load
+from onnxprune.recovery import train
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import End, loss_ends
 from onnxprune.recovery.features import common_tensors
@@ -155,3 +156,13 @@ def test_what_is_no_image_is_left_alone_aloud(specs, options, word):
 def test_options_that_cannot_be_used_are_refused(given, word):
     with pytest.raises(UsageError, match=word):
         RecoverOptions(**given)
+
+
+def test_only_a_gpu_that_has_bfloat16_computes_with_it(monkeypatch):
+    assert not train._autocast(torch.device("cpu"))._enabled
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        asked = []
+        monkeypatch.setattr(torch, "autocast", lambda *given, asked=asked, **more: asked.append((given, more)))
+        train._autocast(torch.device("cuda"))
+        assert asked == [(("cuda", torch.bfloat16), {"enabled": has})]
