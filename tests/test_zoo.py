@@ -50,7 +50,8 @@ def feeds_for(net, side=32):
     found = {}
     for name in net.input_names:
         tensor = net.tensors()[name]
-        shape = [size if isinstance(size, int) else (2 if axis == 0 else side) for axis, size in enumerate(dims(tensor))]
+        open_size = [2] + [side] * 9
+        shape = [size if isinstance(size, int) else open_size[axis] for axis, size in enumerate(dims(tensor))]
         kind = numpy_dtype(tensor.dtype)
         drawn = generator.integers(0, 255, shape) if kind.kind in "iu" else generator.standard_normal(shape)
         found[name] = drawn.astype(kind)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,18 +81,42 @@ def recovered(
         ModelError: torch cannot run the network, or nothing of it can be trained.
         VerifyError: torch and onnxruntime do not answer alike.
     """
+    with _threads(engine.options.threads):
+        return _recovered(original, smaller, inputs, engine, options, data, memory, folder, progress)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch for a while; None: as many as it has."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _recovered(
+    original: Net,
+    smaller: Net,
+    inputs: Inputs,
+    engine: Engine,
+    options: RecoverOptions,
+    data: DataOptions,
+    memory: int,
+    folder: Path | None,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, Recovery]:
     weights = trainable(smaller, options.freeze)
     if not weights:
         raise ModelError(f"{smaller.source}: no weights that can be trained: leave --recover out")
-    ends, notes = loss_ends(smaller, weights)
+    ends, notes = loss_ends(smaller, weights, original.tensors())
     names = [end.tensor for end in ends]
     absent = [name for name in names if name not in original.tensors()]
     if absent:
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
     features = common_tensors(original, smaller, weights, names) if options.features or options.blockwise else ()
     device = torch.device("cuda" if torch.cuda.is_available() and engine.provider != "CPU" else "cpu")
-    if device.type == "cpu" and engine.options.threads is not None:
-        torch.set_num_threads(engine.options.threads)
     smaller = balanced(smaller, weights)
     student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features]))).to(device)
     _check_parity(smaller, student, engine, inputs, device)
@@ -171,7 +196,9 @@ def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, d
 
 def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> Course:
     fixed = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None)
-    batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=_affordable(net, inputs, memory))
+    free = fixed is None and options.batch is None
+    most = _affordable(net, inputs, memory) if free else _BATCH
+    batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=most)
     return Course(epochs, batch, fixed is not None, inputs.fit, inputs.held)
 
 
@@ -220,7 +247,14 @@ def _seen(
         feeds = load(chosen)
         with torch.no_grad():
             found = student.run(tensors_of(feeds, device), student.output_names)
-        pairs.append((tensors_of(teacher(feeds), device), found))
+        wanted = tensors_of(teacher(feeds), device)
+        for name, tensor in wanted.items():
+            if tensor.shape != found[name].shape:
+                raise ModelError(
+                    f"tensor '{name}' is {list(found[name].shape)}, in the original {list(tensor.shape)}: the two "
+                    "networks do not belong together"
+                )
+        pairs.append((wanted, found))
     return pairs
 
 

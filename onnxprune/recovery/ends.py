@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ class End:
     Attributes:
         tensor: its name.
         classes: axis of the logits of classes; None: numbers.
+        probabilities: of classes; their logarithms are the logits.
     """
 
     tensor: str
     classes: int | None = None
+    probabilities: bool = False
 
 
 def dependent(net: Net, weights: Collection[str]) -> set[str]:
@@ -42,12 +44,15 @@ def dependent(net: Net, weights: Collection[str]) -> set[str]:
     return found
 
 
-def loss_ends(net: Net, weights: Collection[str]) -> tuple[tuple[End, ...], tuple[Note, ...]]:
+def loss_ends(
+    net: Net, weights: Collection[str], known: Container[str] | None = None
+) -> tuple[tuple[End, ...], tuple[Note, ...]]:
     """Where two networks are compared, and what is to be said of it.
 
     Args:
         net: the network to train.
         weights: the initializers to train.
+        known: tensors of the network that it is compared with; `net`'s own unless given.
 
     Raises:
         ModelError: nothing that depends on the weights can be compared, or torch cannot run a node in front of a layer.
@@ -84,7 +89,8 @@ def loss_ends(net: Net, weights: Collection[str]) -> tuple[tuple[End, ...], tupl
         for name in net.output_names
         if name not in live
     ]
-    return tuple(_end(net, tensors[name]) for name in dict.fromkeys(chosen)), tuple(notes)
+    known = tensors if known is None else known
+    return tuple(_end(net, tensors[name], known) for name in dict.fromkeys(chosen)), tuple(notes)
 
 
 def _behind_the_last_layer(nodes: Iterable[Any], live: Collection[str], weights: Collection[str]) -> set[str]:
@@ -105,7 +111,7 @@ def _is_float(tensor: Any) -> bool:
     return tensor.dtype is None or bool(np.issubdtype(numpy_dtype(tensor.dtype), np.floating))
 
 
-def _end(net: Net, tensor: Any) -> End:
+def _end(net: Net, tensor: Any, known: Container[str]) -> End:
     """A softmax at the end is taken off: its input says more, at any temperature."""
     place = tensor
     while place.inputs and place.inputs[0].op in _RESHAPING:
@@ -114,10 +120,13 @@ def _end(net: Net, tensor: Any) -> End:
     if made is not None and made.op in ("Softmax", "LogSoftmax"):
         source = made.inputs[0]
         shape = dims(source)
-        old = net.opset < 13
-        if shape is not None and not (old and any(size != 1 for size in shape[int(made.attrs.get("axis", 1)) + 1 :])):
-            axis = int(made.attrs.get("axis", 1 if old else -1))
-            return End(source.name, axis % len(shape))
+        old = net.opset < 13  # then it runs over all axes from its own on
+        axis = int(made.attrs.get("axis", 1 if old else -1)) % max(len(shape or ()), 1)
+        if shape is not None and not (old and any(size != 1 for size in shape[axis + 1 :])):
+            if source.name in known:
+                return End(source.name, axis)
+            if place is tensor:
+                return End(tensor.name, axis, probabilities=made.op == "Softmax")
     shape = dims(tensor)
     # (N, C) and (N, C, 1, 1); (N, C, 1) are rather scores of places.
     scores = shape is not None and len(shape) in (2, 4, 5) and shape[1] != 1 and all(size == 1 for size in shape[2:])

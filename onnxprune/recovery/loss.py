@@ -24,6 +24,7 @@ from onnxprune.recovery.ends import End
 __all__ = ["Loss", "settled"]
 
 _VALUES_SHARE = 0.1  # of the error of classes' logits
+_LEAST_PROBABILITY = 1e-12
 _LEAST = 1e-6  # of a term at the start, when it weighs others
 Tensors = Mapping[str, Tensor]
 
@@ -77,7 +78,10 @@ class Loss:
     def _end(self, end: End, wanted: Tensors, found: Tensors) -> Tensor:
         if end.classes is None:
             return self.error(end.tensor, wanted, found)
-        a, b = (torch.log_softmax(t[end.tensor].float() / self.temperature, end.classes) for t in (wanted, found))
+        logits = [t[end.tensor].float() for t in (wanted, found)]
+        if end.probabilities:
+            logits = [t.clamp(min=_LEAST_PROBABILITY).log() for t in logits]
+        a, b = (torch.log_softmax(t / self.temperature, end.classes) for t in logits)
         kl = (a.exp() * (a - b)).sum(end.classes).mean() * self.temperature**2
         return kl + _VALUES_SHARE * self.error(end.tensor, wanted, found)
 

@@ -166,3 +166,18 @@ def test_only_a_gpu_that_has_bfloat16_computes_with_it(monkeypatch):
         monkeypatch.setattr(torch, "autocast", lambda *given, asked=asked, **more: asked.append((given, more)))
         train._autocast(torch.device("cuda"))
         assert asked == [(("cuda", torch.bfloat16), {"enabled": has})]
+
+
+def test_a_softmax_whose_input_the_other_network_does_not_have_is_compared_itself():
+    body = "g = GlobalAveragePool (c) f = Flatten (g) y = Softmax (f)"
+    net = load(parse(CONV + body, "float[N,3,4,4] x", "float[N,4] y"))[0]
+    assert loss_ends(net, trainable(net), {"y"})[0] == (End("y", 1, probabilities=True),)
+    logits, other = values(0, 6, 5), values(1, 6, 5)
+    kl = [
+        Loss((end,), (), 4.0, {"y": 1e12}).at_ends({"y": a}, {"y": b})
+        for end, a, b in (
+            (End("y", 1), logits, other),
+            (End("y", 1, probabilities=True), logits.softmax(1), other.softmax(1)),
+        )
+    ]
+    assert float(kl[0]) == pytest.approx(float(kl[1]), rel=1e-4)
