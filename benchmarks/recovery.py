@@ -35,17 +35,16 @@ _USUAL = replace(
     refit=RefitOptions(refit="none"),
     downstream=False,
 )
-_PLAIN = RecoverOptions(features=0.0, blockwise=0.0)
+_WAYS = {"ours": (_OURS, RecoverOptions()), "usual": (_USUAL, RecoverOptions(features=0.0, blockwise=0.0))}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network, a cut in MACs, and how long it is trained; ``usual``: also what is usual."""
+    """A network, a cut in MACs, and how long it is trained."""
 
     name: str
     speedup: float
     epochs: int
-    usual: bool = True
 
     @property
     def label(self) -> str:
@@ -118,7 +117,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--vgg", type=Path, default=Path("cifar_vgg.onnx"), help="what tools/train_cifar_vgg.py wrote")
     parser.add_argument("--only", nargs="*", default=[], help="rows, such as cifar10_resnet56-4x")
-    parser.add_argument("--no-usual", action="store_true", help="without what is usual")
+    parser.add_argument("--ways", nargs="*", choices=list(_WAYS), default=list(_WAYS), help="ours, and what is usual")
     given = parser.parse_args()
     unknown = set(given.only) - {row.label for row in _ROWS}
     if unknown:
@@ -130,11 +129,8 @@ def main() -> None:
         path, case = _found(row, given)
         assert case.measure is not None
         original = case.measure(given.data, path)
-        ways: list[tuple[str, Options, RecoverOptions]] = [("ours", _OURS, RecoverOptions())]
-        if row.usual and not given.no_usual:
-            ways.append(("uniform, plain KL", _USUAL, _PLAIN))
-        for way, options, training in ways:
-            found = _recovered(path, case, row, given, options, training)
+        for way in given.ways:
+            found = _recovered(path, case, row, given, *_WAYS[way])
             rows.append([row.label, way, case.metric, original, *found])
             print(rows[-1], file=sys.stderr, flush=True)
     print(machine())
