@@ -27,9 +27,13 @@ from onnxprune.flags import (
     Drop,
     EngineFlags,
     EnginePanel,
+    InputFlags,
+    InputPanel,
     MethodFlags,
     MethodPanel,
     PixelPanel,
+    RunFlags,
+    RunPanel,
     SampleFlags,
     SamplePanel,
     ShowFlags,
@@ -229,9 +233,9 @@ def recover(
     data: Path | None = None,
     epochs: str = AUTO,
     training: TrainPanel = TrainFlags(),
-    sampling: SamplePanel = SampleFlags(),
+    inputs: InputPanel = InputFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
-    engine: EnginePanel = EngineFlags(),
+    engine: RunPanel = RunFlags(),
     show: ShowPanel = ShowFlags(),
 ) -> None:
     """Train a smaller network on the original's answers, without labels: any pair with the same inputs and outputs.
@@ -250,10 +254,9 @@ def recover(
         Passes over the inputs, or auto.
     """
     _check_targets([original, candidate, data], [output, show.json])
-    chosen = replace(
-        options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, engine, None),
-        recover=recover_options(epochs, training, sampling.seed),
-    )
+    sampling = SampleFlags(**vars(inputs))
+    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, EngineFlags(**vars(engine)), None)
+    chosen = replace(options, recover=recover_options(epochs, training, inputs.seed))
     with _bars(show) as bars:
         result = run_recovery(original, candidate, data, chosen, bars)
     result.save(output)

@@ -26,9 +26,13 @@ __all__ = [
     "Drop",
     "EngineFlags",
     "EnginePanel",
+    "InputFlags",
+    "InputPanel",
     "MethodFlags",
     "MethodPanel",
     "PixelPanel",
+    "RunFlags",
+    "RunPanel",
     "SampleFlags",
     "SamplePanel",
     "ShowFlags",
@@ -140,13 +144,11 @@ class TrainFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleFlags:
-    """How the network is sampled."""
+class InputFlags:
+    """Which inputs are used, and what is kept of a run."""
 
     samples: int | None = None
     "Calibration inputs at most; a tenth of them is held back for the verification."
-    points: int | None = None
-    "Positions an input and layer; 10 unless given, and more where inputs are few."
     seed: int = 0
     "Of all sampling."
     memory: str | None = None
@@ -158,13 +160,27 @@ class SampleFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineFlags:
-    """onnxruntime, and the measurement of latency."""
+class SampleFlags(InputFlags):
+    """How the network is sampled."""
+
+    points: int | None = None
+    "Positions an input and layer; 10 unless given, and more where inputs are few."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """onnxruntime."""
 
     provider: ProviderName = "auto"
     "Where networks run; auto takes CUDA where it works."
     threads: int | None = None
     "Threads within an operator; onnxruntime's default unless given."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFlags(RunFlags):
+    """onnxruntime, and the measurement of latency."""
+
     bench: bool = True
     "Measure latency before and after."
     bench_batch: int = 1
@@ -187,8 +203,10 @@ class ShowFlags:
 BudgetPanel = Annotated[BudgetFlags, _panel("Budget: how much is left")]
 MethodPanel = Annotated[MethodFlags, _panel("Method: what goes, and how the rest is fitted")]
 TrainPanel = Annotated[TrainFlags, _panel("Recovery: training on the original's answers, without labels")]
+InputPanel = Annotated[InputFlags, _panel("Inputs")]
 SamplePanel = Annotated[SampleFlags, _panel("Sampling")]
 PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * scale - mean) / std")]
+RunPanel = Annotated[RunFlags, _panel("Engine")]
 EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
 _AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")

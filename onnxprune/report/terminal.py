@@ -166,7 +166,7 @@ def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = F
 
 def _recovery(recovery: Recovery, held: object) -> list[tuple[str, str]]:
     done, planned = recovery.epochs
-    where = f"{recovery.threads} threads" if recovery.device == "cpu" else recovery.device
+    where = f"{recovery.threads} thread{'s' * (recovery.threads > 1)}" if recovery.device == "cpu" else recovery.device
     minutes = f"{recovery.seconds / 60:.1f} min" if recovery.seconds >= 90 else f"{recovery.seconds:.0f} s"
     kept = f"best epoch {recovery.best}" if recovery.best else "NOTHING BETTER THAN THE START, which was kept"
     rows = [
