@@ -20,7 +20,7 @@ from onnxprune.recovery.record import Epoch
 __all__ = ["Progress", "load_state", "save_state"]
 
 _NAME = "recover.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Progress:
         best_held: its loss on held-back inputs.
         seconds: wall time so far.
         stopped: before its end, since nothing got better.
+        gentler: what the learning rate is multiplied by, since at a higher one nothing got better.
+        since: the epoch in which that began.
     """
 
     step: int = 0
@@ -44,6 +46,8 @@ class Progress:
     best_held: float = float("inf")
     seconds: float = 0.0
     stopped: bool = False
+    gentler: float = 1.0
+    since: int = 0
 
 
 def save_state(
@@ -79,12 +83,8 @@ def load_state(
         state = optimizer.state_dict()
         count = len(parts["weights"])
         loaded = {part: [tensors[f"{part}.{i}"] for i in range(len(listed))] for part, listed in parts.items()}
-        if kept["step"]:
-            moments = {n: [tensors[f"adam.{n}.{i}"] for i in range(count)] for n in _MOMENTS}
-            state["state"] = {
-                i: {"step": torch.tensor(float(kept["step"])), **{n: moments[n][i] for n in _MOMENTS}}
-                for i in range(count)
-            }
+        if "adam.step.0" in tensors:
+            state["state"] = {i: {n: tensors[f"adam.{n}.{i}"] for n in _MOMENTS} for i in range(count)}
         if any(a.shape != b.shape for part in parts for a, b in zip(parts[part], loaded[part], strict=True)):
             return None
         kept["history"] = [Epoch(**epoch) for epoch in kept["history"]]

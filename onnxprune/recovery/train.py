@@ -35,6 +35,7 @@ _WARM_UP = 0.02  # share of the steps
 _LARGEST_GRADIENT = 5.0
 _AVERAGED_OVER = 1000  # steps, once there are many more
 _SAVE_SECONDS = 180.0
+_GENTLEST = 1 / 64  # of the learning rate that was asked for
 _PATIENCE = 3  # a third of all epochs without anything better,
 _LEAST_PATIENCE = 5, 500  # but at least so many epochs and steps
 _LATEST_SHOWN = 50  # steps in the mean that is shown
@@ -115,6 +116,9 @@ class Trainer:
         self._best = [weight.detach().clone() for weight in self._weights]
         self._optimizer = torch.optim.AdamW(self._weights, lr=options.learning_rate, weight_decay=1e-4, fused=True)
         self._names = list(dict.fromkeys([*(end.tensor for end in loss.ends), *loss.features]))
+        self._parts = {"weights": self._weights, "average": self._average, "best": self._best}
+        self._agreement: float | None = None
+        self._begun = self._saved = 0.0
         self._judged: list[tuple[dict[str, Tensor], dict[str, Tensor], int]] = []
         self.notes: list[Note] = []
 
@@ -124,58 +128,76 @@ class Trainer:
         Returns:
             How it went, and the loss on held-back inputs at the start.
         """
-        parts: dict[str, Sequence[Tensor]] = {"weights": self._weights, "average": self._average, "best": self._best}
-        start_loss, agreement = self._judge(self._shadow)
-        progress = load_state(self._folder, parts, self._optimizer)
-        if progress is not None and progress.step:
-            self.notes.append(Note("recovery", f"went on at step {progress.step} of an earlier run like it"))
-        progress = progress or Progress(best_held=start_loss)
-        begun, saved = time.perf_counter() - progress.seconds, time.perf_counter()
-        course, options = self._course, self._options
-        total = course.epochs * course.steps
-        for epoch in range(progress.step // course.steps, 0 if progress.stopped else course.epochs):
-            for place, picked in enumerate(course.picked(options.seed, epoch)):
-                if epoch * course.steps + place < progress.step:
-                    continue
-                value = self._step(epoch, place, picked, progress.step / total)
-                if not math.isfinite(value):
-                    return self._stopped(progress, epoch, start_loss)
-                progress.losses.append(value)
-                progress.step += 1
-                recent = float(np.mean(progress.losses[-_LATEST_SHOWN:]))
-                agreed = "" if agreement is None else f", agreement {agreement:.1%}"
-                self._show("recover", progress.step, total, f"loss {recent:.4f}{agreed}")
-                progress.seconds = time.perf_counter() - begun
-                if time.perf_counter() - saved > _SAVE_SECONDS:
-                    save_state(self._folder, progress, parts, self._optimizer)
-                    saved = time.perf_counter()
-            held, agreement = self._judge(self._shadow)
-            mean = float(np.mean(progress.losses)) if progress.losses else float("nan")
-            progress.history.append(Epoch(epoch + 1, mean, held, agreement))
-            progress.losses = []
-            if held < progress.best_held:
-                progress.best, progress.best_held = epoch + 1, held
-                self._keep()
-            if epoch + 1 - progress.best >= course.patience:
-                progress.stopped = True
-                break
+        start, self._agreement = self._judge(self._shadow)
+        found = load_state(self._folder, self._parts, self._optimizer)
+        if found is not None and found.step:
+            self.notes.append(Note("recovery", f"went on at step {found.step} of an earlier run like it"))
+        progress = found or Progress(best_held=start)
+        self._begun = self._saved = time.perf_counter()
+        self._begun -= progress.seconds
+        while not progress.stopped and len(progress.history) < self._course.epochs:
+            self._epoch(progress)
+        progress.seconds = time.perf_counter() - self._begun
+        save_state(self._folder, progress, self._parts, self._optimizer)
+        if progress.gentler < 1:
+            rate = progress.gentler * self._options.learning_rate
+            self.notes.append(Note("recovery", f"began again with a learning rate of {rate:.1g}: nothing was better"))
         if progress.stopped:
             epochs = len(progress.history)
             self.notes.append(Note("recovery", f"stopped after epoch {epochs}: nothing better for a while"))
-        progress.seconds = time.perf_counter() - begun
-        save_state(self._folder, progress, parts, self._optimizer)
-        self._restore()
-        return progress, start_loss
+        self._put(self._weights, self._best)
+        return progress, start
 
-    def _stopped(self, progress: Progress, epoch: int, start_loss: float) -> tuple[Progress, float]:
-        self.notes.append(
-            Note("recovery", f"stopped in epoch {epoch + 1}: the loss is not finite; try a lower --learning-rate")
-        )
-        self._restore()
-        return progress, start_loss
+    def _epoch(self, progress: Progress) -> None:
+        """One pass over the inputs, or what an interrupted run left of it, and what came of it."""
+        epoch, course = len(progress.history), self._course
+        total = course.epochs * course.steps
+        for place, picked in enumerate(course.picked(self._options.seed, epoch)):
+            if epoch * course.steps + place < progress.step:
+                continue
+            value = self._step(epoch, place, picked, progress, total)
+            progress.step += 1
+            if not math.isfinite(value):
+                self._gentler(progress, epoch + 1)
+                continue
+            progress.losses.append(value)
+            recent = float(np.mean(progress.losses[-_LATEST_SHOWN:]))
+            agreed = "" if self._agreement is None else f", agreement {self._agreement:.1%}"
+            self._show("recover", progress.step, total, f"loss {recent:.4f}{agreed}")
+            progress.seconds = time.perf_counter() - self._begun
+            if time.perf_counter() - self._saved > _SAVE_SECONDS:
+                save_state(self._folder, progress, self._parts, self._optimizer)
+                self._saved = time.perf_counter()
+        held, self._agreement = self._judge(self._shadow)
+        mean = float(np.mean(progress.losses)) if progress.losses else float("nan")
+        progress.history.append(Epoch(epoch + 1, mean, held, self._agreement))
+        progress.losses = []
+        if held < progress.best_held:
+            progress.best, progress.best_held = epoch + 1, held
+            self._put(self._best, self._average)
+        if epoch + 1 - max(progress.best, progress.since) >= course.patience:
+            if progress.best:
+                progress.stopped = True
+            else:
+                self._gentler(progress, epoch + 1)
 
-    def _step(self, epoch: int, place: int, picked: Sequence[int], done: float) -> float:
-        """One step; the loss before it."""
+    def _gentler(self, progress: Progress, epoch: int) -> None:
+        """Begin again with the best weights, in smaller steps; or stop, where they are very small already."""
+        progress.stopped = progress.gentler <= _GENTLEST
+        progress.gentler, progress.since = progress.gentler / 4, epoch
+        self._put(self._weights, self._best)
+        self._put(self._average, self._best)
+        self._optimizer.state.clear()
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source.detach())
+
+    def _step(self, epoch: int, place: int, picked: Sequence[int], progress: Progress, total: int) -> float:
+        """One step, of `total`; the loss before it."""
+        done = progress.step / total
         generator = np.random.default_rng((self._options.seed, epoch, place))
         feeds = self._augmentation(self._load(picked), generator)
         wanted = tensors_of(self._teacher(feeds), self._device)
@@ -188,9 +210,9 @@ class Trainer:
         torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(self._weights, _LARGEST_GRADIENT)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.learning_rate * _share(done)
+            group["lr"] = self._options.learning_rate * progress.gentler * _share(done)
         self._optimizer.step()
-        step = epoch * self._course.steps + place
+        step = max(progress.step - progress.since * self._course.steps, 0)
         decay = min(1 - 1 / _AVERAGED_OVER, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._weights, 1 - decay)
@@ -218,15 +240,6 @@ class Trainer:
                     agreed += real * float(same.float().mean())
                     classified += real
         return total / max(count, 1), agreed / classified if classified else None
-
-    def _keep(self) -> None:
-        for best, average in zip(self._best, self._average, strict=True):
-            best.copy_(average.detach())
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for weight, best in zip(self._weights, self._best, strict=True):
-            weight.copy_(best)
 
 
 def _share(done: float) -> float:

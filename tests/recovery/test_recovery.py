@@ -79,7 +79,7 @@ def test_a_second_run_gives_the_same(tiny, pruned, recovered):
     assert same(onnxprune.recover(tiny, pruned, options=LONGER).model, recovered.model)
 
 
-@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("at", [2, 4, 5, 7])
 def test_an_interrupted_run_goes_on_to_the_same_result(tiny, pruned, tmp_path, monkeypatch, at):
     options = replace(QUICK, recover=replace(SHORT, epochs=3))
     whole = onnxprune.recover(tiny, pruned, options=options)
@@ -119,6 +119,17 @@ def test_nothing_better_means_the_start(tiny, pruned):
     x = np.random.default_rng(0).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
     for ours, wanted in zip(answers(result.model, x), answers(pruned, x), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_where_nothing_gets_better_it_begins_again_in_smaller_steps(tiny, pruned, monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "_LEAST_PATIENCE", (8, 0))
+    monkeypatch.setattr(train, "_PATIENCE", 60)
+    options = replace(QUICK, recover=RecoverOptions(epochs=60, batch=12, learning_rate=1.0), cache_dir=tmp_path)
+    result = onnxprune.recover(tiny, pruned, options=options)
+    assert any("began again" in note.text for note in result.report.notes)
+    assert result.report.recovery.best > 0
+    assert result.report.recovery.held[1] < result.report.recovery.held[0]
+    assert same(onnxprune.recover(tiny, pruned, options=options).model, result.model)
 
 
 def answers(model, x):
