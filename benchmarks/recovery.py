@@ -55,11 +55,11 @@ class Row:
 _ROWS = (
     Row("digits_vgg", 4.0, 40),
     Row("digits_resnet", 4.0, 40),
-    Row("cifar10_resnet56", 4.0, 40),
-    Row("cifar10_resnet56", 3.0, 30),
-    Row("cifar10_resnet56", 2.0, 20),
-    Row("vgg", 5.0, 30),
-    Row("sr_vdsr", 2.0, 150),
+    Row("cifar10_resnet56", 4.0, 36),
+    Row("cifar10_resnet56", 3.0, 24),
+    Row("cifar10_resnet56", 2.0, 16),
+    Row("vgg", 5.0, 20),
+    Row("sr_vdsr", 2.0, 60),
 )
 
 
