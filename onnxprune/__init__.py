@@ -6,7 +6,7 @@
 """
 
 from onnxprune._version import __version__
-from onnxprune.api import compare, from_torch, inspect, prune, recover, to_torch
+from onnxprune.api import compare, from_torch, inspect, pareto, prune, prune_to_drop, recover, to_torch
 from onnxprune.compare import Comparison
 from onnxprune.data import DataOptions
 from onnxprune.errors import OnnxPruneError
@@ -18,6 +18,7 @@ from onnxprune.recovery.options import RecoverOptions
 from onnxprune.recovery.pair import Recovered
 from onnxprune.report.record import Report
 from onnxprune.result import ModelResult
+from onnxprune.sweep import Point
 
 __all__ = [
     "Comparison",
@@ -27,6 +28,7 @@ __all__ = [
     "OnnxPruneError",
     "Options",
     "Plan",
+    "Point",
     "RecoverOptions",
     "Recovered",
     "Report",
@@ -35,7 +37,9 @@ __all__ = [
     "compare",
     "from_torch",
     "inspect",
+    "pareto",
     "prune",
+    "prune_to_drop",
     "recover",
     "to_torch",
 ]

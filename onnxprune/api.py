@@ -17,10 +17,11 @@ from onnxprune.recovery.pair import Recovered, run_recovery
 from onnxprune.result import ModelResult
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.workload import Progress, silent
+from onnxprune.sweep import SPEEDUPS, Point, run_largest, run_pareto
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import onnx
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["compare", "from_torch", "inspect", "prune", "recover", "to_torch"]
+__all__ = ["compare", "from_torch", "inspect", "pareto", "prune", "prune_to_drop", "recover", "to_torch"]
 
 
 def prune(
@@ -84,6 +85,54 @@ def prune(
     )
     planned = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
     return run(model, data, replace(chosen, budget=asked), plan=planned, dry_run=dry_run, progress=progress)
+
+
+def prune_to_drop(
+    model: Model,
+    max_drop: float,
+    *,
+    data: CalibrationSource | None = None,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Prune a network as far as it loses no more than it may: the largest speed-up is looked for.
+
+    Args:
+        model: path, bytes or ModelProto; it is not changed.
+        max_drop: points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on
+            held-back inputs.
+        data: calibration inputs, as for `prune`.
+        options: everything else; of the budget, only what it counts.
+        progress: called with stage, done, total.
+
+    Raises:
+        VerifyError: not even the smallest speed-up stays within the drop.
+        OnnxPruneError: one of its other kinds, see `onnxprune.errors`.
+    """
+    return run_largest(model, data, replace(options or Options(), max_drop=max_drop), progress)
+
+
+def pareto(
+    model: Model,
+    *,
+    data: CalibrationSource | None = None,
+    speedups: Sequence[float] = SPEEDUPS,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> Iterator[Point]:
+    """Prune a network to one speed-up after the other, from one calibration; each is verified and timed.
+
+    Args:
+        model: path, bytes or ModelProto; it is not changed.
+        data: calibration inputs, as for `prune`.
+        speedups: from small to large; the first that is out of reach, or loses more than ``options.max_drop``, ends it.
+        options: everything else; of the budget, only what it counts.
+        progress: called with stage, done, total.
+
+    Raises:
+        OnnxPruneError: what is not a matter of the speed-up.
+    """
+    return run_pareto(model, data, options or Options(), progress, speedups)
 
 
 def compare(

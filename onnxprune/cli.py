@@ -144,8 +144,6 @@ def prune(
     options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
     plan = None if budget.plan is None else Plan.load(budget.plan)
     search = options.max_drop is not None and plan is None and not (dry_run or amounts(budget))
-    if search and learnt is not None:
-        raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
     with _bars(show) as bars:
         if search and options.budget.kind != "selector":
             result = run_largest(model, data, options, bars)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import PlanError, VerifyError
+from onnxprune.errors import PlanError, UsageError, VerifyError
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened
 from onnxprune.plan import Counted, budget_from
@@ -118,8 +118,11 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
 
     Raises:
         VerifyError: even the smallest speed-up loses more.
+        UsageError: each that is tried would be trained.
         OnnxPruneError: see `pipeline.run`.
     """
+    if options.recover is not None:
+        raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
     counted: Counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
         quick = replace(shared, bench=False)

@@ -124,3 +124,13 @@ def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path):
     assert out.is_file()
     code, _, text = ran(capsys, tiny, "--max-drop", "little", *quick)
     assert (code, "little" in text) == (UsageError.exit_code, True)
+
+
+def test_the_package_has_both(tiny):
+    points = list(onnxprune.pareto(tiny, speedups=(1.5,), options=QUICK))
+    assert [point.asked for point in points] == [1.5]
+    assert isinstance(points[0], onnxprune.Point)
+    result = onnxprune.prune_to_drop(tiny, 100, options=QUICK)
+    assert any(note.subject == "--max-drop" for note in result.report.notes)
+    with pytest.raises(UsageError, match="give a budget"):
+        onnxprune.prune_to_drop(tiny, 1, options=replace(QUICK, recover=onnxprune.RecoverOptions()))

@@ -62,7 +62,7 @@ class TorchModule(TorchNet):
         self.sample = dict(sample)
         self._source = net.source
         self._model = net.to_model().SerializeToString()
-        self._norm_of: dict[str, tuple[str, str, str]] = {}
+        norm_of: dict[str, tuple[str, str, str]] = {}
         taken: set[str] = set()
         for name, node in behind.items():
             key = str(node.name).replace(".", "_") or "conv"
@@ -71,7 +71,8 @@ class TorchModule(TorchNet):
             taken.add(key)
             weight = node.inputs[1]
             self.norms[key] = _NORMS[len(weight.shape)](weight.shape[0])
-            self._norm_of[name] = key, weight.name, node.inputs[2].name
+            norm_of[name] = key, weight.name, node.inputs[2].name
+        self._norm_of = norm_of
         self.eval()
 
     def _behind(self, names: tuple[str, ...], values: dict[str, Tensor]) -> None:

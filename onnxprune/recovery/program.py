@@ -20,6 +20,8 @@ from onnxprune.recovery.ops.registry import TorchOp
 __all__ = ["TorchNet", "needed_nodes", "unsupported", "with_weights_of"]
 
 _MOST_NAMED = 3
+_OURS = frozenset({"norms", "sample", "_steps", "_source", "_model", "_norm_of"})
+"""Names of the modules' own that no initializer gets."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class TorchNet(nn.Module):
         *parts, leaf = [part or "_" for part in name.split(".")]
         path = []
         for part in parts:
-            while part not in owner._modules and hasattr(owner, part):
+            while (part not in owner._modules and hasattr(owner, part)) or part in _OURS:
                 part += "_"
             if part not in owner._modules:
                 owner.add_module(part, _Part())
             owner = owner.get_submodule(part)
             path.append(part)
-        while hasattr(owner, leaf):
+        while hasattr(owner, leaf) or leaf in _OURS:
             leaf += "_"
         if trainable:
             owner.register_parameter(leaf, nn.Parameter(values))

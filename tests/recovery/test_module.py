@@ -152,3 +152,15 @@ def test_the_result_can_be_written(vgg, tmp_path):
     result = onnxprune.from_torch(onnxprune.to_torch(vgg))
     result.save(tmp_path / "out.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+
+
+def test_an_initializer_may_be_called_like_a_part_of_the_module():
+    model = FAMILIES["vgg_bn"]()
+    for old, new in zip(
+        [t.name for t in model.graph.initializer], ("norms", "sample", "_model", "train"), strict=False
+    ):
+        for node in model.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+        next(t for t in model.graph.initializer if t.name == old).name = new
+    module = onnxprune.to_torch(model, batchnorm=True, data=images())
+    close(outputs(onnxprune.from_torch(module).model, images(2)), outputs(model, images(2)))

@@ -101,7 +101,16 @@ def test_the_state_dict_is_keyed_by_the_names_of_the_initializers(vgg):
 
 
 @pytest.mark.parametrize(
-    "names", [("a.b", "a"), ("a", "a.b"), ("forward", "float"), ("a..b", ".a"), ("v.forward", "v")]
+    "names",
+    [
+        ("a.b", "a"),
+        ("a", "a.b"),
+        ("forward", "float"),
+        ("a..b", ".a"),
+        ("v.forward", "v"),
+        ("norms", "_steps"),
+        ("sample.w", "keys"),
+    ],
 )
 def test_names_that_torch_does_not_allow_are_changed_and_stay_apart(names):
     weights = {name: np.full((3, 3, 1, 1), 1.0 + place, np.float32) for place, name in enumerate(names)}
