@@ -137,18 +137,7 @@ def main() -> None:
             print(rows[-1], file=sys.stderr, flush=True)
     print(machine())
     print()
-    header = [
-        "network",
-        "way",
-        "metric",
-        "original",
-        "MACs",
-        "pruned",
-        "recovered",
-        "held-back loss",
-        "epoch",
-        "minutes",
-    ]
+    header = ["network", "way", "metric", "original", "MACs", "pruned", "recovered", "held-back loss"]
     print(table([*header, "best epoch", "minutes"], rows))
 
 
