@@ -14,9 +14,8 @@ summed in float64. That leaves a relative error of about 1e-6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +23,6 @@ from scipy.linalg import blas
 
 from onnxprune.errors import DataError
 from onnxprune.solve.numerics import Array, Array32, blas_threads_for, mirror_lower
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Moments", "MomentsBuilder", "Part"]
 
@@ -80,27 +76,9 @@ class Moments:
         index = np.asarray(index, dtype=np.int64)
         return Moments(_columns(self.even, index), _columns(self.odd, index))
 
-    def outputs(self, index: npt.ArrayLike) -> Moments:
-        """The same with y restricted to the outputs ``index``: (m,) integers."""
-        index = np.asarray(index, dtype=np.int64)
-        return Moments(_outputs(self.even, index), _outputs(self.odd, index))
-
     def with_response(self, weight: Array, bias: Array) -> Moments:
         """The same with ``y := W x + b``, weight (o, p), bias (o,): in closed form, from gram alone."""
         return Moments(_respond(self.even, weight, bias), _respond(self.odd, weight, bias))
-
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Plain arrays by name, for a checkpoint; ``from_arrays`` reads them back."""
-        return {
-            f"{half}.{field.name}": np.asarray(getattr(part, field.name))
-            for half, part in (("even", self.even), ("odd", self.odd))
-            for field in fields(Part)
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Moments:
-        """Read back what ``arrays`` returned."""
-        return cls(_part_from(arrays, "even"), _part_from(arrays, "odd"))
 
 
 class MomentsBuilder:
@@ -223,26 +201,8 @@ def _columns(part: Part, index: npt.NDArray[np.int64]) -> Part:
     return replace(part, mean_x=part.mean_x[index], gram=part.gram[np.ix_(index, index)], cross=part.cross[index, :])
 
 
-def _outputs(part: Part, index: npt.NDArray[np.int64]) -> Part:
-    return replace(part, mean_y=part.mean_y[index], cross=part.cross[:, index], power=part.power[index])
-
-
 def _respond(part: Part, weight: Array, bias: Array) -> Part:
     cross = part.gram @ weight.T
     power = np.maximum(np.einsum("po,op->o", cross, weight), 0.0)
     mean_y = weight @ part.mean_x + bias if part.count else np.zeros(len(bias))
     return replace(part, mean_y=mean_y, cross=cross, power=power)
-
-
-def _part_from(arrays: Mapping[str, npt.NDArray[np.generic]], half: str) -> Part:
-    def take(name: str) -> Array:
-        return np.asarray(arrays[f"{half}.{name}"], dtype=np.float64)
-
-    return Part(
-        count=int(take("count")),
-        mean_x=take("mean_x"),
-        mean_y=take("mean_y"),
-        gram=take("gram"),
-        cross=take("cross"),
-        power=take("power"),
-    )
