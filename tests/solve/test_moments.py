@@ -78,17 +78,12 @@ def test_blocks_split_anywhere_give_the_same_moments(monkeypatch: pytest.MonkeyP
 
 @settings(deadline=None, max_examples=20)
 @given(seed=seeds)
-def test_restricting_before_and_after_pooling_is_the_same(seed: int) -> None:
+def test_restricting_the_columns_is_what_the_restricted_samples_give(seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = make_case(seed % 100, samples=60)
     columns = rng.permutation(12)[:5]
-    outputs = rng.permutation(4)[:2]
-    moments = case.problem.moments
-    one = moments.columns(columns).outputs(outputs)
-    two = moments.outputs(outputs).columns(columns)
-    for name in PARTS:
-        np.testing.assert_array_equal(getattr(one.total, name), getattr(two.total, name))
-    assert_same(one.total, direct(case.x[:, columns], case.y[:, outputs]), 1e-5)
+    restricted = case.problem.moments.columns(columns)
+    assert_same(restricted.total, direct(case.x[:, columns], case.y), 1e-5)
 
 
 def test_the_response_in_closed_form_is_that_of_the_samples() -> None:
