@@ -17,7 +17,7 @@ class Epoch:
     Attributes:
         epoch: from 1 on.
         loss: mean over its steps.
-        held: loss of the averaged weights at the outputs, on held-back inputs.
+        held: loss of the averaged weights at the outputs, on held-back inputs in several views.
         agreement: their share of held-back inputs with the original's class; None without classes.
     """
 

@@ -36,7 +36,8 @@ _LARGEST_GRADIENT = 5.0
 _AVERAGED_OVER = 1000  # steps, once there are many more
 _SAVE_SECONDS = 180.0
 _GENTLEST = 1 / 64  # of the learning rate that was asked for
-_PATIENCE = 3  # a third of all epochs without anything better,
+_VIEWS = 4  # of every held-back input: few of them tell little, and what is trained on is seen in many views
+_PATIENCE = 2  # half of all epochs without anything better,
 _LEAST_PATIENCE = 5, 500  # but at least so many epochs and steps
 _LATEST_SHOWN = 50  # steps in the mean that is shown
 
@@ -119,7 +120,7 @@ class Trainer:
         self._parts = {"weights": self._weights, "average": self._average, "best": self._best}
         self._agreement: float | None = None
         self._begun = self._saved = 0.0
-        self._judged: list[tuple[dict[str, Tensor], dict[str, Tensor], int]] = []
+        self._answers: list[dict[str, Tensor]] = []  # of the original, on the held-back inputs
         self.notes: list[Note] = []
 
     def run(self) -> tuple[Progress, float]:
@@ -220,26 +221,37 @@ class Trainer:
 
     @torch.no_grad()
     def _judge(self, net: TorchNet) -> tuple[float, float | None]:
-        """Loss at the outputs on held-back inputs, and the share of them with the same class, where there are any."""
-        if not self._judged:
-            for chosen, real in self._course.judged():
-                arrays = self._load(chosen)
+        """Loss at the outputs on views of the held-back inputs, and the share of these, as they are, with the same
+        class, where there are any."""
+        total, count, agreed, classified = 0.0, 0, 0.0, 0
+        for place, (view, chosen, real) in enumerate(self._held_views()):
+            arrays = self._load(chosen)
+            if view:
+                generator = np.random.default_rng((self._options.seed, view, *chosen))
+                arrays = self._augmentation(arrays, generator)
+            if place == len(self._answers):
                 answers = self._teacher(arrays)
                 kept = {end.tensor: answers[end.tensor] for end in self._loss.ends}
-                self._judged.append((tensors_of(arrays, self._device), tensors_of(kept, self._device), real))
-        total, count, agreed, classified = 0.0, 0, 0.0, 0
-        for feeds, wanted, real in self._judged:
-            found = net.run(feeds, list(wanted))
+                self._answers.append(tensors_of(kept, self._device))
+            wanted = self._answers[place]
+            found = net.run(tensors_of(arrays, self._device), list(wanted))
             rows = {name: tensor[:real] for name, tensor in found.items()}
             truth = {name: tensor[:real] for name, tensor in wanted.items()}
             total += real * float(self._loss.at_ends(truth, rows))
             count += real
             for end in self._loss.ends:
-                if end.classes is not None:
+                if end.classes is not None and not view:
                     same = truth[end.tensor].argmax(end.classes) == rows[end.tensor].argmax(end.classes)
                     agreed += real * float(same.float().mean())
                     classified += real
         return total / max(count, 1), agreed / classified if classified else None
+
+    def _held_views(self) -> Iterator[tuple[int, list[int], int]]:
+        """Number of the view, 0 for the inputs as they are; a batch of held-back inputs, and how many count."""
+        views = _VIEWS if self._augmentation.name is not None else 1
+        for view in range(views):
+            for chosen, real in self._course.judged():
+                yield view, chosen, real
 
 
 def _share(done: float) -> float:
