@@ -135,7 +135,7 @@ class TrainFlags:
     "Of the softened answers of classifiers."
     features: float = 0.5
     "Weight of the tensors between the layers, against the outputs; 0 does without."
-    blockwise: float = 0.1
+    blockwise: float = 0.4
     "Share of the training in which each block is trained for itself."
     augment: bool = True
     "Mirror, shift and mix inputs that are images; the original is asked about each."

@@ -31,7 +31,7 @@ class RecoverOptions:
     batch: int | None = None
     temperature: float = 4.0
     features: float = 0.5
-    blockwise: float = 0.1
+    blockwise: float = 0.4
     augment: bool = True
     freeze: tuple[str, ...] = ()
     seed: int = 0
