@@ -81,32 +81,6 @@ def recovered(
         ModelError: torch cannot run the network, or nothing of it can be trained.
         VerifyError: torch and onnxruntime do not answer alike.
     """
-    with _threads(engine.options.threads):
-        return _recovered(original, smaller, inputs, engine, options, data, memory, folder, progress)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch for a while; None: as many as it has."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(count or usual)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
-
-
-def _recovered(
-    original: Net,
-    smaller: Net,
-    inputs: Inputs,
-    engine: Engine,
-    options: RecoverOptions,
-    data: DataOptions,
-    memory: int,
-    folder: Path | None,
-    progress: Progress,
-) -> tuple[onnx.ModelProto, Recovery]:
     weights = trainable(smaller, options.freeze)
     if not weights:
         raise ModelError(f"{smaller.source}: no weights that can be trained: leave --recover out")
@@ -129,7 +103,8 @@ def _recovered(
         notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
     augmentation = augmentation_for(inputs.specs, data, wanted=options.augment)
     trainer = Trainer(student, teacher, load, loss, course, options, augmentation, folder, progress)
-    found, start = trainer.run()
+    with _threads(engine.options.threads) as threads:
+        found, start = trainer.run()
     model, before, after = _better_of(original, smaller, student, inputs, engine, course, progress)
     kept = after is not before
     return model, Recovery(
@@ -137,7 +112,7 @@ def _recovered(
         steps=found.step,
         batch=course.batch,
         device=str(device),
-        threads=torch.get_num_threads(),
+        threads=threads,
         augmentation=augmentation.text,
         ends=tuple(names),
         features=loss.features,
@@ -149,6 +124,17 @@ def _recovered(
         notes=(*notes, *trainer.notes),
         seconds=round(found.seconds, 1),
     )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[int]:
+    """So many threads of torch for a while, and how many; None: as many as it has."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(usual)
 
 
 class _Teacher:

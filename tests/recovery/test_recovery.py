@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from graph.families import FAMILIES, SIDE
 from onnx import numpy_helper
 
@@ -16,6 +17,7 @@ from onnxprune import Options, RecoverOptions, cli
 from onnxprune.errors import ModelError, UsageError, VerifyError
 from onnxprune.recovery import distil, train
 from onnxprune.recovery.program import TorchNet
+from onnxprune.runtime.providers import EngineOptions
 
 SHORT = RecoverOptions(epochs=2, batch=12)
 QUICK = Options(bench=False, align=4, points=20, recover=SHORT)
@@ -265,3 +267,10 @@ def test_the_course_is_cut_to_the_inputs():
         assert course[0] == batch
     assert distil._course_for(9744, None, RecoverOptions(), affordable=7)[0] == 7
     assert distil._course_for(9744, None, RecoverOptions(batch=50, epochs=3), affordable=7) == (50, 3)
+
+
+def test_torch_takes_as_many_threads_as_were_asked_for_and_no_longer(tiny, pruned):
+    usual = torch.get_num_threads()
+    record = onnxprune.recover(tiny, pruned, options=replace(QUICK, engine=EngineOptions(threads=3))).report.recovery
+    assert record.threads == 3
+    assert torch.get_num_threads() == usual
