@@ -16,13 +16,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.net import captured_names, dims
+from onnxprune.graph.net import captured_names, dims, revision_of
 from onnxprune.graph.rules import MOST_SLOTS, Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.sites import LAYERS, Site, find_sites
 
@@ -201,7 +200,7 @@ class _Slots:
 def _read_node(net: Net, node: Any, slots: _Slots, protected: frozenset[str]) -> tuple[list[Tie], list[Pin]]:
     """What a node ties, and pins for every axis around it that it does not."""
     known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
-    found = rule_for(node.op, node.domain, _revision(net, node))
+    found = rule_for(node.op, node.domain, revision_of(node.op, net.opset))
     label = f"{node.op} '{node.name}'"
     if isinstance(found, str):
         return [], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)]
@@ -212,13 +211,6 @@ def _read_node(net: Net, node: Any, slots: _Slots, protected: frozenset[str]) ->
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
     reason = coupling.reason or "the channels do not pass through it one to one"
     return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]
-
-
-def _revision(net: Net, node: Any) -> int | None:
-    try:
-        return int(onnx.defs.get_schema(node.op, net.opset, "").since_version)
-    except onnx.defs.SchemaError:
-        return None
 
 
 def _boundary_pins(net: Net) -> Iterator[Pin]:

@@ -19,7 +19,7 @@ from onnxprune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Dim", "Header", "Net", "captured_names", "dims", "lengthened", "numpy_dtype", "values_of"]
+__all__ = ["Dim", "Header", "Net", "captured_names", "dims", "lengthened", "numpy_dtype", "revision_of", "values_of"]
 
 G_LOGGER.severity = G_LOGGER.ERROR  # what a user should know is said in our own words
 Dim = int | str | None  # a fixed size, a symbol, or nothing known
@@ -199,6 +199,14 @@ def values_of(tensor: Any) -> np.ndarray[Any, Any]:
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     """The numpy type of an onnx-graphsurgeon dtype (which may be an ONNX number for types numpy lacks)."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)) if isinstance(dtype, int) else np.dtype(dtype)
+
+
+def revision_of(operator: str, opset: int) -> int | None:
+    """The schema revision of a standard operator in an operator set; None if it is not in it."""
+    try:
+        return int(onnx.defs.get_schema(operator, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return None
 
 
 def lengthened(name: str, taken: Container[str]) -> str:

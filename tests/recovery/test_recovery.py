@@ -154,22 +154,19 @@ def test_frozen_layers_keep_their_weights(tiny, pruned):
         onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=replace(SHORT, freeze=("*",))))
 
 
-def test_half_precision_is_trained_and_written_back(tiny, pruned):
+def halved(model):
     half = onnx.ModelProto()
-    half.CopyFrom(pruned)
+    half.CopyFrom(model)
     for tensor in half.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
     for value in (*half.graph.input, *half.graph.output, *half.graph.value_info):
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    original = onnx.load(tiny)
-    whole = onnx.ModelProto()
-    whole.CopyFrom(original)
-    for tensor in whole.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    for value in (*whole.graph.input, *whole.graph.output, *whole.graph.value_info):
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return half
+
+
+def test_half_precision_is_trained_and_written_back(tiny, pruned):
+    whole, half = halved(onnx.load(tiny)), halved(pruned)
     data = np.random.default_rng(0).standard_normal((40, 3, SIDE, SIDE)).astype(np.float16)
     result = onnxprune.recover(whole, half, data=data, options=QUICK)
     kinds = {t.data_type for t in result.model.graph.initializer if t.data_type != onnx.TensorProto.INT64}

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor
+
+from onnxprune.graph.net import revision_of
 
 __all__ = ["Call", "TorchOp", "UnsupportedError", "op_for", "registered", "torch_op"]
 
@@ -90,9 +91,9 @@ def op_for(operator: str, domain: str | None, opset: int) -> tuple[TorchOp, int]
         return f"{operator} of domain '{domain}'"
     if operator not in _OPS:
         return operator
-    revision = int(onnx.defs.get_schema(operator, opset, "").since_version)
-    function = _OPS[operator].get(revision)
-    return f"{operator}, revision {revision}" if function is None else (function, revision)
+    revision = revision_of(operator, opset)
+    function = None if revision is None else _OPS[operator].get(revision)
+    return f"{operator}, revision {revision}" if revision is None or function is None else (function, revision)
 
 
 def registered() -> Mapping[str, Sequence[int]]:
