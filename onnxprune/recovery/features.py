@@ -48,7 +48,7 @@ def common_tensors(original: Net, smaller: Net, weights: Collection[str], ends: 
     depths = sorted(by_depth)
     if len(depths) > _MOST:
         wanted = np.linspace(depths[0], depths[-1], _MOST)
-        depths = sorted({min(depths, key=lambda d, w=w: abs(d - w)) for w in wanted})  # type: ignore[misc]
+        depths = sorted({depths[int(np.abs(np.array(depths) - place).argmin())] for place in wanted})
     return tuple(by_depth[d] for d in depths)
 
 

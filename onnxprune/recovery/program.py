@@ -105,7 +105,8 @@ class TorchNet(nn.Module):
     def weight(self, name: str) -> Tensor:
         """The parameter or buffer of an initializer; KeyError if there is none."""
         owner, leaf = self._owners[name]
-        return getattr(owner, leaf)  # type: ignore[no-any-return]
+        found: Tensor = getattr(owner, leaf)
+        return found
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run it.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from torch.nn import functional
 
 from onnxprune.recovery.ops.registry import Call, UnsupportedError, beside, torch_op
 
-_CONVS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-_TRANSPOSED: dict[int, Any] = {
+_CONVS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
     1: functional.conv_transpose1d,
     2: functional.conv_transpose2d,
     3: functional.conv_transpose3d,
@@ -54,7 +53,7 @@ def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     front, behind = window_pads(call, x.shape[2:], weight.shape[2:], strides, dilations)
     if front != behind:
         x, front = padded(x, front, behind), [0] * axes
-    return _CONVS[axes](x, weight, bias, list(strides), front, list(dilations), call.get("group", 1))  # type: ignore[no-any-return]
+    return _CONVS[axes](x, weight, bias, list(strides), front, list(dilations), call.get("group", 1))
 
 
 @torch_op("ConvTranspose", since=(1, 11, 22))
@@ -70,7 +69,7 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
     pads = [int(pad) for pad in call.get("pads", [0] * 2 * axes)]
     for axis, (front, behind) in enumerate(zip(pads[:axes], pads[axes:], strict=True), 2):
         full = full.narrow(axis, front, full.shape[axis] - front - behind)
-    return full  # type: ignore[no-any-return]
+    return full
 
 
 @torch_op("Gemm", since=(7, 9, 11, 13))

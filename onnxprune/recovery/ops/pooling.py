@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from torch.nn import functional
 from onnxprune.recovery.ops.layers import padded, window_pads
 from onnxprune.recovery.ops.registry import Call, UnsupportedError, torch_op
 
-_MAX: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
-_MEAN: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_MAX: dict[int, Callable[..., Tensor]] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_MEAN: dict[int, Callable[..., Tensor]] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 @torch_op("MaxPool", since=(1, 8, 10, 11, 12, 22))
@@ -26,7 +26,7 @@ def max_pool(call: Call, x: Tensor) -> Tensor:
     if front != behind or any(2 * pad > size for pad, size in zip(front, kernel, strict=True)):
         x, front = padded(x, front, behind, -torch.inf), [0] * len(kernel)
     ceil = bool(call.get("ceil_mode", 0))
-    return _MAX[len(kernel)](x, kernel, list(strides), front, list(dilations), ceil)  # type: ignore[no-any-return]
+    return _MAX[len(kernel)](x, kernel, list(strides), front, list(dilations), ceil)
 
 
 @torch_op("AveragePool", since=(7, 10, 11, 19, 22))
@@ -40,7 +40,7 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
     front, behind = window_pads(call, x.shape[2:], kernel, strides, dilations)
     pool, strides, ceil = _MEAN[axes], list(strides), bool(call.get("ceil_mode", 0))
     if not any(front + behind) and not ceil:
-        return pool(x, kernel, strides)  # type: ignore[no-any-return]
+        return pool(x, kernel, strides)
     counted = torch.ones_like(x[:1, :1])
     counted = padded(counted, front, behind, float(bool(call.get("count_include_pad", 0))))
     if ceil:  # a last window that begins inside may end outside, where nothing counts
@@ -48,7 +48,7 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
         counted = padded(counted, [0] * axes, more)
         behind = [pad + extra for pad, extra in zip(behind, more, strict=True)]
     sums, counts = (pool(t, kernel, strides) for t in (padded(x, front, behind), counted))
-    return sums / counts  # type: ignore[no-any-return]
+    return sums / counts
 
 
 def _overhang(size: int, kernel: int, stride: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from onnxprune.graph.net import revision_of
 __all__ = ["Call", "TorchOp", "UnsupportedError", "op_for", "registered", "torch_op"]
 
 TorchOp = Callable[..., Any]
+Function = TypeVar("Function", bound=TorchOp)
 _OPS: dict[str, dict[int, TorchOp]] = {}
 _STANDARD = (None, "", "ai.onnx")
 
@@ -70,10 +71,10 @@ class Call:
         return int(self.get("axis", default)) % max(rank, 1)
 
 
-def torch_op(*operators: str, since: Sequence[int]) -> Callable[[TorchOp], TorchOp]:
+def torch_op(*operators: str, since: Sequence[int]) -> Callable[[Function], Function]:
     """Register the function of operators for the schema revisions that it was written for."""
 
-    def register(function: TorchOp) -> TorchOp:
+    def register(function: Function) -> Function:
         for operator in operators:
             known = _OPS.setdefault(operator, {})
             for revision in since:

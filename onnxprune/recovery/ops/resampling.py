@@ -28,7 +28,7 @@ def upsample(call: Call, x: Tensor, scales: Tensor | None = None) -> Tensor:
 @torch_op("Resize", since=(10,))
 def resize_by_scales(call: Call, x: Tensor, scales: Tensor) -> Tensor:
     """Like Upsample, also downwards."""
-    return upsample(call, x, scales)  # type: ignore[no-any-return]
+    return upsample(call, x, scales)
 
 
 @torch_op("Resize", since=(11, 13, 18, 19))
