@@ -76,8 +76,9 @@ def _randomised(module: torch.nn.Module) -> torch.nn.Module:
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
             torch.nn.init.normal_(part.bias, std=0.1)
-            torch.nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type, unused-ignore]
-            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type, unused-ignore]
+            if part.running_mean is not None and part.running_var is not None:  # none where nothing is tracked
+                torch.nn.init.normal_(part.running_mean, std=0.1)
+                torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
         elif isinstance(part, torch.nn.Conv2d | torch.nn.Linear) and part.bias is not None:
             torch.nn.init.normal_(part.bias, std=0.1)
     return module
