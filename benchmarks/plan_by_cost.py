@@ -241,7 +241,7 @@ class _Brute(Trials):
                     solution = refit(problem, columns, FIT)
                     whole = np.zeros_like(problem.weight)
                     whole[:, columns] = solution.weight
-                    parts.append((whole, solution.bias))
+                    parts.append(replace(solution, weight=whole))
                 weights[self._work.channels.sites[name]] = stacked(parts)
             ratios.append(ratio(self._damage.of(weights), float(curve[gone])))
         return self._mean(super().group(group, order, curve, problems), ratios)
@@ -254,7 +254,7 @@ class _Brute(Trials):
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
                 solutions, _ = fit_chain(site, problems, columns, candidates.form(int(place)), FIT, None)
-                weights = stacked([(solution.weight, solution.bias) for solution in solutions])
+                weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)
         return found

@@ -58,7 +58,7 @@ _ROWS = (
     Row("cifar10_resnet56", 4.0, 36),
     Row("cifar10_resnet56", 3.0, 24),
     Row("cifar10_resnet56", 2.0, 16),
-    Row("vgg", 5.0, 20),
+    Row("vgg", 5.0, 40),
     Row("sr_vdsr", 2.0, 60),
 )
 

@@ -15,7 +15,7 @@ from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import Allocation, Budget, Counted, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
-from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
+from onnxprune.solve import Basis, LassoVariant, MetricChoice, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir
 
 __all__ = [
@@ -119,6 +119,8 @@ class MethodFlags:
     "Of V fitted anew for the H that was found, then H for that V; 0: V as the singular values give it."
     ridge: float = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
+    metric: MetricChoice = "none"
+    "What errors of a layer's single outputs weigh: all alike, or what the network makes of them (fisher, needs torch)."
     downstream: bool = True
     "Also fit the layers that only see the effects of what was removed."
 
@@ -135,7 +137,7 @@ class TrainFlags:
     "Of the softened answers of classifiers."
     features: float = 0.5
     "Weight of the tensors between the layers, against the outputs; 0 does without."
-    blockwise: float = 0.4
+    blockwise: float = 0.6
     "Share of the training in which each block is trained for itself."
     augment: bool = True
     "Mirror, shift and mix inputs that are images; the original is asked about each."
@@ -300,6 +302,7 @@ def options_from(
             seed=sampling.seed,
         ),
         refit=RefitOptions(refit=method.refit, basis=method.basis, rounds=method.rounds, ridge=method.ridge),
+        metric=method.metric,
         downstream=method.downstream,
         samples=sampling.samples,
         points=sampling.points,

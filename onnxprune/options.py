@@ -12,7 +12,7 @@ from onnxprune.errors import UsageError
 from onnxprune.plan import Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, SelectOptions
+from onnxprune.solve import MetricChoice, RefitOptions, SelectOptions
 
 __all__ = ["Options", "parse_bytes"]
 
@@ -41,6 +41,8 @@ class Options:
             of it (``3c``).
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
+        metric: what errors of single outputs of a layer weigh: all alike (``none``), or as much as the network's
+            outputs hang on them (``fisher``, which needs torch).
         align: counts are multiples of it where groups are large enough; engines run such layers faster.
         include: only groups all of whose producers match one of these node-name globs.
         exclude: no group with a producer or consumer that matches one of these.
@@ -66,6 +68,7 @@ class Options:
     recipe: Recipe = "prune"
     allocation: Allocation = "greedy"
     sensitivity: bool = True
+    metric: MetricChoice = "none"
     align: int = 16
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

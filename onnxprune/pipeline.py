@@ -31,6 +31,7 @@ from onnxprune.stages.choose import eligible_groups, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
+from onnxprune.stages.metric import output_weights
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
@@ -142,6 +143,10 @@ def opened(
         if options.budget.kind == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
+        if options.metric != "none":
+            with clock("weigh outputs"):
+                checkpoint = cache.checkpoint("metric", options.metric)
+                work = replace(work, weights=output_weights(work, options.metric, checkpoint))
         yield Job(original, Started(label, work, cost, params, skipped, notes, options, inputs, clock), groups, cache)
 
 
@@ -250,7 +255,8 @@ def _compressed(
     )
     rows = work.memory if options.refit.refit == "relu" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
-    depends = (options.select, options.refit, excluded, options.downstream, sorted(work.forbidden), rows, *counts)
+    asked = options.select, options.refit, options.downstream, bool(work.weights)
+    depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)
     checkpoint = cache.checkpoint("compress", *depends, plan)
 
     def settle(found: Mapping[str, Form]) -> Mapping[str, Form]:

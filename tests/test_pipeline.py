@@ -20,7 +20,7 @@ from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
 from onnxprune.plan import Budget, LayerPlan
 from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.stages import compress, start, verify
+from onnxprune.stages import compress, metric, start, verify
 
 QUICK = Options(bench=False, samples=300)
 
@@ -280,6 +280,26 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
     assert min(seen) > 0
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
+
+
+@pytest.mark.parametrize("recipe", ["prune", "3c"])
+def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(resnet, tmp_path, recipe):
+    pytest.importorskip("torch")
+    options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="relu"))
+    result = onnxprune.prune(resnet, options=options)
+    assert result.report.macs.ratio >= 2
+    assert accuracy(result.model, resnet) > accuracy(onnx.load(resnet), resnet) - 1
+    plain = onnxprune.prune(resnet, options=replace(options, metric="none"))
+    assert plain.model.SerializeToString() != result.model.SerializeToString()
+    again = onnxprune.prune(resnet, options=options)
+    assert again.report.seconds["weigh outputs"] < result.report.seconds["weigh outputs"]
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_the_fisher_metric_without_torch_is_one_line(vgg, monkeypatch):
+    monkeypatch.setattr(metric, "missing_torch", lambda: ["torch"])
+    with pytest.raises(UsageError, match="--metric fisher needs torch: pip install"):
+        onnxprune.prune(vgg, options=replace(QUICK, metric="fisher"))
 
 
 def test_a_damaged_checkpoint_is_as_good_as_none(vgg, tmp_path):

@@ -7,7 +7,12 @@ from importlib.util import find_spec
 
 from onnxprune.errors import UsageError
 
-__all__ = ["require_torch"]
+__all__ = ["missing_torch", "require_torch"]
+
+
+def missing_torch() -> list[str]:
+    """Names of the packages of the extra that are not installed."""
+    return [name for name in ("torch", "safetensors") if find_spec(name) is None]
 
 
 def require_torch() -> None:
@@ -16,6 +21,6 @@ def require_torch() -> None:
     Raises:
         UsageError: torch or safetensors is not installed.
     """
-    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+    missing = missing_torch()
     if missing:
         raise UsageError(f"recovery needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")

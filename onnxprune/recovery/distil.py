@@ -21,7 +21,7 @@ from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import loss_ends
 from onnxprune.recovery.features import common_tensors
 from onnxprune.recovery.loss import settled
-from onnxprune.recovery.program import TorchNet, with_weights_of
+from onnxprune.recovery.program import TorchNet, affordable, with_weights_of
 from onnxprune.recovery.record import Recovery
 from onnxprune.recovery.train import Course, Trainer, tensors_of
 from onnxprune.recovery.trainable import balanced, trainable
@@ -183,7 +183,7 @@ def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, d
 def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> Course:
     fixed = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None)
     free = fixed is None and options.batch is None
-    most = _affordable(net, inputs, memory) if free else _BATCH
+    most = affordable(net, inputs.calibration.load([int(inputs.fit[0])]), memory) if free else _BATCH
     batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=most)
     return Course(epochs, batch, fixed is not None, inputs.fit, inputs.held)
 
@@ -194,18 +194,6 @@ def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affor
     batch = fixed or min(options.batch or usual, count)
     steps = max(count // batch, 1)
     return batch, options.epochs or min(max(_LEAST_EPOCHS, math.ceil(_STEPS / steps)), _MOST_EPOCHS)
-
-
-def _affordable(net: Net, inputs: Inputs, memory: int) -> int:
-    """Inputs whose activations, of one forward and one backward pass, fit."""
-    sample = inputs.calibration.load([int(inputs.fit[0])])
-    shaped = net.with_input_shapes({name: array.shape for name, array in sample.items()})
-    sizes = [
-        4 * math.prod(int(size) if isinstance(size, int) else 1 for size in tensor.shape or ())
-        for tensor in shaped.tensors().values()
-        if not isinstance(tensor, gs.Constant)
-    ]
-    return max(memory // max(3 * sum(sizes), 1), 1)
 
 
 def _held_in_memory(calibration: Calibration, course: Course, memory: int) -> Any:

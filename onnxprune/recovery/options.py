@@ -15,7 +15,8 @@ class RecoverOptions:
 
     Attributes:
         epochs: passes over the inputs; None: enough for a few thousand steps.
-        learning_rate: at its highest, of AdamW; it falls to nothing along a cosine.
+        learning_rate: at its highest, of AdamW; it falls to nothing along a cosine, and once more, from a quarter
+            of it, when all blocks are trained together.
         batch: inputs a step; None: 100, or less where inputs are few or large.
         temperature: of the softened answers of classifiers.
         features: what the tensors between the layers that both networks have weigh at first, as a share of what the
@@ -31,7 +32,7 @@ class RecoverOptions:
     batch: int | None = None
     temperature: float = 4.0
     features: float = 0.5
-    blockwise: float = 0.4
+    blockwise: float = 0.6
     augment: bool = True
     freeze: tuple[str, ...] = ()
     seed: int = 0

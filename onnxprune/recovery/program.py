@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from onnxprune.recovery.ops import Call, UnsupportedError, op_for
 from onnxprune.recovery.ops.layout import tensor_of
 from onnxprune.recovery.ops.registry import TorchOp
 
-__all__ = ["TorchNet", "needed_nodes", "unsupported", "with_weights_of"]
+__all__ = ["TorchNet", "affordable", "needed_nodes", "unsupported", "with_weights_of"]
 
 _MOST_NAMED = 3
 _OURS = frozenset({"norms", "sample", "_steps", "_source", "_model", "_norm_of"})
@@ -189,6 +190,17 @@ def _steps(net: Net, nodes: Sequence[Any], kept: Collection[str]) -> tuple[_Step
         call = Call(node.op, attributes, revision, sum(bool(name) for name in outputs))
         steps.append(_Step(node.name, function, call, tuple(inputs), outputs, tuple(ends.get(position, ()))))
     return tuple(steps)
+
+
+def affordable(net: Net, sample: Mapping[str, np.ndarray[Any, Any]], memory: int) -> int:
+    """Samples like one of one row whose activations, of a forward and a backward pass, fit in so many bytes."""
+    shaped = net.with_input_shapes({name: array.shape for name, array in sample.items()})
+    sizes = [
+        4 * math.prod(int(size) if isinstance(size, int) else 1 for size in tensor.shape or ())
+        for tensor in shaped.tensors().values()
+        if not isinstance(tensor, gs.Constant)
+    ]
+    return max(memory // max(3 * sum(sizes), 1), 1)
 
 
 def needed_nodes(net: Net, outputs: Iterable[str]) -> list[Any]:

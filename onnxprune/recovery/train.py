@@ -1,4 +1,8 @@
-"""The training itself: AdamW along a cosine, averaged weights, the best state by held-back loss."""
+"""The training itself: AdamW, averaged weights, the best state by held-back loss.
+
+Two stages, each along a cosine of its own to nothing: every block for itself, then all together. Together begins
+anew, in smaller steps: at the same rate it loses what the blocks have learnt before it gains anything.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,8 @@ Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 __all__ = ["Course", "Trainer", "tensors_of"]
 
-_WARM_UP = 0.02  # share of the steps
+_WARM_UP = 0.03  # share of a stage's steps
+_TOGETHER = 0.25  # of the learning rate, behind the blocks
 _LARGEST_GRADIENT = 5.0
 _AVERAGED_OVER = 1000  # steps, once there are many more
 _SAVE_SECONDS = 180.0
@@ -198,11 +203,11 @@ class Trainer:
 
     def _step(self, epoch: int, place: int, picked: Sequence[int], progress: Progress, total: int) -> float:
         """One step, of `total`; the loss before it."""
-        done = progress.step / total
+        blocks = math.ceil(self._options.blockwise * total) if self._loss.features else 0
+        alone = progress.step < blocks
         generator = np.random.default_rng((self._options.seed, epoch, place))
         feeds = self._augmentation(self._load(picked), generator)
         wanted = tensors_of(self._teacher(feeds), self._device)
-        alone = done < self._options.blockwise and bool(self._loss.features)
         with _autocast(self._device):
             cuts = self._loss.features if alone else ()
             found = self._student.run(tensors_of(feeds, self._device), self._names, cuts)
@@ -210,8 +215,10 @@ class Trainer:
         self._optimizer.zero_grad()
         torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(self._weights, _LARGEST_GRADIENT)
+        if progress.step == blocks:
+            self._optimizer.state.clear()
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.learning_rate * progress.gentler * _share(done)
+            group["lr"] = self._options.learning_rate * progress.gentler * _share(progress.step, blocks, total)
         self._optimizer.step()
         step = max(progress.step - progress.since * self._course.steps, 0)
         decay = min(1 - 1 / _AVERAGED_OVER, (1 + step) / (10 + step))
@@ -254,11 +261,14 @@ class Trainer:
                 yield view, chosen, real
 
 
-def _share(done: float) -> float:
-    """Of the learning rate, after a share of all steps."""
+def _share(step: int, blocks: int, total: int) -> float:
+    """Of the learning rate, at a step; the first `blocks` of them are of the first stage."""
+    together = _TOGETHER if blocks else 1.0
+    top, start, end = (1.0, 0, blocks) if step < blocks else (together, blocks, total)
+    done = (step - start + 0.5) / (end - start)
     if done < _WARM_UP:
-        return (done + 1e-3) / (_WARM_UP + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
+        return top * done / _WARM_UP
+    return top * 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -2,7 +2,8 @@
 
 Knows arrays alone. ``moments`` gathers statistics, ``problem`` states what is asked. ``selectors`` choose
 channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``nonlinear`` behind an
-``activation``), ``lowrank`` fits factors of them. ``quadratic`` and ``numerics`` hold what they share.
+``activation``), ``lowrank`` fits factors of them. ``metric`` says what
+errors of single outputs weigh. ``quadratic`` and ``numerics`` hold what they share.
 """
 
 from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu
@@ -18,6 +19,7 @@ from onnxprune.solve.lowrank import (
     spatial_curve,
     split_columns,
 )
+from onnxprune.solve.metric import Metric, MetricChoice
 from onnxprune.solve.moments import Moments, MomentsBuilder, Part
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
@@ -49,6 +51,8 @@ __all__ = [
     "Factor",
     "Factors",
     "LassoVariant",
+    "Metric",
+    "MetricChoice",
     "Moments",
     "MomentsBuilder",
     "Part",

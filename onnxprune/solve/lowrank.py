@@ -28,6 +28,7 @@ import numpy as np
 from scipy.linalg import eigvalsh, qr, svd
 
 from onnxprune.solve.alternating import better_first
+from onnxprune.solve.metric import Metric
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import behind
 from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise
@@ -100,6 +101,7 @@ def decompose(
     channel: int | None,
     options: RefitOptions,
     samples: Samples | None = None,
+    metric: Metric | None = None,
 ) -> Decomposed:
     """Fit factors of given ranks to the answers that are wanted.
 
@@ -111,6 +113,7 @@ def decompose(
         channel: d, width in front of P; None: no P.
         options: how H and P are fitted; ``none``: plain singular values, data-free.
         samples: as for ``refit``; its columns are all p.
+        metric: in which `problem` and `samples` are; what is returned is for the layer as it is.
     """
     dense = refit(problem, columns, _dense_options(options))
     restricted = Regression(
@@ -133,6 +136,7 @@ def decompose(
             if kept is not None:
                 rows = replace(kept, x=_feature_rows(kept.x, first, split))
                 solution = _aware(found.features, solution, options, rows, channel)
+    solution = solution if metric is None else metric.solution(solution)
     factors = _balanced(_factors(solution.weight, first, channel), split)
     return Decomposed(replace(solution, weight=factors.weight(split)), factors)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import RefitOptions, Regression, Samples, Solution
+    from onnxprune.solve import Metric, RefitOptions, Regression, Samples, Solution
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -29,8 +29,9 @@ def fit_chain(
     form: Form,
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
+    metrics: Sequence[Metric] | None = None,
 ) -> tuple[list[Solution], Chain]:
-    """Fit factors for every group of a site; see `solve.decompose`.
+    """Fit factors for every group of a site; see `solve.decompose`. Problems and samples are in `metrics`, if any.
 
     Returns:
         One solution a group, and all factors; their ranks are lower than the form's where less is full rank.
@@ -38,7 +39,14 @@ def fit_chain(
     split = _split(site, form, len(columns))
     found = [
         decompose(
-            problem, columns, split, form.spatial, form.channel, options, None if samples is None else samples[index]
+            problem,
+            columns,
+            split,
+            form.spatial,
+            form.channel,
+            options,
+            None if samples is None else samples[index],
+            None if metrics is None else metrics[index],
         )
         for index, problem in enumerate(problems)
     ]

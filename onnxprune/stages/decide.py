@@ -89,7 +89,7 @@ def decide(
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
         depends = (options.budget, options.align, options.allocation, *machine(work.engine, options))
-        checkpoint = cache.checkpoint("plan", *_asked(options, shapes), *depends)
+        checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint)
     else:
         keep, forms = _found(cost, probed, options)
@@ -158,7 +158,7 @@ def _probed(
     cache: Cache,
 ) -> Probed:
     surveyed, weighed = _surveyed(options), _weighed(options, shapes)
-    checkpoint = cache.checkpoint("probe", *_asked(options, shapes))
+    checkpoint = cache.checkpoint("probe", bool(work.weights), *_asked(options, shapes))
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
         found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)

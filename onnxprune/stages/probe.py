@@ -21,6 +21,7 @@ from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, error_curve, obs, removal_order, select
 from onnxprune.stages.gather import SiteMeter, channel_of_column, moment_bytes, unit_of_column
+from onnxprune.stages.metric import metrics_of, weighed
 from onnxprune.stages.survey import survey
 from onnxprune.stages.trials import Trials
 
@@ -211,14 +212,15 @@ def _rank(group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], option
 
 
 def _problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
-    """What a site answers now, as one regression a group of a grouped conv, every input channel a unit."""
+    """What a site answers now, in its metric: a regression a group of a grouped conv, every input channel a unit."""
     site = work.channels.sites[name]
     weight, bias = matrix(work.net, site)
     unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
-    return [
+    problems = [
         Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
         for part, gathered in enumerate(moments)
     ]
+    return weighed(problems, metrics_of(work, site, len(problems)))
 
 
 def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:

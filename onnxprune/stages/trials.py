@@ -8,6 +8,7 @@ network, alone, and the damage at the outputs is divided by the layer's own erro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from onnxprune.runtime.inputs import input_specs
 from onnxprune.solve import RefitOptions, kept_columns, refit
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
+from onnxprune.stages.metric import metrics_of, unweighed
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
     from onnxprune.plan.candidates import Candidates
-    from onnxprune.solve import Regression
+    from onnxprune.solve import Regression, Solution
     from onnxprune.stages.workload import Workload
 
     Array = np.ndarray[Any, Any]
@@ -48,7 +50,8 @@ class Trials:
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
     ) -> float:
-        """Half of a group's channels removed; ``problems``: of each consumer, the group's channels being units.
+        """Half of a group's channels removed; ``problems``: of each consumer, in its metric, the group's channels
+        being units.
 
         Returns:
             Damage over error; NaN where there is no error.
@@ -63,8 +66,9 @@ class Trials:
                 solution = refit(problem, columns, FIT)
                 whole = np.zeros_like(problem.weight)
                 whole[:, columns] = solution.weight
-                found.append((whole, solution.bias))
-            weights[self._work.channels.sites[name]] = stacked(found)
+                found.append(replace(solution, weight=whole))
+            site = self._work.channels.sites[name]
+            weights[site] = stacked(unweighed(found, metrics_of(self._work, site, len(found))))
         return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
@@ -75,18 +79,19 @@ class Trials:
         """
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
+        metrics = metrics_of(self._work, site, len(problems))
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), FIT, None)
-            weights = stacked([(solution.weight, solution.bias) for solution in solutions])
+            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), FIT, None, metrics)
+            weights = stacked(solutions)
             found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found
 
 
-def stacked(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def stacked(parts: Sequence[Solution]) -> tuple[Array, Array]:
     """Weights and bias of a site from those of its groups."""
-    return np.stack([weight for weight, _ in parts]), np.concatenate([bias for _, bias in parts])
+    return np.stack([part.weight for part in parts]), np.concatenate([part.bias for part in parts])
 
 
 def ratio(damage: float, error: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.runtime.frontier import Batch
     from onnxprune.runtime.sessions import Engine
 
+    Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Inputs", "Progress", "Workload", "silent"]
@@ -61,6 +62,7 @@ class Workload:
         memory: bytes that held tensors and moments may take, each half of it.
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
+        weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
     """
 
     net: Net
@@ -74,6 +76,7 @@ class Workload:
     memory: int
     scratch: Path
     progress: Progress
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Half (0: even image, 1: odd) of each of the rows that its real images gave, image by image."""
