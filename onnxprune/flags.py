@@ -89,6 +89,8 @@ class BudgetFlags:
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: bool = True
     "Weigh the error of a layer by what a trial of it does to the network's outputs."
+    damping: tuple[float, ...] = (0.5,)
+    "Power of that weight, within 0 and 1; of several, each tried on some of the inputs, the best by the outputs."
     align: int = 16
     "Channel counts are multiples of this in groups that are wide enough; engines run such layers faster."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
@@ -251,7 +253,7 @@ def _check_alone(budget: BudgetFlags) -> None:
     usual = BudgetFlags()
     others = [
         name
-        for name in (*_AMOUNTS, "budget", "recipe", "allocation", "align", "sensitivity")
+        for name in (*_AMOUNTS, "budget", "recipe", "allocation", "align", "sensitivity", "damping")
         if getattr(budget, name) != getattr(usual, name)
     ]
     if others:
@@ -290,6 +292,7 @@ def options_from(
         recipe=budget.recipe,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,
+        damping=budget.damping,
         align=budget.align,
         include=budget.include,
         exclude=budget.exclude,

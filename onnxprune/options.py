@@ -41,6 +41,8 @@ class Options:
             of it (``3c``).
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
+        damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
+            plan whose outputs are nearest to the original's is taken.
         metric: what errors of single outputs of a layer weigh: all alike (``none``), or as much as the network's
             outputs hang on them (``fisher``, which needs torch).
         align: counts are multiples of it where groups are large enough; engines run such layers faster.
@@ -68,6 +70,7 @@ class Options:
     recipe: Recipe = "prune"
     allocation: Allocation = "greedy"
     sensitivity: bool = True
+    damping: tuple[float, ...] = (0.5,)
     metric: MetricChoice = "none"
     align: int = 16
     include: tuple[str, ...] = ()
@@ -103,6 +106,9 @@ class Options:
             raise UsageError(
                 f"--memory must be at least {_LEAST_MEMORY >> 20} MB, found {self.memory / (1 << 20):.1f} MB"
             )
+        if not self.damping or not all(0 <= power <= 1 for power in self.damping):
+            given = ", ".join(f"{power:g}" for power in self.damping) or "none"
+            raise UsageError(f"--damping takes powers within 0 and 1, found {given}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.recipe != "prune" and self.budget.kind in ("keep-ratio", "selector"):

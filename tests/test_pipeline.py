@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnxprune.graph import surgery
 from onnxprune.graph.decompose import with_chains
 from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
-from onnxprune.plan import Budget, LayerPlan
+from onnxprune.plan import Budget, LayerPlan, budget_from
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import compress, metric, start, verify
 
@@ -280,6 +281,31 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
     assert min(seen) > 0
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
+
+
+def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(resnet):
+    options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(speedup=3.0))
+    found = onnxprune.prune(resnet, options=options)
+    text = next(note.text for note in found.report.notes if note.subject == "--damping")
+    values = {key: float(value) for key, value in re.findall(r"([0-9.]+): ([0-9.e-]+)", text)}
+    best = min(values, key=lambda key: values[key])
+    assert set(values) == {"0", "0.5", "1"}
+    assert text.startswith(f"{best} is nearest")
+    alone = onnxprune.prune(resnet, options=replace(options, damping=(float(best),)))
+    assert alone.model.SerializeToString() == found.model.SerializeToString()
+    planned = onnxprune.prune(resnet, options=options, dry_run=True)
+    assert [layer.keep for layer in planned.plan.layers] == [layer.keep for layer in found.plan.layers]
+
+
+def test_plans_that_are_the_same_are_tried_once(vgg):
+    options = replace(QUICK, sensitivity=False, damping=(0.0, 1.0))
+    assert all(note.subject != "--damping" for note in onnxprune.prune(vgg, options=options).report.notes)
+
+
+@pytest.mark.parametrize("damping", [(), (-0.1,), (0.5, 1.5), (float("nan"),)])
+def test_a_damping_that_is_no_power_is_an_error(damping):
+    with pytest.raises(UsageError, match="--damping takes powers within 0 and 1"):
+        Options(damping=damping)
 
 
 @pytest.mark.parametrize("recipe", ["prune", "3c"])

@@ -1,8 +1,8 @@
 """How much an error counts: by what a trial of it did to the network's outputs.
 
 Trials are made one at a time, while in the end all layers err together and later ones are fitted to put earlier ones
-right; taken at their word, they would concentrate the errors in few places. So they are damped: the square root of the
-damage per error, over the geometric mean of all.
+right; taken at their word, they would concentrate the errors in few places. So they are damped: a power of the damage
+per error over the geometric mean of all, the square root unless another is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sensitivity"]
 
-_DAMPING = 0.5
 _MOST = 100.0  # and at least one over that
 
 
@@ -31,10 +30,12 @@ class Sensitivity:
     Attributes:
         groups: per group, when channels are removed.
         sites: per site and kind of form.
+        damping: the power; at 0 all errors count alike, at 1 as the trials say.
     """
 
     groups: Mapping[str, float]
     sites: Mapping[str, Mapping[Kind, float]]
+    damping: float = 0.5
 
     def curves(self, curves: Mapping[str, Array]) -> dict[str, Array]:
         """Errors of groups, each multiplied by how much it counts."""
@@ -56,7 +57,7 @@ class Sensitivity:
         if not known or not any(_usable([value])):
             return 1.0
         typical = float(np.exp(np.mean(np.log(known))))
-        return float(np.clip(value / typical, 1 / _MOST**2, _MOST**2) ** _DAMPING)
+        return float(np.clip(value / typical, 1 / _MOST**2, _MOST**2) ** self.damping)
 
 
 def _usable(values: Iterable[float]) -> Iterable[float]:

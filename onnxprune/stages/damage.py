@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnxprune.runtime.divergence import DivergenceMeter
 from onnxprune.runtime.frontier import Batch
 
 if TYPE_CHECKING:
+    from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.stages.workload import Workload
@@ -44,9 +45,11 @@ class Damage:
 
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Of every output, with these weights and biases in the place of some sites'."""
-        model = with_weights(self._work.net, weights).to_model()
         label = ", ".join(f"'{site.name}'" for site in weights)
-        session = self._engine.session(model, label=f"the network with {label} changed")
+        return self._divergence(with_weights(self._work.net, weights), f"the network with {label} changed")
+
+    def _divergence(self, net: Net, label: str) -> tuple[OutputDivergence, ...]:
+        session = self._engine.session(net.to_model(), label=label)
         meter = DivergenceMeter(self._temperature)
         for batch, feeds, wanted in self._held:
             meter.add(wanted, session.run(feeds), batch.real)
@@ -55,8 +58,15 @@ class Damage:
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
         """One number: KL times the squared temperature for a classifier's output, else the squared relative error,
         the sum over outputs."""
+        return self._sum(self.divergence(weights))
+
+    def of_net(self, net: Net, label: str) -> float:
+        """The same of another network with these inputs and outputs."""
+        return self._sum(self._divergence(net, label))
+
+    def _sum(self, found: Iterable[OutputDivergence]) -> float:
         total = 0.0
-        for output in self.divergence(weights):
+        for output in found:
             total += output.relative_error**2 if output.kl is None else output.kl * self._temperature**2
         return total
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Decision:
         forms: per site that is not to stay dense.
         notes: what was asked for and is not done.
         explanation: why it is this; None where nothing was weighed.
+        damping: of the sensitivities that it rests on.
     """
 
     keep: dict[str, int]
@@ -50,6 +51,7 @@ class Decision:
     forms: dict[str, Form]
     notes: tuple[Note, ...] = ()
     explanation: Explanation | None = None
+    damping: float = 0.0
 
 
 def counted(options: Options) -> Unit:
@@ -66,8 +68,8 @@ def decide(
     options: Options,
     inputs: Inputs,
     cache: Cache,
-) -> Decision:
-    """Follow the plan, or find one.
+) -> tuple[Decision, ...]:
+    """Follow the plan, or find one for each damping; plans that are the same, once.
 
     Args:
         work: the original and the inputs.
@@ -83,12 +85,33 @@ def decide(
         PlanError: the plan does not fit, or the budget is out of reach.
     """
     if plan is not None:
-        return _followed(work, cost, groups, skipped, plan, options)
+        return (_followed(work, cost, groups, skipped, plan, options),)
     shapes = _shapes(work, cost, options)
     probed = _probed(work, groups, shapes, options, cache)
+    found: list[Decision] = []
+    for damping in dict.fromkeys(options.damping):
+        damped = replace(probed, sensitivity=replace(probed.sensitivity, damping=damping))
+        one = _weighed_up(work, cost, groups, damped, shapes, options, inputs, cache)
+        if all((one.keep, one.forms) != (other.keep, other.forms) for other in found):
+            found.append(one)
+    return tuple(found)
+
+
+def _weighed_up(
+    work: Workload,
+    cost: CostModel,
+    groups: Sequence[ChannelGroup],
+    probed: Probed,
+    shapes: Mapping[str, LayerShape],
+    options: Options,
+    inputs: Inputs,
+    cache: Cache,
+) -> Decision:
+    """The plan that follows from what is known."""
+    damping = probed.sensitivity.damping
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        depends = (options.budget, options.align, options.allocation, *machine(work.engine, options))
+        depends = (options.budget, options.align, options.allocation, damping, *machine(work.engine, options))
         checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint)
     else:
@@ -97,7 +120,7 @@ def decide(
         group.name: np.sort(probed.rankings[group.name].order[group.size - keep[group.name] :])
         for group in early_groups(work.channels, groups)
     }
-    return Decision(keep, kept, forms, notes, _explained(cost, probed, Choice(keep, forms), options))
+    return Decision(keep, kept, forms, notes, _explained(cost, probed, Choice(keep, forms), options), damping)
 
 
 def _followed(
