@@ -206,7 +206,6 @@ class Job:
             with clock("recover"):
                 model, recovery = _recovered(work, compressed, inputs, options, self.cache)
                 divergence = recovery.after
-                check_drop(divergence, options.max_drop)
         report = started.report(
             keep,
             forms,
@@ -297,12 +296,12 @@ def _verified(
 def _recovered(
     work: Workload, compressed: Compressed, inputs: Inputs, options: Options, cache: Cache
 ) -> tuple[onnx.ModelProto, Recovery]:
-    """Train it on the original's answers."""
+    """Train it on the original's answers, and hold it to the greatest drop."""
     from onnxprune.recovery.distil import recovered  # with torch, which not everybody has
 
     assert options.recover is not None
     digest = hashlib.sha256(compressed.net.to_model().SerializeToString(deterministic=True)).hexdigest()
-    return recovered(
+    model, record = recovered(
         work.net,
         compressed.net,
         inputs,
@@ -313,6 +312,11 @@ def _recovered(
         folder=cache.checkpoint("recover", options.recover, digest, options.engine.threads).folder,
         progress=work.progress,
     )
+    try:
+        check_drop(record.after, options.max_drop)
+    except VerifyError as error:
+        raise VerifyError(f"{error}; nothing was written") from error
+    return model, record
 
 
 def _timings(

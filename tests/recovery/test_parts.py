@@ -181,3 +181,16 @@ def test_a_softmax_whose_input_the_other_network_does_not_have_is_compared_itsel
         )
     ]
     assert float(kl[0]) == pytest.approx(float(kl[1]), rel=1e-4)
+
+
+@given(st.integers(0, 200), st.integers(1, 200))
+def test_either_stage_rises_falls_to_nothing_and_the_second_is_gentler(blocks, together):
+    total = blocks + together
+    shares = [train._share(step, blocks, total) for step in range(total)]
+    assert all(0 < share <= 1 for share in shares)
+    first, second = shares[:blocks], shares[blocks:]
+    for stage, top in ((first, 1.0), (second, train._TOGETHER if blocks else 1.0)):
+        if len(stage) > 100:
+            assert max(stage) == pytest.approx(top, rel=0.01)
+            assert stage[0] < top / 2
+            assert stage[-1] < top / 100

@@ -13,7 +13,7 @@ from graph.families import FAMILIES, SIDE
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, RecoverOptions, cli
+from onnxprune import Options, RecoverOptions, cli, pipeline
 from onnxprune.errors import ModelError, UsageError, VerifyError
 from onnxprune.recovery import distil, train
 from onnxprune.recovery.program import TorchNet
@@ -210,6 +210,21 @@ def test_the_main_command_recovers_and_says_so(tiny, tmp_path, capsys):
     assert content["recovery"]["epochs"] == [2, 2]
     assert content["divergence"] == content["recovery"]["after"]
     onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
+def test_what_drops_too_much_after_all_is_not_written(tiny, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "small.onnx"
+    real = pipeline.check_drop
+
+    def strict(divergence, max_drop):
+        real([replace(found, top1_agreement=0.5) for found in divergence], max_drop)
+
+    monkeypatch.setattr(pipeline, "check_drop", strict)
+    arguments = [str(tiny), "-o", str(output), "--align", "4", "--points", "20", "--no-bench", "--no-cache", "-q"]
+    assert cli.main([*arguments, "--recover", "1", "--max-drop", "40"]) == VerifyError.exit_code
+    assert "50.00 points of top-1 agreement" in (said := capsys.readouterr().err)
+    assert said.count("nothing was written") == 1
+    assert not output.exists()
 
 
 def test_the_command_for_any_pair(tiny, pruned, tmp_path, capsys):
