@@ -220,7 +220,20 @@ def test_what_drops_too_much_after_all_is_not_written(tiny, tmp_path, capsys, mo
         real([replace(found, top1_agreement=0.5) for found in divergence], max_drop)
 
     monkeypatch.setattr(pipeline, "check_drop", strict)
-    arguments = [str(tiny), "-o", str(output), "--align", "4", "--points", "20", "--no-bench", "--no-cache", "-q"]
+    arguments = [
+        str(tiny),
+        "-o",
+        str(output),
+        "--speedup",
+        "3",
+        "--align",
+        "4",
+        "--points",
+        "20",
+        "--no-bench",
+        "--no-cache",
+        "-q",
+    ]
     assert cli.main([*arguments, "--recover", "1", "--max-drop", "40"]) == VerifyError.exit_code
     assert "50.00 points of top-1 agreement" in (said := capsys.readouterr().err)
     assert said.count("nothing was written") == 1
