@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from onnxprune.errors import ModelError, VerifyError
 from onnxprune.graph.save import finished_model
 from onnxprune.note import Note
 from onnxprune.recovery.augment import augmentation_for
+from onnxprune.recovery.device import device_beside, torch_threads
 from onnxprune.recovery.ends import loss_ends
 from onnxprune.recovery.features import common_tensors
 from onnxprune.recovery.loss import settled
@@ -90,7 +90,7 @@ def recovered(
     if absent:
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
     features = common_tensors(original, smaller, weights, names) if options.features or options.blockwise else ()
-    device = torch.device("cuda" if torch.cuda.is_available() and engine.provider != "CPU" else "cpu")
+    device = device_beside(engine)
     smaller = balanced(smaller, weights)
     student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features]))).to(device)
     _check_parity(smaller, student, engine, inputs, device)
@@ -103,7 +103,7 @@ def recovered(
         notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
     augmentation = augmentation_for(inputs.specs, data, wanted=options.augment)
     trainer = Trainer(student, teacher, load, loss, course, options, augmentation, folder, progress)
-    with _threads(engine.options.threads) as threads:
+    with torch_threads(engine.options.threads) as threads:
         found, start = trainer.run()
     model, before, after = _better_of(original, smaller, student, inputs, engine, course, progress)
     kept = after is not before
@@ -124,17 +124,6 @@ def recovered(
         notes=(*notes, *trainer.notes),
         seconds=round(found.seconds, 1),
     )
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[int]:
-    """So many threads of torch for a while, and how many; None: as many as it has."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(count or usual)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(usual)
 
 
 class _Teacher:

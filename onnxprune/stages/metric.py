@@ -75,6 +75,7 @@ def _kept(work: Workload, checkpoint: Checkpoint) -> dict[str, Array] | None:
 
 def _fisher(work: Workload) -> dict[str, Array]:
     from onnxprune.recovery.curvature import channel_weights  # with torch, which not everybody has
+    from onnxprune.recovery.device import device_beside, torch_threads
     from onnxprune.recovery.program import affordable
 
     sites = work.channels.sites
@@ -93,14 +94,16 @@ def _fisher(work: Workload) -> dict[str, Array]:
             yield work.calibration.load(batch.samples)
         work.progress("weigh outputs", len(chosen), len(chosen))
 
-    found = channel_weights(
-        work.net,
-        {site.response: site.channel_axis for site in sites.values()},
-        feeds(),
-        temperature=_TEMPERATURE,
-        draws=_DRAWS,
-        seed=work.positions.seed,
-    )
+    with torch_threads(work.engine.options.threads):
+        found = channel_weights(
+            work.net,
+            {site.response: site.channel_axis for site in sites.values()},
+            feeds(),
+            temperature=_TEMPERATURE,
+            draws=_DRAWS,
+            seed=work.positions.seed,
+            device=device_beside(work.engine),
+        )
     return {name: found[site.response] for name, site in sites.items() if site.response in found}
 
 

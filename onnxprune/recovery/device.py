@@ -1,0 +1,30 @@
+"""What torch runs on: the same as onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from onnxprune.runtime.sessions import Engine
+
+__all__ = ["device_beside", "torch_threads"]
+
+
+def device_beside(engine: Engine) -> torch.device:
+    """CUDA where torch has it and onnxruntime runs there too, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and engine.provider != "CPU" else "cpu")
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """So many threads of torch for a while, and how many; None: as many as it has."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(usual)
