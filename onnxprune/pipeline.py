@@ -127,6 +127,8 @@ def opened(
     clock = Stopwatch()
     if options.recover is not None:
         require_torch()
+    if options.metric == "fisher":
+        require_torch("--metric fisher")
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
@@ -145,10 +147,9 @@ def opened(
         if options.budget.kind == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
-        if options.metric != "none":
+        if options.metric == "fisher":
             with clock("weigh outputs"):
-                checkpoint = cache.checkpoint("metric", options.metric)
-                work = replace(work, weights=output_weights(work, options.metric, checkpoint))
+                work = replace(work, weights=output_weights(work, cache.checkpoint("metric")))
         yield Job(original, Started(label, work, cost, params, skipped, notes, options, inputs, clock), groups, cache)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, Plan
+from onnxprune import Options, Plan, recovery
 from onnxprune.compare import CompareOptions
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
@@ -21,7 +22,8 @@ from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
 from onnxprune.plan import Budget, LayerPlan, budget_from
 from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.stages import compress, metric, start, verify
+from onnxprune.stages import compress, start, verify
+from onnxprune.stages.metric import metrics_of
 
 QUICK = Options(bench=False, samples=300)
 
@@ -322,8 +324,15 @@ def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(resnet, tm
     assert again.model.SerializeToString() == result.model.SerializeToString()
 
 
+def test_groups_of_a_conv_do_not_matter_alike():
+    work, site = SimpleNamespace(weights={"conv": np.array([4.0, 4.0, 1.0, 1.0])}), SimpleNamespace(name="conv")
+    found = metrics_of(work, site, 2)
+    assert found[0].scale == pytest.approx(2 * found[1].scale)
+    assert metrics_of(work, SimpleNamespace(name="other"), 2) is None
+
+
 def test_the_fisher_metric_without_torch_is_one_line(vgg, monkeypatch):
-    monkeypatch.setattr(metric, "missing_torch", lambda: ["torch"])
+    monkeypatch.setattr(recovery, "missing_torch", lambda: ["torch"])
     with pytest.raises(UsageError, match="--metric fisher needs torch: pip install"):
         onnxprune.prune(vgg, options=replace(QUICK, metric="fisher"))
 

@@ -55,8 +55,7 @@ def resnet() -> nn.Module:
     return nn.Sequential(layers)
 
 
-# Where types are checked without torch, nn.Module is Any, which strict mode refuses as a base class.
-class Add(nn.Module):  # type: ignore[misc, unused-ignore]
+class Add(nn.Module):
     """The sum of two tensors, as a module so that it has a name in the graph."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -64,7 +63,7 @@ class Add(nn.Module):  # type: ignore[misc, unused-ignore]
         return left + right
 
 
-class BasicBlock(nn.Module):  # type: ignore[misc, unused-ignore]
+class BasicBlock(nn.Module):
     """Two 3 x 3 convs and a shortcut: the identity, or 1 x 1 conv and BN where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:

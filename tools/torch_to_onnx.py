@@ -124,7 +124,7 @@ OPERATORS: dict[type, Callable[[Any], Operator]] = {
 """The layers that can be written, as the nets here use them: convs without bias, average pools to 1 x 1."""
 
 
-class _LayerTracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
+class _LayerTracer(fx.Tracer):
     """Stops at the layers that have an operator, and goes through all others."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

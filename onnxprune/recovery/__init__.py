@@ -15,7 +15,7 @@ def missing_torch() -> list[str]:
     return [name for name in ("torch", "safetensors") if find_spec(name) is None]
 
 
-def require_torch() -> None:
+def require_torch(what: str = "recovery") -> None:
     """Say at once that something is missing, not after an hour.
 
     Raises:
@@ -23,4 +23,4 @@ def require_torch() -> None:
     """
     missing = missing_torch()
     if missing:
-        raise UsageError(f"recovery needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")
+        raise UsageError(f"{what} needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")

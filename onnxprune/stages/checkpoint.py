@@ -67,7 +67,10 @@ class Checkpoint:
         if self.folder is None:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez would, which takes some names for its options
+            for key, array in arrays.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
         try:
             write_bytes(self.folder / f"{name}.npz", buffer.getvalue())
         except OutputError:

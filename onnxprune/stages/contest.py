@@ -1,7 +1,8 @@
 """Which of several plans: each is carried out on some of the inputs, cheaply, and the network's end decides.
 
 No rule says how much to believe of sensitivities that were found one at a time. Where several answers are plausible,
-they are tried.
+they are tried. They are judged by inputs to fit on, some of which a trial has seen; those held back are left to
+the verification.
 """
 
 from __future__ import annotations

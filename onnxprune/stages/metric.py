@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.errors import UsageError
-from onnxprune.recovery import missing_torch
 from onnxprune.runtime.frontier import Batch
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.solve import Metric
@@ -16,7 +14,7 @@ from onnxprune.stages.damage import spread
 
 if TYPE_CHECKING:
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import MetricChoice, Regression, Solution
+    from onnxprune.solve import Regression, Solution
     from onnxprune.stages.checkpoint import Checkpoint
     from onnxprune.stages.workload import Workload
 
@@ -32,23 +30,16 @@ _MEMORY_SHARE = 4
 _NONE = np.zeros(0)  # no output of the network depends on the site
 
 
-def output_weights(work: Workload, choice: MetricChoice, checkpoint: Checkpoint) -> dict[str, Array]:
-    """Weights of every site's outputs, by site; none where all count alike.
+def output_weights(work: Workload, checkpoint: Checkpoint) -> dict[str, Array]:
+    """Weights of every site's outputs, by site; needs torch.
 
     Args:
         work: the original and the inputs.
-        choice: of the metric.
         checkpoint: where they are kept, and found.
 
     Raises:
-        UsageError: torch is not installed.
         ModelError: torch cannot run the network.
     """
-    if choice == "none":
-        return {}
-    missing = missing_torch()
-    if missing:
-        raise UsageError(f"--metric fisher needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")
     found = _kept(work, checkpoint)
     if found is None:
         found = _fisher(work)
@@ -114,9 +105,8 @@ def metrics_of(work: Workload, site: Site, groups: int, alive: Mask | None = Non
         return None
     if alive is not None:
         weights = weights[work.channels.alive_slots(site.output_axis, alive)]
-    mean = float(weights.mean()) or 1.0
-    found = [Metric.from_weights(part / mean) for part in weights.reshape(groups, -1)]
-    return None if any(one is None for one in found) else [one for one in found if one is not None]
+    whole = Metric.from_weights(weights)  # not group by group: groups do not matter alike either
+    return None if whole is None else [Metric(scale) for scale in whole.scale.reshape(groups, -1)]
 
 
 def weighed(problems: Sequence[Regression], metrics: Sequence[Metric] | None) -> list[Regression]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onnxprune.data import DataOptions, InputSpec
+from onnxprune.data import Calibration, DataOptions, InputSpec
 
 FLOAT = np.dtype(np.float32)
 NO_OPTIONS = DataOptions()
@@ -33,5 +33,5 @@ def save_image(path: Path, height: int = 8, width: int = 8, *, seed: int = 0, gr
     return array
 
 
-def notes(calibration: object) -> str:
-    return " | ".join(calibration.description["notes"])  # type: ignore[attr-defined]
+def notes(calibration: Calibration) -> str:
+    return " | ".join(calibration.description["notes"])

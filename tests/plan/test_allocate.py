@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from .helpers import costs
 
 Array = np.ndarray[Any, Any]
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
-UNITS = ("macs", "params")
+UNITS: tuple[Literal["macs", "params"], ...] = ("macs", "params")
 MODELS = ("vgg", "resnet")
 
 seeds = st.integers(0, 10_000)
@@ -26,8 +26,8 @@ fractions = st.floats(0.2, 0.99)
 aligns = st.sampled_from([1, 4, 6, 8, 16])
 
 
-def budget_of(unit: str, fraction: float) -> Budget:
-    return Budget(unit, fraction, f"{fraction:.4g} of the {unit}")  # type: ignore[arg-type]
+def budget_of(unit: Literal["macs", "params"], fraction: float) -> Budget:
+    return Budget(unit, fraction, f"{fraction:.4g} of the {unit}")
 
 
 def random_curves(model: str, seed: int) -> dict[str, Array]:
