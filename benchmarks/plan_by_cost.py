@@ -36,10 +36,10 @@ from onnxprune.pipeline import opened
 from onnxprune.plan import Candidates, budget_from
 from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, Regression, kept_columns, refit
+from onnxprune.solve import RefitOptions, Regression, SelectOptions, kept_columns, refit
 from onnxprune.stages import probe
 from onnxprune.stages.bench import Bench
-from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.chains import fit_chain, read_inputs
 from onnxprune.stages.trials import FIT, Trials, ratio, stacked
 
 _SAMPLES = 3000
@@ -228,16 +228,18 @@ def _predicted(given: argparse.Namespace) -> None:
 
 def _ablation(given: argparse.Namespace) -> None:
     linear, plain = RefitOptions(refit="linear"), RefitOptions(refit="linear", rounds=0)
-    pruned = replace(_BASE, recipe="prune", sensitivity=False, refit=plain)
+    whole = replace(_BASE, select_inputs=False)
+    pruned = replace(whole, recipe="prune", sensitivity=False, refit=plain)
     steps: list[tuple[str, Options]] = [
         ("channels, the same share everywhere", replace(pruned, allocation="uniform")),
         ("by closed-form error (greedy)", pruned),
         ("+ weighed by trials (sensitivity)", replace(pruned, sensitivity=True)),
-        ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
-        ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
-        ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),
-        ("+ the activation (--refit relu)", replace(_HARD, points=None)),
-        ("+ three times the positions (--points 30)", _HARD),
+        ("+ V, H and P (--recipe 3c)", replace(whole, refit=plain)),
+        ("+ any number of channels (--align 1)", replace(whole, refit=plain, align=1)),
+        ("+ V given H (--rounds 1)", replace(whole, refit=linear, align=1)),
+        ("+ the activation (--refit relu)", replace(_HARD, points=None, select_inputs=False)),
+        ("+ three times the positions (--points 30)", replace(_HARD, select_inputs=False)),
+        ("+ some inputs only (--select-inputs)", _HARD),
         ("by latency instead (--budget latency), 2x", _LATENCY),
     ]
     path, case = _case("cifar10_resnet56", given)
@@ -293,7 +295,8 @@ class _Brute(Trials):
         for kind, places in candidates.kinds().items():
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
-                solutions, _ = fit_chain(site, problems, columns, candidates.form(int(place)), FIT, None)
+                asked = site, problems, columns, candidates.forms[int(place)]
+                solutions, _ = fit_chain(*asked, FIT, None, None, read_inputs(*asked, SelectOptions()))
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

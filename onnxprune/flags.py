@@ -85,6 +85,8 @@ class BudgetFlags:
     "Do what this plan file says instead."
     recipe: Recipe = "prune"
     "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
+    select_inputs: bool = True
+    "With --recipe 3c and no budget in milliseconds, convs may read some only of channels that others need (a Gather)."
     allocation: Allocation = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: bool = True
@@ -253,11 +255,12 @@ def _check_alone(budget: BudgetFlags) -> None:
     usual = BudgetFlags()
     others = [
         name
-        for name in (*_AMOUNTS, "budget", "recipe", "allocation", "align", "sensitivity", "damping")
+        for name in (*_AMOUNTS, "budget", "recipe", "select_inputs", "allocation", "align", "sensitivity", "damping")
         if getattr(budget, name) != getattr(usual, name)
     ]
     if others:
-        flags = ", ".join(f"--{'no-' * (name == 'sensitivity')}{name.replace('_', '-')}" for name in others)
+        off = {name for name in others if getattr(budget, name) is False}
+        flags = ", ".join(f"--{'no-' * (name in off)}{name.replace('_', '-')}" for name in others)
         raise UsageError(f"--plan says what is done: leave {flags} out")
 
 
@@ -290,6 +293,7 @@ def options_from(
             default=default,
         ),
         recipe=budget.recipe,
+        select_inputs=budget.select_inputs,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,
         damping=budget.damping,

@@ -39,6 +39,8 @@ class Options:
         budget: how much may be kept.
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
             of it (``3c``).
+        select_inputs: with ``3c`` and a budget in MACs or parameters, let convs read some only of the channels that
+            others need as well.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
         damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
@@ -68,6 +70,7 @@ class Options:
 
     budget: Budget = field(default_factory=budget_from)
     recipe: Recipe = "prune"
+    select_inputs: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
     damping: tuple[float, ...] = (0.5,)

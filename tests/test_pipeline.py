@@ -393,6 +393,31 @@ def test_a_plan_with_forms_replays_and_resumes(resnet, tmp_path):
     assert resumed.model.SerializeToString() == first.model.SerializeToString()
 
 
+def test_a_conv_in_a_branch_reads_some_of_the_channels_that_others_need(resnet):
+    """As the plan says; all that the layers before it make stays, and the network is the one that was fitted."""
+    name = "stage2.block2.conv1"
+    weights = next(node.input[1] for node in onnx.load(resnet).graph.node if node.name == name)
+    shape = next(tuple(t.dims) for t in onnx.load(resnet).graph.initializer if t.name == weights)
+    read = shape[1] // 2
+    for form in (Form(inputs=read), Form(shape[1] // 4, inputs=read)):
+        plan = Plan((), layers=(LayerPlan(name, shape, form),))
+        result = onnxprune.prune(resnet, plan=plan, options=QUICK)
+        nodes = {node.name: node for node in result.model.graph.node}
+        assert nodes[f"{name}_inputs"].op_type == "Gather"
+        values = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+        picked = values[nodes[f"{name}_inputs"].input[1]]
+        assert len(picked) == read == len(set(picked.tolist()))
+        reader = nodes[f"{name}_V" if form.spatial else name]
+        assert reader.input[0] == nodes[f"{name}_inputs"].output[0]
+        assert values[reader.input[1]].shape[1] == read
+        left = {row.name: row for row in result.report.layers}
+        assert all(row.outputs.before == row.outputs.after for row in left.values())
+        assert left[name].macs.after <= left[name].macs.before / 2
+        assert [layer.form for layer in result.plan.layers] == [form]
+        assert Plan.from_dict(result.plan.to_dict()) == result.plan
+        assert result.plan.to_dict()["version"] == 3  # readers of 2 would pass over the inputs
+
+
 def test_a_form_that_would_cost_more_is_declined_aloud(vgg):
     layers = (
         LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(140)),
@@ -413,6 +438,8 @@ def test_a_form_that_would_cost_more_is_declined_aloud(vgg):
         (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(145)), "rank of 144 at most"),
         (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(channel=49)), "48 wide"),
         (LayerPlan("fc1", (64, 320), Form(2)), "cannot be split"),
+        (LayerPlan("fc1", (64, 320), Form(inputs=2)), "'fc1' is no conv of one group"),
+        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(inputs=49)), "has 48 inputs, the plan says 49"),
     ],
 )
 def test_a_form_that_does_not_fit_is_an_error(vgg, layer, message):

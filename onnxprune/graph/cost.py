@@ -19,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.forms import DENSE, Form, LayerShape, Unit, layer_shape
+from onnxprune.graph.forms import DENSE, Form, Forms, LayerShape, Unit, layer_shape
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.normalize import with_shapes
 from onnxprune.graph.rules import Axis
@@ -63,8 +63,8 @@ class _Layer:
 class Clock(Protocol):
     """What a layer takes."""
 
-    def ms(self, spatial: Any, first: Any, channel: Any, inputs: Any, outputs: Any) -> Any:
-        """Milliseconds of arrays of forms, see `LayerShape.costs`."""
+    def ms(self, forms: Forms, inputs: Any, outputs: Any) -> Any:
+        """Milliseconds of forms, see `LayerShape.costs`."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class CostModel:
 
     def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
         if layer.clock is None:
-            return 0.0
-        return layer.clock.ms(form.spatial or 0, form.first, form.channel or 0, inputs, outputs)
+            return np.zeros(1)
+        return layer.clock.ms(Forms.of([form]), inputs, outputs)
 
     def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
         """Multiply-accumulates for one sample."""
@@ -104,8 +104,8 @@ class CostModel:
             return self.latency(keep, forms)
         return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
 
-    def costs(self, name: str, spatial: Any, first: Any, channel: Any, inputs: int, outputs: int, unit: Unit) -> Array:
-        """Of a layer in arrays of forms, see `LayerShape.costs`.
+    def costs(self, name: str, forms: Forms, inputs: int, outputs: int, unit: Unit) -> Array:
+        """Of a layer in each of some forms, (n,).
 
         Raises:
             ValueError: it has one form only.
@@ -114,9 +114,9 @@ class CostModel:
         if layer.shape is None:
             raise ValueError(f"'{name}' has one form only")
         if unit == "latency":
-            ms = layer.clock.ms(spatial, first, channel, inputs, outputs) if layer.clock is not None else 0.0
-            return np.asarray(ms + np.zeros(np.shape(spatial)), dtype=np.float64)
-        found = layer.shape.costs(spatial, first, channel, inputs, outputs, unit)
+            ms = layer.clock.ms(forms, inputs, outputs) if layer.clock is not None else 0.0
+            return np.asarray(ms + np.zeros(len(forms)), dtype=np.float64)
+        found = layer.shape.costs(forms, inputs, outputs, unit)
         return np.asarray(found, dtype=np.float64)
 
     def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
@@ -128,9 +128,9 @@ class CostModel:
                 continue
 
             def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
-                return float(self.costs(name, part.spatial or 0, part.first, part.channel or 0, *sizes, unit))
+                return float(self.costs(name, Forms.of([part]), *sizes, unit)[0])
 
-            settled = layer.shape.settled(form, outputs, price)
+            settled = layer.shape.settled(form.of(inputs), outputs, price)
             if not settled.dense:
                 found[name] = settled
         return found
@@ -180,7 +180,7 @@ class CostModel:
         """One of the costs of each layer, by node name."""
         if unit == "latency":
             return {
-                name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep)))
+                name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep))[0])
                 for name, layer in self.layers.items()
             }
         return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}

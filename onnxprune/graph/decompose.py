@@ -3,12 +3,13 @@
 Strides, dilations and pads of each kernel axis go with the factor that takes the axis; the first factor has no bias, so
 zeros around the input stay zeros around what it answers, and the chain equals the dense layer in exact arithmetic,
 borders included. The nodes are named ``<conv>_V`` (the factor with the vertical axis), ``<conv>_H`` and
-``<conv>_P``; without V and H the conv keeps its name.
+``<conv>_P``; without V and H the conv keeps its name. A Gather ``<conv>_inputs`` stands in front where only some input
+channels are read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.sites import Site, Window
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Chain", "with_chains"]
 
@@ -37,21 +39,23 @@ class Chain:
         first: (groups, r, channels * k_first), or None.
         second: (groups, m, r * other kernel elements), or (groups, m, p).
         last: (groups, outputs per group, m), or None.
+        inputs: (k,) int64, sorted, the input channels that are read; None: all.
     """
 
     form: Form
     first: Array | None
     second: Array
     last: Array | None
+    inputs: Indices | None = None
 
-    def outputs(self, kept: np.ndarray[Any, np.dtype[np.int64]]) -> Chain:
+    def outputs(self, kept: Indices) -> Chain:
         """The same with only some of the layer's outputs: (k,) positions, as many of each group."""
         tail = self.second if self.last is None else self.last
         groups = len(tail)
         narrowed = tail.reshape(-1, tail.shape[2])[kept].reshape(groups, -1, tail.shape[2])
         if self.last is None:
-            return Chain(self.form, self.first, narrowed, None)
-        return Chain(self.form, self.first, self.second, narrowed)
+            return replace(self, second=narrowed)
+        return replace(self, last=narrowed)
 
 
 def with_chains(net: Net, chains: Mapping[Site, Chain]) -> Net:
@@ -61,6 +65,8 @@ def with_chains(net: Net, chains: Mapping[Site, Chain]) -> Net:
     for site, chain in chains.items():
         node = nodes[site.name]
         builder = _Builder(net, node, set(nodes))
+        if chain.inputs is not None:
+            builder.gather(chain.inputs)
         if site.window is not None:
             _conv(builder, site.window, site.groups, chain)
         else:
@@ -81,6 +87,21 @@ class _Builder:
         self.made: list[Any] = []
         self._layers: list[tuple[str, str, Array, dict[str, Any]]] = []
 
+    def gather(self, inputs: Indices) -> None:
+        """Only these input channels from here on."""
+        name = self._named("_inputs")
+        indices = gs.Constant(self.net.unused_name(f"{name}.indices"), inputs.astype(np.int64))
+        picked = gs.Variable(self.net.unused_name(f"{name}.output"), dtype=self.source.dtype)
+        made = gs.Node("Gather", name, {"axis": 1}, inputs=[self.source, indices], outputs=[picked])
+        self.net.graph.nodes.append(made)
+        self.made.append(made)
+        self.source = picked
+
+    def _named(self, suffix: str) -> str:
+        name = lengthened(f"{self.node.name}{suffix}", self.taken - {self.node.name})
+        self.taken.add(name)
+        return name
+
     def add(self, op: str, suffix: str, weight: Array, attrs: dict[str, Any]) -> None:
         """One more layer behind those before it."""
         self._layers.append((op, suffix, weight, attrs))
@@ -91,8 +112,7 @@ class _Builder:
         tensor = self.source
         for position, (op, suffix, weight, attrs) in enumerate(self._layers):
             last = position == len(self._layers) - 1
-            name = lengthened(f"{self.node.name}{suffix}", self.taken - {self.node.name})
-            self.taken.add(name)
+            name = self._named(suffix)
             constant = gs.Constant(self.net.unused_name(f"{name}.weight"), weight.astype(self.kind))
             result = self.response
             if not last:

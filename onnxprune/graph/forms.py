@@ -3,13 +3,14 @@
 A conv of kernel k_0 x k_1 is one conv (*dense*), or a chain: first a conv along one kernel axis with r outputs (V
 takes the vertical axis, H the rest; or the other way round), then one along the others, and behind either a 1x1 conv
 P that widens d channels to the outputs. Every number is per group of a grouped conv. A Gemm or MatMul is a conv
-without kernel axes.
+without kernel axes. A conv may read some of its input channels only, picked by a Gather in front of it (the sampler of
+He et al. 2017, section 3.3), where others need the rest of them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from onnxprune.graph.sites import Site
 
     Number = int | float | np.ndarray[Any, Any]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["DENSE", "Form", "LayerShape", "Unit", "describe", "layer_shape"]
+__all__ = ["DENSE", "Form", "Forms", "LayerShape", "Unit", "describe", "layer_shape"]
 
 Unit = Literal["macs", "params", "latency"]
 
@@ -37,29 +39,76 @@ class Form:
         spatial: rank r of the two convs that stand for one; None: no such pair.
         first: the kernel axis that the first of them takes.
         channel: width d in front of a 1x1 conv; None: no such conv.
+        inputs: how many input channels are read; None: all.
     """
 
     spatial: int | None = None
     first: int = 0
     channel: int | None = None
+    inputs: int | None = None
 
     @property
     def dense(self) -> bool:
         """Whether it is the layer as it was."""
+        return self == DENSE
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one conv."""
         return self.spatial is None and self.channel is None
+
+    def of(self, channels: int) -> Form:
+        """The same where there are only so many input channels."""
+        return self if self.inputs is None or self.inputs < channels else replace(self, inputs=None)
 
     def parts(self) -> tuple[Form, ...]:
         """This form, and those that can stand for it exactly when neighbours are multiplied together."""
-        found = (
-            self,
-            Form(self.spatial, self.first) if self.spatial is not None else DENSE,
-            Form(channel=self.channel),
-            DENSE,
-        )
-        return tuple(dict.fromkeys(found))
+        pair, one = replace(self, channel=None), replace(self, spatial=None, first=0)
+        return tuple(dict.fromkeys((self, pair, one, replace(one, channel=None))))
 
 
 DENSE = Form()
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Many forms: (n,) int64 each, 0 where there is no such part, or all inputs are read."""
+
+    spatial: Indices
+    first: Indices
+    channel: Indices
+    inputs: Indices
+
+    @classmethod
+    def of(cls, forms: Sequence[Form]) -> Forms:
+        """Those of a sequence."""
+        rows = [(form.spatial or 0, form.first, form.channel or 0, form.inputs or 0) for form in forms]
+        return cls(*np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+
+    @classmethod
+    def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0, inputs: Number = 0) -> Forms:
+        """From numbers and arrays, broadcast against each other."""
+        parts = np.broadcast_arrays(np.atleast_1d(spatial), first, channel, inputs)
+        return cls(*(np.asarray(part, dtype=np.int64) for part in parts))
+
+    def array(self) -> Indices:
+        """(4, n) int64: the attributes."""
+        return np.stack([self.spatial, self.first, self.channel, self.inputs])
+
+    def __len__(self) -> int:
+        return len(self.spatial)
+
+    def __getitem__(self, index: int) -> Form:
+        spatial, channel, inputs = (int(part[index]) or None for part in (self.spatial, self.channel, self.inputs))
+        return Form(spatial, int(self.first[index]) if spatial else 0, channel, inputs)
+
+    def take(self, places: Indices) -> Forms:
+        """Some of them."""
+        return Forms(*self.array()[:, places])
+
+    def reads(self, inputs: Number) -> Number:
+        """Input channels that each reads where there are so many."""
+        return np.where(self.inputs > 0, np.minimum(self.inputs, inputs), inputs)
 
 
 @dataclass(frozen=True)
@@ -89,6 +138,7 @@ class LayerShape:
         """
         here = self.outputs if unit == "macs" else 1.0
         elements, channel = math.prod(self.kernel), form.channel or 0
+        inputs = inputs if form.inputs is None else np.minimum(form.inputs, inputs)
         narrow = channel * self.groups or outputs
         if form.spatial is None:
             return here * (narrow * inputs * elements + outputs * channel)
@@ -97,22 +147,23 @@ class LayerShape:
         first = between * self.groups * form.spatial * inputs * along
         return first + here * (narrow * form.spatial * (elements // along) + outputs * channel)
 
-    def costs(self, spatial: Number, first: Any, channel: Number, inputs: Number, outputs: Number, unit: Unit) -> Any:
-        """The same for arrays of forms: rank and width 0 where there is no such part."""
-        kernel, groups = math.prod(self.kernel), self.groups
+    def costs(self, forms: Forms, inputs: Number, outputs: Number, unit: Unit) -> Any:
+        """The same for many forms."""
+        kernel, groups, inputs = math.prod(self.kernel), self.groups, forms.reads(inputs)
+        spatial, first, channel = forms.spatial, forms.first, forms.channel
         along = np.array(self.kernel or (1,))[first]
         here = self.outputs if unit == "macs" else 1.0
         between = np.array(self.between or (1.0,))[first] if unit == "macs" else 1.0
         narrow = np.where(np.equal(channel, 0), outputs, np.multiply(groups, channel))
         whole = here * narrow * inputs * kernel
-        pair = between * (groups * np.asarray(spatial)) * inputs * along + here * narrow * spatial * (kernel // along)
+        pair = between * (groups * spatial) * inputs * along + here * narrow * spatial * (kernel // along)
         widened = here * np.multiply(outputs, channel)
         return np.where(np.equal(spatial, 0), whole, pair) + widened
 
     def settled(self, form: Form, outputs: int, price: Callable[[Form], float]) -> Form:
         """The cheapest form that answers exactly the same: neighbours are multiplied together where that is cheaper."""
         if form.channel is not None and form.channel * self.groups >= outputs:
-            form = Form(form.spatial, form.first)
+            form = replace(form, channel=None)
         ranked = sorted(form.parts(), key=lambda part: (price(part), part.spatial or 0, part.channel or 0))
         return ranked[0]
 
@@ -148,13 +199,16 @@ def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, gr
         groups: of a grouped conv.
     """
     size = "x".join(map(str, before))
-    if form.dense:
-        return size if tuple(before) == tuple(after) else f"{size} -> {'x'.join(map(str, after))}"
+    if form.whole:
+        left = (after[0], form.inputs or after[1], *after[2:])
+        parts = [] if tuple(before) == left else ["x".join(map(str, left))]
+        return " -> ".join([size, *parts]) + (f" of {after[1]} inputs" if form.inputs else "")
     outputs = after[0]
     spatial, channel = ((n or 0) * groups for n in (form.spatial, form.channel))
     narrow = channel or outputs
     names = ("V", "H") if form.first == 0 else ("H", "V")
-    parts = [f"{names[0]} {spatial}", f"{names[1]} {spatial}->{narrow}"] if spatial else [f"{narrow} wide"]
+    parts = [f"{form.inputs} of {after[1]} inputs"] if form.inputs else []
+    parts += [f"{names[0]} {spatial}", f"{names[1]} {spatial}->{narrow}"] if spatial else [f"{narrow} wide"]
     if channel:
         parts.append(f"P {channel}->{outputs}")
     return f"{size} -> {', '.join(parts)}"

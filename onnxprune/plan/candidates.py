@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from onnxprune.graph.forms import DENSE, Form
+from onnxprune.graph.forms import Form, Forms
 from onnxprune.plan.allocate import levels
 
 if TYPE_CHECKING:
@@ -18,28 +18,31 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["KINDS", "RECIPES", "Candidates", "Kind", "Recipe", "Uses", "cheaper_sizes", "widths"]
+__all__ = ["KINDS", "RECIPES", "Candidates", "Entry", "Kind", "Recipe", "Uses", "cheaper_sizes", "widths"]
 
+Entry = tuple[int, int, int, int, float]
+"""Spatial rank, first axis, width and inputs of a form, 0 where there is no such part, and its error."""
 Recipe = Literal["prune", "spatial", "channel", "3c"]
-Kind = Literal["spatial", "channel", "both"]
+Kind = Literal["spatial", "channel", "both", "inputs"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Of forms: V and H, P, or V, H and P."""
+"""Of forms: V and H, P, or V, H and P, whatever inputs they read; or one conv that reads some of them only."""
 
 
 @dataclass(frozen=True)
 class Uses:
-    """What a recipe may do: take channels away, decompose kernels, decompose channels."""
+    """What a recipe may do: take channels away, decompose kernels, decompose channels, read some inputs only."""
 
     prune: bool
     spatial: bool
     channel: bool
+    inputs: bool = False
 
 
 RECIPES: dict[Recipe, Uses] = {
     "prune": Uses(prune=True, spatial=False, channel=False),
     "spatial": Uses(prune=False, spatial=True, channel=False),
     "channel": Uses(prune=False, spatial=False, channel=True),
-    "3c": Uses(prune=True, spatial=True, channel=True),
+    "3c": Uses(prune=True, spatial=True, channel=True, inputs=True),
 }
 
 
@@ -47,48 +50,35 @@ RECIPES: dict[Recipe, Uses] = {
 class Candidates:
     """Forms of one site, the dense one first.
 
-    ``spatial``, ``first``, ``channel``: (n,) int64, rank and width 0 where there is no such part. ``error``: (n,)
-    relative error of the site's answer with fitted factors and unchanged inputs.
+    ``error``: (n,) relative error of the site's answer with fitted factors and unchanged inputs.
     """
 
-    spatial: Indices
-    first: Indices
-    channel: Indices
+    forms: Forms
     error: Array
 
     @classmethod
-    def of(cls, entries: Sequence[tuple[int, int, int, float]]) -> Candidates:
-        """Candidates from (spatial, first, channel, error); the dense form is put in front."""
-        rows = [(0, 0, 0, 0.0), *entries]
-        spatial, first, channel = (np.array([row[i] for row in rows], dtype=np.int64) for i in range(3))
-        return cls(spatial, first, channel, np.array([row[3] for row in rows], dtype=np.float64))
+    def of(cls, entries: Sequence[Entry]) -> Candidates:
+        """Candidates from their parts and errors; the dense form is put in front."""
+        rows = np.array([(0, 0, 0, 0, 0.0), *entries], dtype=np.float64)
+        return cls(Forms(*rows[:, :4].T.astype(np.int64)), rows[:, 4].copy())
 
     def __len__(self) -> int:
         return len(self.error)
 
-    def form(self, index: int) -> Form:
-        """One of the forms."""
-        spatial, channel = int(self.spatial[index]) or None, int(self.channel[index]) or None
-        return Form(spatial, int(self.first[index]) if spatial else 0, channel) if spatial or channel else DENSE
-
     def kinds(self) -> dict[Kind, Indices]:
         """Places of the forms of each kind that there is, in order; the dense one is of none."""
-        spatial, channel = self.spatial > 0, self.channel > 0
+        spatial, channel = self.forms.spatial > 0, self.forms.channel > 0
         of: dict[Kind, np.ndarray[Any, np.dtype[np.bool_]]] = {
             "spatial": spatial & ~channel,
             "channel": channel & ~spatial,
             "both": spatial & channel,
+            "inputs": (self.forms.inputs > 0) & ~spatial & ~channel,
         }
         return {kind: np.flatnonzero(places) for kind, places in of.items() if places.any()}
 
-    def costs(self, shape: LayerShape, inputs: int, outputs: int, unit: Unit) -> Array:
-        """Cost of each form, (n,)."""
-        found = shape.costs(self.spatial, self.first, self.channel, inputs, outputs, unit)
-        return np.asarray(found, dtype=np.float64)
-
     def useful(self, shape: LayerShape, inputs: int, outputs: int, unit: Unit) -> Candidates:
         """Those that no other beats in cost and error at once, and the dense one; the cheaper the further back."""
-        costs = self.costs(shape, inputs, outputs, unit)
+        costs = np.asarray(shape.costs(self.forms, inputs, outputs, unit), dtype=np.float64)
         order = np.lexsort((self.error, costs))
         best, kept = np.inf, []
         for index in order:
@@ -96,7 +86,7 @@ class Candidates:
                 kept.append(index)
                 best = self.error[index]
         chosen = np.array([0, *reversed([i for i in kept if costs[i] < costs[0]])], dtype=np.int64)
-        return Candidates(self.spatial[chosen], self.first[chosen], self.channel[chosen], self.error[chosen])
+        return replace(self, forms=self.forms.take(chosen), error=self.error[chosen])
 
 
 def widths(most: int, align: int) -> tuple[int, ...]:
@@ -124,10 +114,10 @@ def cheaper_sizes(
         along = shape.kernel[first]
         top = min(inputs * along, own * int(np.prod(shape.kernel)) // along)
         sizes = np.arange(1, top + 1)
-        costs = shape.costs(sizes, first, 0, inputs, outputs, unit)
+        forms = Forms.filled(spatial=sizes, first=first)
     else:
         sizes = np.arange(1, own)
-        costs = shape.costs(spatial, first, sizes, inputs, outputs, unit)
-    limit = shape.costs(spatial or 0, first, 0, inputs, outputs, unit)
-    cheaper = sizes[np.broadcast_to(costs, sizes.shape) < limit]
+        forms = Forms.filled(spatial=spatial, first=first, channel=sizes)
+    limit = shape.cost(Form(spatial or None, first), inputs, outputs, unit)
+    cheaper = sizes[shape.costs(forms, inputs, outputs, unit) < limit]
     return widths(int(cheaper[-1]), align) if len(cheaper) else ()

@@ -118,7 +118,7 @@ def explain(
     ]
     for index, (name, of, now) in enumerate(zip(space.sites, space.candidates, forms, strict=True)):
         here, whole = (space.costs_of(index, *cost.channels(name, kept)) for kept in (keep, {}))
-        words = [_form(of.form(i)) for i in range(len(of))]
+        words = [_form(of.forms[i]) for i in range(len(of))]
         tables.append(_Table(name, "form", now, words, of.error, here, candidates[name].error, float(whole[0])))
     price = min((table.cheapest_step() for table in tables), default=np.inf)
     price = price if np.isfinite(price) else 0.0
@@ -177,5 +177,6 @@ def _kept(count: int, size: int) -> str:
 def _form(form: Form) -> str:
     if form.dense:
         return "one conv"
-    parts = [f"{'V, H' if form.first == 0 else 'H, V'} {form.spatial}"] if form.spatial else []
+    parts = [f"{form.inputs} inputs"] if form.inputs else []
+    parts += [f"{'V, H' if form.first == 0 else 'H, V'} {form.spatial}"] if form.spatial else []
     return ", ".join([*parts, f"P {form.channel}"] if form.channel else parts)

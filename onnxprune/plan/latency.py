@@ -11,6 +11,8 @@ from scipy.interpolate import RegularGridInterpolator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onnxprune.graph.forms import Forms
+
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Number = int | float | np.ndarray[Any, Any]
 
@@ -65,13 +67,13 @@ class Clock:
     last: Grid | None = None
     groups: int = 1
 
-    def ms(self, spatial: Number, first: Any, channel: Number, inputs: Number, outputs: Number) -> Array:
-        """For arrays of forms, see `LayerShape.costs`: `inputs`, rank and width per group, `outputs` in all."""
+    def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
+        """Of each form, see `LayerShape.costs`; a Gather in front of it apart."""
         spatial, first, channel, inputs, outputs = np.broadcast_arrays(
-            np.multiply(spatial, self.groups),
-            first,
-            np.multiply(channel, self.groups),
-            np.multiply(inputs, self.groups),
+            forms.spatial * self.groups,
+            forms.first,
+            forms.channel * self.groups,
+            np.multiply(forms.reads(inputs), self.groups),
             outputs,
         )
         narrow = np.where(channel == 0, outputs, channel)

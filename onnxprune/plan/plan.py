@@ -6,11 +6,12 @@
      "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}],
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
-``kept`` may be missing: then the selector chooses. ``layers`` are those of ``plan.layers``. A plan made from one graph
-replays on any other in which nodes of these names make as many channels that may go: a detector on the same backbone,
-the same net with another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph
-whose convs have other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls
-itself, to be held against what is counted.
+``kept`` may be missing: then the selector chooses. ``layers`` are those of ``plan.layers``; the version is 3 where one
+reads some of its inputs only, which readers of 2 would pass over. A plan made from one graph replays on any other in
+which nodes of these names make as many channels that may go: a detector on the same backbone, the same net with
+another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph whose convs have
+other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls itself, to be held
+against what is counted.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupPlan", "Plan"]
 
-_FORMAT, _VERSION = "onnxprune-plan", 2
-_READABLE = (1, 2)
+_FORMAT = "onnxprune-plan"
+_READABLE = (1, 2, 3)
 _LARGEST_FILE = 64 << 20
 
 
@@ -129,7 +130,7 @@ class Plan:
             raise PlanError(f'{source}: not a plan (expected "format": "{_FORMAT}")')
         version = content.get("version")
         if type(version) is not int or version not in _READABLE:
-            raise PlanError(f"{source}: plan version {version!r:.40}, expected {_VERSION}")
+            raise PlanError(f"{source}: plan version {version!r:.40}, expected {_READABLE[-1]}")
         entries = content.get("groups")
         if not isinstance(entries, list):
             raise PlanError(f"{source}: 'groups' must be a list")
@@ -162,7 +163,7 @@ class Plan:
             groups.append(entry)
         found: dict[str, Any] = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": 3 if any(layer.form.inputs for layer in self.layers) else 2,
             "model": self.model,
             "budget": self.budget,
             "groups": groups,

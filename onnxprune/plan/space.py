@@ -72,7 +72,7 @@ class Space:
             int(np.argmin(np.abs(x - choice.keep.get(n, x[0])))) for n, x in zip(self.groups, self.ladders, strict=True)
         )
         forms = (
-            next((i for i in range(len(of)) if of.form(i) == choice.forms.get(name, DENSE)), 0)
+            next((i for i in range(len(of)) if of.forms[i] == choice.forms.get(name, DENSE)), 0)
             for name, of in zip(self.sites, self.candidates, strict=True)
         )
         return tuple(counts), tuple(forms)
@@ -87,7 +87,7 @@ class Space:
 
     def choice(self, state: State) -> Choice:
         """A state in words."""
-        forms = {name: c.form(i) for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
+        forms = {name: c.forms[i] for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
         return Choice(self.keep(state[0]), forms)
 
     def _total(self, state: State) -> float:
@@ -186,8 +186,7 @@ class Space:
         return tuple(counts), tuple(forms)
 
     def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
-        of = self.candidates[site]
-        return self.cost.costs(self.sites[site], of.spatial, of.first, of.channel, inputs, outputs, self.unit)
+        return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
 
     def group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
         """Cost of all layers that a group touches, for each rung of its ladder."""
@@ -195,7 +194,7 @@ class Space:
         total = np.zeros(len(ladder))
         for layer in self.touched[index]:
             place = self.place.get(layer, -1)
-            form = self.candidates[place].form(forms[place]) if place >= 0 else None
+            form = self.candidates[place].forms[forms[place]] if place >= 0 else None
             total += self.cost.along(layer, name, ladder, keep, form, self.unit)
         return total
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.errors import PlanError
-from onnxprune.graph.forms import Form
+from onnxprune.graph.forms import DENSE, Forms
 from onnxprune.note import Note
 from onnxprune.plan import Choice, search
 from onnxprune.stages.bench import Bench
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
+    from onnxprune.graph.forms import Form
     from onnxprune.options import Options
     from onnxprune.stages.checkpoint import Checkpoint
     from onnxprune.stages.probe import Probed
@@ -104,10 +105,10 @@ def _raced(work: Workload, cost: CostModel, probed: Probed, options: Options, be
 
 def _save(checkpoint: Checkpoint, probed: Probed, found: _Tried) -> None:
     keep, forms = found.choice.keep, found.choice.forms
-    rows = [forms.get(name, Form()) for name in probed.candidates]
+    rows = Forms.of([forms.get(name, DENSE) for name in probed.candidates])
     arrays = {
         "keep": np.array([keep[name] for name in probed.rankings], dtype=np.int64),
-        "forms": np.array([(form.spatial or 0, form.first, form.channel or 0) for form in rows], dtype=np.int64),
+        "forms": rows.array(),
         "numbers": np.array([found.predicted, found.reached, found.plans]),
     }
     checkpoint.save("plan", arrays)
@@ -117,13 +118,9 @@ def _load(checkpoint: Checkpoint, probed: Probed) -> _Tried | None:
     arrays = checkpoint.load("plan")
     if arrays is None or set(arrays) != {"keep", "forms", "numbers"}:
         return None
-    keep, rows = arrays["keep"].tolist(), arrays["forms"].reshape(-1, 3).tolist()
+    keep, rows = arrays["keep"].tolist(), Forms(*arrays["forms"])
     if len(keep) != len(probed.rankings) or len(rows) != len(probed.candidates) or arrays["numbers"].shape != (3,):
         return None
-    forms = {
-        name: Form(spatial or None, first, channel or None)
-        for name, (spatial, first, channel) in zip(probed.candidates, rows, strict=True)
-        if spatial or channel
-    }
+    forms = {name: rows[place] for place, name in enumerate(probed.candidates) if not rows[place].dense}
     predicted, reached, plans = arrays["numbers"].tolist()
     return _Tried(Choice(dict(zip(probed.rankings, keep, strict=True)), forms), predicted, reached, int(plans))

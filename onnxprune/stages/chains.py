@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.graph.decompose import Chain
 from onnxprune.graph.forms import Form
-from onnxprune.solve import Factors, decompose, merge, split_columns
+from onnxprune.solve import Factors, Regression, decompose, merge, select, split_columns
+from onnxprune.stages.gather import channel_of_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import Metric, RefitOptions, Regression, Samples, Solution
+    from onnxprune.solve import Metric, RefitOptions, Samples, SelectOptions, Solution
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["chain_arrays", "fit_chain", "merge_chain", "read_chain"]
+__all__ = ["chain_arrays", "fit_chain", "merge_chain", "read_chain", "read_inputs"]
+
+
+def read_inputs(
+    site: Site, problems: Sequence[Regression], columns: Indices, form: Form, options: SelectOptions
+) -> Indices | None:
+    """Which input channels a form reads, of those whose columns are left: (k,) int64, sorted; None: all."""
+    unit = channel_of_column(site, len(columns))
+    channels = int(unit.max(initial=-1)) + 1
+    wanted = form.of(channels).inputs
+    if wanted is None:
+        return None
+    left = [
+        Regression(problem.moments.columns(columns), problem.weight[:, columns], problem.bias, unit)
+        for problem in problems
+    ]
+    return select(left, channels, wanted, options).kept
 
 
 def fit_chain(
@@ -30,17 +48,23 @@ def fit_chain(
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
     metrics: Sequence[Metric] | None = None,
+    inputs: Indices | None = None,
 ) -> tuple[list[Solution], Chain]:
-    """Fit factors for every group of a site; see `solve.decompose`. Problems and samples are in `metrics`, if any.
+    """Fit factors for every group of a site; see `solve.decompose`. Problems and samples are in `metrics`, if any;
+    `inputs`: see `read_inputs`.
 
     Returns:
-        One solution a group, and all factors; their ranks are lower than the form's where less is full rank.
+        One solution a group for all columns, and all factors; their ranks are lower than the form's where less is full
+        rank.
     """
-    split = _split(site, form, len(columns))
+    places = np.arange(len(columns), dtype=np.int64)
+    if inputs is not None:
+        places = places[np.isin(channel_of_column(site, len(columns)), inputs)]
+    split = _split(site, form, len(places))
     found = [
         decompose(
             problem,
-            columns,
+            columns[places],
             split,
             form.spatial,
             form.channel,
@@ -50,7 +74,15 @@ def fit_chain(
         )
         for index, problem in enumerate(problems)
     ]
-    return [one.solution for one in found], _chain(form.first, [one.factors for one in found])
+    solutions = [_widened(one.solution, places, len(columns)) for one in found]
+    return solutions, _chain(form.first, [one.factors for one in found], inputs)
+
+
+def _widened(solution: Solution, places: Indices, columns: int) -> Solution:
+    """Zeros for the columns that are not read."""
+    weight = np.zeros((len(solution.weight), columns))
+    weight[:, places] = solution.weight
+    return replace(solution, weight=weight)
 
 
 def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
@@ -74,13 +106,13 @@ def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
         )
         for group in range(len(chain.second))
     ]
-    return _chain(form.first, parts)
+    return _chain(form.first, parts, chain.inputs)
 
 
 def chain_arrays(chain: Chain) -> dict[str, Array]:
     """Plain arrays by name, for a checkpoint."""
-    known = {"first": chain.first, "second": chain.second, "last": chain.last, "axis": np.array(chain.form.first)}
-    return {field: array for field, array in known.items() if array is not None}
+    known = {"first": chain.first, "second": chain.second, "last": chain.last, "inputs": chain.inputs}
+    return {"axis": np.array(chain.form.first)} | {f: array for f, array in known.items() if array is not None}
 
 
 def read_chain(arrays: Mapping[str, Array], position: int) -> Chain:
@@ -89,9 +121,9 @@ def read_chain(arrays: Mapping[str, Array], position: int) -> Chain:
     Raises:
         KeyError: an array is missing.
     """
-    first, last = arrays.get(f"first.{position}"), arrays.get(f"last.{position}")
-    form = _form(int(arrays[f"axis.{position}"]), first, last)
-    return Chain(form, first, arrays[f"second.{position}"], last)
+    first, last, inputs = (arrays.get(f"{field}.{position}") for field in ("first", "last", "inputs"))
+    form = _form(int(arrays[f"axis.{position}"]), first, last, inputs)
+    return Chain(form, first, arrays[f"second.{position}"], last, inputs)
 
 
 def _split(site: Site, form: Form, columns: int) -> Indices | None:
@@ -102,14 +134,14 @@ def _split(site: Site, form: Form, columns: int) -> Indices | None:
     return split_columns(columns // int(np.prod(kernel)), kernel, form.first)
 
 
-def _chain(axis: int, parts: Sequence[Factors]) -> Chain:
+def _chain(axis: int, parts: Sequence[Factors], inputs: Indices | None) -> Chain:
     firsts = [part.first for part in parts if part.first is not None]
     lasts = [part.last for part in parts if part.last is not None]
     first, last = (np.stack(arrays) if arrays else None for arrays in (firsts, lasts))
-    return Chain(_form(axis, first, last), first, np.stack([part.second for part in parts]), last)
+    return Chain(_form(axis, first, last, inputs), first, np.stack([part.second for part in parts]), last, inputs)
 
 
-def _form(axis: int, first: Array | None, last: Array | None) -> Form:
+def _form(axis: int, first: Array | None, last: Array | None, inputs: Indices | None) -> Form:
     spatial = None if first is None else int(first.shape[1])
     channel = None if last is None else int(last.shape[2])
-    return Form(spatial, axis if spatial is not None else 0, channel)
+    return Form(spatial, axis if spatial is not None else 0, channel, None if inputs is None else len(inputs))

@@ -1,8 +1,8 @@
 """Which of several plans: each is carried out on some of the inputs, cheaply, and the network's end decides.
 
 No rule says how much to believe of sensitivities that were found one at a time. Where several answers are plausible,
-they are tried. They are judged by inputs to fit on, some of which a trial has seen; those held back are left to
-the verification.
+they are tried. They are judged by inputs to fit on that no trial has seen (by the same ones where there are few); those
+held back are left to the verification.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.note import Note
+from onnxprune.runtime.frontier import Batch
 from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.workload import silent
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.stages.decide import Decision
     from onnxprune.stages.workload import Workload
 
-__all__ = ["winner"]
+__all__ = ["unseen", "winner"]
 
 _TEMPERATURE = 4.0
 _FITTED, _LEAST_FITTED = 1 / 3, 200  # share of the inputs, and how many at least
@@ -42,7 +43,7 @@ def winner(work: Workload, decisions: Sequence[Decision], carry_out: Callable[[W
     total = sum(batch.real for batch in work.batches)
     few = spread(work.batches, min(max(int(_FITTED * total), _LEAST_FITTED), total))
     quick = replace(work, batches=few, progress=silent)
-    damage = Damage(work, spread(work.batches, _JUDGED), _TEMPERATURE)
+    damage = Damage(work, spread(unseen(work.batches, few) or few, _JUDGED), _TEMPERATURE)
     found = []
     for number, decision in enumerate(decisions):
         work.progress("try plans", number, len(decisions))
@@ -52,3 +53,11 @@ def winner(work: Workload, decisions: Sequence[Decision], carry_out: Callable[[W
     told = ", ".join(f"{one.damping:g}: {value:.3g}" for one, value in zip(decisions, found, strict=True))
     note = Note("--damping", f"{decisions[best].damping:g} is nearest to the original ({told})")
     return replace(decisions[best], notes=(*decisions[best].notes, note))
+
+
+def unseen(batches: Sequence[Batch], seen: Sequence[Batch]) -> tuple[Batch, ...]:
+    """Batches of the same size of the samples that are not in `seen`; those that do not fill one are left out."""
+    known = {sample for batch in seen for sample in batch.samples}
+    size = len(batches[0].samples)
+    left = [sample for batch in batches for sample in batch.samples[: batch.real] if sample not in known]
+    return tuple(Batch(tuple(left[at : at + size]), size) for at in range(0, len(left) - size + 1, size))

@@ -157,7 +157,7 @@ def _declined(asked: Mapping[str, Form], forms: Mapping[str, Form]) -> list[Note
         done = forms.get(name, DENSE)
         if done.dense:
             notes.append(Note(name, "stays one layer: decomposed as planned it would cost no less"))
-        elif done != form and form.spatial is not None and form.channel is not None:
+        elif replace(done, inputs=form.inputs) != form and form.spatial is not None and form.channel is not None:
             left = "H and P are" if done.spatial is not None else "V and H are"
             notes.append(Note(name, f"{left} one conv: apart they would cost no less"))
     return notes
@@ -192,7 +192,11 @@ def _probed(
 def _surveyed(options: Options) -> SurveyOptions:
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
-    return SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis)
+    uses = RECIPES[options.recipe]
+    # Around a Gather onnxruntime lays tensors out anew: what is saved in MACs is more than lost in time.
+    inputs = uses.inputs and options.select_inputs and counted(options) != "latency"
+    uses = replace(uses, inputs=inputs)
+    return SurveyOptions(uses, options.align, unit, options.refit.basis)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:

@@ -17,7 +17,7 @@ from onnxprune.graph.sites import matrix
 from onnxprune.runtime.capture import answers, output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.solve import Regression, kept_columns, refit, select
-from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.chains import fit_chain, read_inputs
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.metric import metrics_of, unweighed, weighed
 
@@ -147,9 +147,9 @@ def fit_step(
         samples = _weighed_samples(sampled[name].samples, metric)
         if name in forms:
             plain = _possible(refit_options, samples)
-            found, chains[name] = fit_chain(
-                target.site, problems[name], columns[name], forms[name], plain, samples, metric
-            )
+            asked_of = target.site, problems[name], columns[name], forms[name]
+            inputs = read_inputs(*asked_of, select_options)
+            found, chains[name] = fit_chain(*asked_of, plain, samples, metric, inputs)
             solutions = [_told(solution, refit_options, plain) for solution in found]
         else:
             solutions = unweighed(_refit(problems[name], columns[name], refit_options, samples), metric)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.graph.channels import shares_inputs
+from onnxprune.graph.forms import Forms
 from onnxprune.graph.sites import matrix
 from onnxprune.plan.candidates import KINDS, Candidates, Kind
 from onnxprune.plan.sensitivity import Sensitivity
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 __all__ = ["Probed", "Ranking", "load_probed", "probe", "save_probed"]
+
+_FACTORED = len(KINDS) - 1  # kinds of forms of a layer that reads all of its inputs
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def probe(
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    trials = Trials(work, len(groups), len(shapes or ())) if sensitivity else None
+    shared = {name for name in shapes or {} if shares_inputs(work.net, work.channels, work.channels.sites[name])}
+    trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
     jobs = [_Job(group.name, group.consumers, group) for group in groups]
     jobs += [_Job(name, (name,), None) for name in shapes or {}]
     jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
@@ -109,7 +114,9 @@ def probe(
                     groups_damage[job.name] = trials.group(job.group, ranking.order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
                 problems = _problems(work, job.name, moments[job.name])
-                found = candidates[job.name] = survey(problems, shapes[job.name], survey_options)
+                found = candidates[job.name] = survey(
+                    problems, shapes[job.name], survey_options, shared=job.name in shared
+                )
                 if trials is not None:
                     sites_damage[job.name] = trials.site(job.name, found, problems)
             for name in job.needs:
@@ -230,7 +237,7 @@ def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
         arrays[f"order.{position}"], arrays[f"curve.{position}"] = ranking.order, ranking.curve
         arrays[f"count.{position}"] = np.array(-1 if ranking.count is None else ranking.count)
     for position, found in enumerate(probed.candidates.values()):
-        arrays[f"forms.{position}"] = np.stack([found.spatial, found.first, found.channel])
+        arrays[f"forms.{position}"] = found.forms.array()
         arrays[f"errors.{position}"] = found.error
     damage = probed.sensitivity
     arrays["damage.groups"] = np.array([damage.groups.get(name, np.nan) for name in probed.rankings])
@@ -254,8 +261,7 @@ def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: S
         count = int(arrays[f"count.{position}"])
         rankings[group.name] = Ranking(order, curve, None if count < 0 else count)
     for position, name in enumerate(sites):
-        spatial, first, channel = arrays[f"forms.{position}"]
-        candidates[name] = Candidates(spatial, first, channel, arrays[f"errors.{position}"])
+        candidates[name] = Candidates(Forms(*arrays[f"forms.{position}"]), arrays[f"errors.{position}"])
     of_groups, of_sites = arrays["damage.groups"], arrays["damage.sites"]
     if of_groups.shape != (len(groups),) or of_sites.shape != (len(sites), len(KINDS)):
         return None

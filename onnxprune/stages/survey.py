@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.plan.candidates import Candidates, Uses, cheaper_sizes
-from onnxprune.solve import Basis, channel_curve, spatial_basis, spatial_curve, split_columns
+from onnxprune.plan.allocate import levels
+from onnxprune.plan.candidates import Candidates, Entry, Uses, cheaper_sizes
+from onnxprune.solve import (
+    Basis,
+    RefitOptions,
+    Regression,
+    channel_curve,
+    kept_columns,
+    obs,
+    refit,
+    spatial_basis,
+    spatial_curve,
+    split_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxprune.graph.forms import LayerShape, Unit
-    from onnxprune.solve import Regression
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
-    Entry = tuple[int, int, int, float]
 
 __all__ = ["SurveyOptions", "survey"]
+
+_SHARES = (0.75, 0.5, 0.25)  # of the inputs, that factors are surveyed on as well
+_FIT = RefitOptions(refit="linear", strengths=(1e-4,))
 
 
 @dataclass(frozen=True)
@@ -32,13 +45,16 @@ class SurveyOptions:
     basis: Basis
 
 
-def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions) -> Candidates:
+def survey(
+    problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions, *, shared: bool = False
+) -> Candidates:
     """All forms of one layer that cost less than it does, without those that another beats in cost and error.
 
     Args:
-        problems: one a group of a grouped conv, the wanted answer being the layer's own.
+        problems: one a group of a grouped conv, the wanted answer being the layer's own, every input channel a unit.
         shape: of the layer.
         options: see there.
+        shared: the layer does not decide alone which input channels there are; it may read some of them only.
     """
     columns = problems[0].weight.shape[1]
     inputs = columns // int(np.prod(shape.kernel))
@@ -47,13 +63,41 @@ def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOpt
     if power <= 0:
         return Candidates.of([])
     sizes = _Sizes(shape, inputs, outputs, options)
-    entries: list[Entry] = []
-    if options.uses.channel:
-        entries += _channel(problems, sizes, power)
-    if options.uses.spatial:
-        for first in shape.axes():
-            entries += _spatial(problems, sizes, first, power)
+    entries = _factored(problems, sizes, power)
+    if options.uses.inputs and shared and len(problems) == 1:
+        entries += _reading_some(problems[0], sizes, power)
     return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
+
+
+def _factored(problems: Sequence[Regression], sizes: _Sizes, power: float) -> list[Entry]:
+    """V and H, P, and both, on the inputs that the problems have."""
+    entries: list[Entry] = []
+    if sizes.options.uses.channel:
+        entries += _channel(problems, sizes, power)
+    if sizes.options.uses.spatial:
+        for first in sizes.shape.axes():
+            entries += _spatial(problems, sizes, first, power)
+    return entries
+
+
+def _reading_some(problem: Regression, sizes: _Sizes, power: float) -> list[Entry]:
+    """One conv on some of the inputs, for every count; and its factors, for a few of them.
+
+    The answer fitted to some inputs and what it leaves over are uncorrelated: the errors of both steps add up.
+    """
+    found = obs([problem], sizes.inputs)
+    counts = levels(sizes.inputs, sizes.options.align)[1:]
+    entries: list[Entry] = [(0, 0, 0, count, float(found.curve[sizes.inputs - count])) for count in counts]
+    wanted = {min(counts, key=lambda count: abs(count - share * sizes.inputs)) for share in _SHARES if counts}
+    for count in sorted(wanted):
+        columns = kept_columns(problem, found.order[sizes.inputs - count :])
+        fitted = refit(problem, columns, _FIT)
+        moments = problem.moments.columns(columns).with_response(fitted.weight, fitted.bias)
+        fewer = Regression(moments, fitted.weight, fitted.bias, problem.unit[columns], problem.sensitivity)
+        left = float(found.curve[sizes.inputs - count])
+        for spatial, first, channel, _, error in _factored([fewer], replace(sizes, inputs=count), power):
+            entries.append((spatial, first, channel, count, left + error))
+    return entries
 
 
 @dataclass(frozen=True)
@@ -84,7 +128,7 @@ def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> lis
         total = problem.moments.total
         own = float(total.power.sum())
         curve += channel_curve(problem.weight @ total.gram @ problem.weight.T, own) * own / power
-    return [(0, 0, width, float(curve[width])) for width in wanted]
+    return [(0, 0, width, 0, float(curve[width])) for width in wanted]
 
 
 def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: float) -> list[Entry]:
@@ -109,6 +153,6 @@ def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: f
                 rows = whitened[done:stop]
                 answered, done = answered + rows.T @ rows, stop
                 narrow[rank] += share * channel_curve(answered, share * power)
-    entries: list[Entry] = [(rank, first, 0, errors[rank]) for rank in ranks]
-    entries += [(rank, first, width, float(narrow[rank][width])) for rank in ranks for width in behind[rank]]
+    entries: list[Entry] = [(rank, first, 0, 0, errors[rank]) for rank in ranks]
+    entries += [(rank, first, width, 0, float(narrow[rank][width])) for rank in ranks for width in behind[rank]]
     return entries

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.plan.candidates import KINDS, Kind
+from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.inputs import input_specs
-from onnxprune.solve import RefitOptions, kept_columns, refit
-from onnxprune.stages.chains import fit_chain
+from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit
+from onnxprune.stages.chains import fit_chain, read_inputs
 from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.metric import metrics_of, unweighed
 
@@ -39,11 +39,11 @@ FIT = RefitOptions(refit="linear", strengths=(1e-4,))
 class Trials:
     """Damage at the outputs per relative error of a layer."""
 
-    def __init__(self, work: Workload, groups: int, sites: int) -> None:
-        """``groups``, ``sites``: how many are going to be tried; the more, the fewer inputs for each."""
+    def __init__(self, work: Workload, trials: int) -> None:
+        """``trials``: how many there are going to be; the more, the fewer inputs for each."""
         self._work = work
         total = sum(batch.real for batch in work.batches)
-        count = int(np.clip(_PASSES * total / max(groups + len(KINDS) * sites, 1), _LEAST, _MOST))
+        count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
         fixed = any(spec.shape[0] is not None for spec in input_specs(work.net))
         self._damage = Damage(work, spread(work.batches, count, fixed=fixed), _TEMPERATURE)
 
@@ -83,7 +83,8 @@ class Trials:
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            solutions, _ = fit_chain(site, problems, columns, candidates.form(place), FIT, None, metrics)
+            asked = site, problems, columns, candidates.forms[place]
+            solutions, _ = fit_chain(*asked, FIT, None, metrics, read_inputs(*asked, SelectOptions()))
             weights = stacked(solutions)
             found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found

@@ -84,7 +84,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"format": "onnx"}, "format"),
     ({"format": None}, "format"),
     ({"format": ["onnxprune-plan"]}, "format"),
-    ({"version": 3}, "version"),
+    ({"version": 4}, "version"),
     ({"version": None}, "version"),
     ({"version": "1"}, "version"),
     ({"version": True}, "version"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.errors import PlanError
-from onnxprune.graph.forms import DENSE, LayerShape
+from onnxprune.graph.forms import DENSE, Form, LayerShape
 from onnxprune.plan import Candidates, budget_from, search
 from onnxprune.plan.candidates import cheaper_sizes
 from onnxprune.plan.space import Space
@@ -31,12 +31,14 @@ def drawn(seed: int):
         entries = []
         for first in (0, 1):
             ranks = cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=None, first=first)
-            entries += [(r, first, 0, float(np.exp(-r / 20) * rng.random())) for r in ranks]
+            entries += [(r, first, 0, 0, float(np.exp(-r / 20) * rng.random())) for r in ranks]
             entries += [
-                (r, first, d, float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
+                (r, first, d, 0, float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
                 for r in ranks
                 for d in cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=r, first=first)
             ]
+        entries += [(0, 0, 0, k, float(np.exp(-k / 20) * rng.random())) for k in range(8, inputs, 8)]
+        entries += [(r, f, d, inputs // 2, e + float(rng.random() / 4)) for r, f, d, k, e in entries if not k]
         candidates[name] = Candidates.of(entries).useful(shape, inputs, outputs, "macs")
     return curves, candidates
 
@@ -45,7 +47,7 @@ def predicted(choice, curves, candidates) -> float:
     total = sum(curves[name][COST.sizes[name] - keep] for name, keep in choice.keep.items())
     for name, form in choice.forms.items():
         found = candidates[name]
-        index = next(i for i in range(len(found)) if found.form(i) == form)
+        index = next(i for i in range(len(found)) if found.forms[i] == form)
         total += found.error[index]
     return float(total)
 
@@ -89,10 +91,10 @@ def test_uniform_gives_every_layer_the_best_form_within_one_share(seed) -> None:
     choice = search(COST, {}, candidates, budget_from(speedup=1.5), allocation="uniform")
     chosen, shares = {}, {}
     for name, found in candidates.items():
-        costs_of_forms = found.costs(SHAPES[name], *COST.channels(name, {}), "macs")
+        costs_of_forms = SHAPES[name].costs(found.forms, *COST.channels(name, {}), "macs")
         shares[name] = costs_of_forms / costs_of_forms[0]
         form = choice.forms.get(name, DENSE)
-        chosen[name] = next(i for i in range(len(found)) if found.form(i) == form)
+        chosen[name] = next(i for i in range(len(found)) if found.forms[i] == form)
     most = max(shares[name][index] for name, index in chosen.items())
     for name, index in chosen.items():
         assert candidates[name].error[index] <= candidates[name].error[shares[name] <= most].min()
@@ -109,8 +111,8 @@ def test_what_is_out_of_reach_is_said_with_what_is_in_reach() -> None:
 def test_useful_candidates_get_cheaper_and_worse(seed) -> None:
     _, candidates = drawn(seed)
     for name, found in candidates.items():
-        costs = found.costs(SHAPES[name], *COST.channels(name, {}), "macs")
-        assert found.form(0).dense
+        costs = SHAPES[name].costs(found.forms, *COST.channels(name, {}), "macs")
+        assert found.forms[0].dense
         assert (np.diff(costs) < 0).all()
         assert (np.diff(found.error) > 0).all()
 
@@ -126,10 +128,10 @@ def test_sizes_to_try_are_cheaper_than_the_layer(inputs, outputs, kernel, align)
     shape = LayerShape(kernel, 1, 10.0, (12.0,) * len(kernel))
     dense = float(shape.cost(DENSE, inputs, outputs, "macs"))
     for width in cheaper_sizes(shape, inputs, outputs, align, "macs", spatial=0, first=0):
-        assert float(shape.costs(0, 0, width, inputs, outputs, "macs")) < dense
+        assert float(shape.cost(Form(channel=width), inputs, outputs, "macs")) < dense
     for first in shape.axes():
         for rank in cheaper_sizes(shape, inputs, outputs, align, "macs", spatial=None, first=first):
-            assert float(shape.costs(rank, first, 0, inputs, outputs, "macs")) < dense
+            assert float(shape.cost(Form(rank, first), inputs, outputs, "macs")) < dense
 
 
 @settings(deadline=None, max_examples=25)

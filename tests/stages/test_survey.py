@@ -1,0 +1,80 @@
+"""What the survey of a layer promises, fitting the layer keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.graph.forms import LayerShape
+from onnxprune.graph.rules import Axis
+from onnxprune.graph.sites import Site, Window
+from onnxprune.plan.candidates import Uses
+from onnxprune.solve import MomentsBuilder, RefitOptions, Regression, SelectOptions
+from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.stages.survey import SurveyOptions, survey
+
+SITE = Site(
+    "conv",
+    "Conv",
+    "x",
+    "y",
+    "w",
+    Axis("w", 0),
+    Axis("w", 1),
+    window=Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+)
+SHAPE = LayerShape((3, 3), 1, 100.0, (100.0, 100.0))
+ALL = Uses(prune=True, spatial=True, channel=True, inputs=True)
+LINEAR = RefitOptions(refit="linear", strengths=(1e-9,), rounds=0)
+
+
+def problem_of(seed: int, inputs: int, outputs: int) -> Regression:
+    """A conv that answers what it answers."""
+    rng = np.random.default_rng(seed)
+    columns = 9 * inputs
+    common = rng.standard_normal((1500, columns // 2)) @ rng.standard_normal((columns // 2, columns))
+    x = np.maximum(common + rng.standard_normal((1500, columns)), 0).astype(np.float32)
+    builder = MomentsBuilder(columns, 0)
+    for half in (0, 1):
+        builder.add(x[half::2], None, half)
+    weight, bias = rng.standard_normal((outputs, columns)), rng.standard_normal(outputs)
+    moments = builder.finish().with_response(weight, bias)
+    return Regression(moments, weight, bias, np.repeat(np.arange(inputs), 9))
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), inputs=st.integers(4, 8), outputs=st.integers(4, 8))
+def test_the_fit_keeps_what_the_survey_promises(seed, inputs, outputs) -> None:
+    problem = problem_of(seed, inputs, outputs)
+    found = survey([problem], SHAPE, SurveyOptions(ALL, 2, "macs", "data"), shared=True)
+    columns = np.arange(9 * inputs, dtype=np.int64)
+    kinds = found.kinds()
+    for places in kinds.values():
+        for place in places[:: max(len(places) // 4, 1)].tolist():
+            asked = SITE, [problem], columns, found.forms[place]
+            read = read_inputs(*asked, SelectOptions())
+            (solution,), chain = fit_chain(*asked, LINEAR, None, None, read)
+            if found.forms.spatial[place]:  # the fit also tries the plain basis, and takes the better one
+                assert solution.error <= found.error[place] * 1.02 + 1e-6
+            else:
+                assert solution.error == pytest.approx(found.error[place], rel=0.02, abs=1e-6)
+            assert (chain.inputs is None) == (not found.forms.inputs[place])
+
+
+def test_only_what_is_shared_and_asked_for_is_read_in_part() -> None:
+    problem = problem_of(0, 8, 8)
+    without = replace(ALL, inputs=False)
+    for uses, shared, any_of_them in ((ALL, True, True), (ALL, False, False), (without, True, False)):
+        found = survey([problem], SHAPE, SurveyOptions(uses, 1, "macs", "data"), shared=shared)
+        assert bool(found.forms.inputs.any()) == any_of_them
+
+
+def test_to_read_more_inputs_is_never_worse() -> None:
+    only = Uses(prune=True, spatial=False, channel=False, inputs=True)
+    found = survey([problem_of(1, 8, 6)], SHAPE, SurveyOptions(only, 1, "macs", "data"), shared=True)
+    assert found.forms.inputs.tolist() == [0, 7, 6, 5, 4, 3, 2, 1]
+    assert (np.diff(found.error) > 0).all()
