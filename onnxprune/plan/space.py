@@ -63,6 +63,12 @@ class Space:
         self.candidates = [candidates[name] for name in self.sites]
         self.place = {name: index for index, name in enumerate(self.sites)}
         self.touched = [cost.layers_of(name) for name in self.groups]
+        self.placed = [tuple(self.place[layer] for layer in touched if layer in self.place) for touched in self.touched]
+        self.beside = [
+            tuple(name for name, others in zip(self.groups, self.touched, strict=True) if set(others) & set(touched))
+            for touched in self.touched
+        ]
+        self.known: dict[tuple[int, tuple[int | None, ...], tuple[int, ...]], Array] = {}
         self.scale = float(cost.total({}, {}, unit)) or 1.0
         self.costs_of, self.total = cache(self._costs_of), cache(self._total)
 
@@ -189,7 +195,21 @@ class Space:
         return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
 
     def group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
-        """Cost of all layers that a group touches, for each rung of its ladder."""
+        """Cost of all layers that a group touches, for each rung of its ladder; not to be changed.
+
+        It depends on the counts of the groups on these layers and on the layers' forms, and is asked for many times
+        while these stay.
+        """
+        key = (
+            index,
+            tuple(keep.get(name) for name in self.beside[index]),
+            tuple(forms[place] for place in self.placed[index]),
+        )
+        if key not in self.known:
+            self.known[key] = self._group_costs(index, keep, forms)
+        return self.known[key]
+
+    def _group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
         name, ladder = self.groups[index], self.ladders[index]
         total = np.zeros(len(ladder))
         for layer in self.touched[index]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.inputs import input_specs
-from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit
-from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit, removal_order
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.metric import metrics_of, unweighed
 
@@ -72,7 +72,7 @@ class Trials:
         return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
-        """One form of each kind, the middle one of those that there are.
+        """One form of each kind, the middle one of those that there are; ``problems``: every input channel a unit.
 
         Returns:
             Damage over error, per kind; NaN where there is no error.
@@ -80,11 +80,15 @@ class Trials:
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
         metrics = metrics_of(self._work, site, len(problems))
+        channels, order = int(problems[0].unit.max()) + 1, None
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            asked = site, problems, columns, candidates.forms[place]
-            solutions, _ = fit_chain(*asked, FIT, None, metrics, read_inputs(*asked, SelectOptions()))
+            form, inputs = candidates.forms[place], None
+            if form.inputs is not None:
+                order = removal_order(problems, channels, SelectOptions()) if order is None else order
+                inputs = np.sort(order[channels - form.inputs :])
+            solutions, _ = fit_chain(site, problems, columns, form, FIT, None, metrics, inputs)
             weights = stacked(solutions)
             found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found
