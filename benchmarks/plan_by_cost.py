@@ -45,7 +45,7 @@ from onnxprune.stages.trials import FIT, Trials, ratio, stacked
 _SAMPLES = 3000
 _BASE = Options(samples=_SAMPLES, recipe="3c", bench=False)
 _ONE = EngineOptions(threads=1)
-_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="relu"))
+_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="relu"), select_inputs=True)
 _BY_NAME = {case.name: case for case in CASES}
 _LEVELS = 8
 
@@ -228,17 +228,17 @@ def _predicted(given: argparse.Namespace) -> None:
 
 def _ablation(given: argparse.Namespace) -> None:
     linear, plain = RefitOptions(refit="linear"), RefitOptions(refit="linear", rounds=0)
-    whole = replace(_BASE, select_inputs=False)
-    pruned = replace(whole, recipe="prune", sensitivity=False, refit=plain)
+    whole = replace(_HARD, select_inputs=False)
+    pruned = replace(_BASE, recipe="prune", sensitivity=False, refit=plain)
     steps: list[tuple[str, Options]] = [
         ("channels, the same share everywhere", replace(pruned, allocation="uniform")),
         ("by closed-form error (greedy)", pruned),
         ("+ weighed by trials (sensitivity)", replace(pruned, sensitivity=True)),
-        ("+ V, H and P (--recipe 3c)", replace(whole, refit=plain)),
-        ("+ any number of channels (--align 1)", replace(whole, refit=plain, align=1)),
-        ("+ V given H (--rounds 1)", replace(whole, refit=linear, align=1)),
-        ("+ the activation (--refit relu)", replace(_HARD, points=None, select_inputs=False)),
-        ("+ three times the positions (--points 30)", replace(_HARD, select_inputs=False)),
+        ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
+        ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
+        ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),
+        ("+ the activation (--refit relu)", replace(whole, points=None)),
+        ("+ three times the positions (--points 30)", whole),
         ("+ some inputs only (--select-inputs)", _HARD),
         ("by latency instead (--budget latency), 2x", _LATENCY),
     ]
@@ -295,8 +295,9 @@ class _Brute(Trials):
         for kind, places in candidates.kinds().items():
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
-                asked = site, problems, columns, candidates.forms[int(place)]
-                solutions, _ = fit_chain(*asked, FIT, None, None, read_inputs(*asked, SelectOptions()))
+                form = candidates.forms[int(place)]
+                inputs = read_inputs(site, problems, columns, form, SelectOptions())
+                solutions, _ = fit_chain(site, problems, columns, form, FIT, None, None, inputs)
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

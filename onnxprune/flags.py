@@ -85,8 +85,8 @@ class BudgetFlags:
     "Do what this plan file says instead."
     recipe: Recipe = "prune"
     "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
-    select_inputs: bool = True
-    "With --recipe 3c and no budget in milliseconds, convs may read some only of channels that others need (a Gather)."
+    select_inputs: bool = False
+    "With --recipe 3c, convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
     allocation: Allocation = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: bool = True

@@ -39,8 +39,8 @@ class Options:
         budget: how much may be kept.
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
             of it (``3c``).
-        select_inputs: with ``3c`` and a budget in MACs or parameters, let convs read some only of the channels that
-            others need as well.
+        select_inputs: let convs read some only of the channels that others need as well; with ``3c`` and a budget in
+            MACs or parameters, since it saves no time.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
         damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
@@ -70,7 +70,7 @@ class Options:
 
     budget: Budget = field(default_factory=budget_from)
     recipe: Recipe = "prune"
-    select_inputs: bool = True
+    select_inputs: bool = False
     allocation: Allocation = "greedy"
     sensitivity: bool = True
     damping: tuple[float, ...] = (0.5,)
@@ -114,6 +114,8 @@ class Options:
             raise UsageError(f"--damping takes powers within 0 and 1, found {given}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.select_inputs and (self.recipe != "3c" or self.budget.unit == "latency"):
+            raise UsageError("--select-inputs needs --recipe 3c and a budget in MACs or parameters: it saves no time")
         if self.recipe != "prune" and self.budget.kind in ("keep-ratio", "selector"):
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):

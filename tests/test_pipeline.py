@@ -418,16 +418,47 @@ def test_a_conv_in_a_branch_reads_some_of_the_channels_that_others_need(resnet):
         assert result.plan.to_dict()["version"] == 3  # readers of 2 would pass over the inputs
 
 
-def test_a_form_that_would_cost_more_is_declined_aloud(vgg):
-    layers = (
-        LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(140)),
-        LayerPlan("stage2.conv2", (64, 64, 3, 3), Form(40, 0, 60)),
-    )
-    result = onnxprune.prune(vgg, plan=Plan((), layers=layers), options=QUICK)
-    assert [layer.form for layer in result.plan.layers] == [Form(40)]
-    notes = {note.subject: note.text for note in result.report.notes}
-    assert "stays one layer" in notes["stage1.conv2"]
-    assert "one conv" in notes["stage2.conv2"]
+def test_inputs_are_selected_where_they_are_asked_for(resnet):
+    asked = replace(QUICK, recipe="3c", align=1, select_inputs=True)
+    result = onnxprune.prune(resnet, speedup=3.0, options=asked)
+    some = {layer.node for layer in result.plan.layers if layer.form.inputs is not None}
+    assert some
+    assert some <= {n.name.removesuffix("_inputs") for n in result.model.graph.node if n.op_type == "Gather"}
+    assert result.report.macs.ratio >= 3
+    whole = onnxprune.prune(resnet, speedup=3.0, options=replace(asked, select_inputs=False))
+    assert not any(layer.form.inputs for layer in whole.plan.layers)
+    again = onnxprune.prune(resnet, plan=result.plan, options=QUICK)
+    assert again.plan.layers == result.plan.layers
+
+
+@pytest.mark.parametrize(("recipe", "counted"), [("prune", "macs"), ("spatial", "macs"), ("3c", "latency")])
+def test_inputs_are_not_selected_in_silence_where_it_is_no_use(recipe, counted):
+    options = replace(QUICK, recipe=recipe, budget=budget_from(speedup=2.0, counted=counted))
+    with pytest.raises(UsageError, match="--select-inputs needs --recipe 3c"):
+        replace(options, select_inputs=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "done", "why"),
+    [
+        (Form(140), None, "stays one layer"),
+        (Form(40, 0, 47), Form(40), "H and P are one conv"),
+        (Form(140, 0, 10), Form(channel=10), "V and H are one conv"),
+        (Form(140, inputs=20), Form(inputs=20), "stays one layer"),
+        (Form(channel=47, inputs=20), Form(inputs=20), "stays one layer"),
+        (Form(6, 1, inputs=48), Form(6, 1), "no more are left"),
+        (Form(inputs=48), None, "no more are left"),
+        (Form(first=1, channel=47), None, "stays one layer"),
+    ],
+)
+def test_a_form_that_would_cost_more_is_declined_aloud(vgg, asked, done, why):
+    plan = Plan((), layers=(LayerPlan("stage1.conv2", (48, 48, 3, 3), asked),))
+    for dry_run in (True, False):
+        result = onnxprune.prune(vgg, plan=plan, options=QUICK, dry_run=dry_run)
+        assert [layer.form for layer in result.plan.layers] == ([done] if done else [])
+        notes = {note.subject: note.text for note in result.report.notes}
+        assert why in notes["stage1.conv2"]
+        assert Plan.from_dict(result.plan.to_dict()) == result.plan
 
 
 @pytest.mark.parametrize(

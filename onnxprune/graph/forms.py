@@ -47,6 +47,10 @@ class Form:
     channel: int | None = None
     inputs: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.spatial is None:  # without a pair none of its kernel axes is first
+            object.__setattr__(self, "first", 0)
+
     @property
     def dense(self) -> bool:
         """Whether it is the layer as it was."""
@@ -63,7 +67,7 @@ class Form:
 
     def parts(self) -> tuple[Form, ...]:
         """This form, and those that can stand for it exactly when neighbours are multiplied together."""
-        pair, one = replace(self, channel=None), replace(self, spatial=None, first=0)
+        pair, one = replace(self, channel=None), replace(self, spatial=None)
         return tuple(dict.fromkeys((self, pair, one, replace(one, channel=None))))
 
 
@@ -83,7 +87,13 @@ class Forms:
     def of(cls, forms: Sequence[Form]) -> Forms:
         """Those of a sequence."""
         rows = [(form.spatial or 0, form.first, form.channel or 0, form.inputs or 0) for form in forms]
-        return cls(*np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+        return cls.from_array(np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+
+    @classmethod
+    def from_array(cls, parts: Indices) -> Forms:
+        """What `array` gave, again."""
+        spatial, first, channel, inputs = parts
+        return cls(spatial, first, channel, inputs)
 
     @classmethod
     def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0, inputs: Number = 0) -> Forms:
@@ -100,11 +110,11 @@ class Forms:
 
     def __getitem__(self, index: int) -> Form:
         spatial, channel, inputs = (int(part[index]) or None for part in (self.spatial, self.channel, self.inputs))
-        return Form(spatial, int(self.first[index]) if spatial else 0, channel, inputs)
+        return Form(spatial, int(self.first[index]), channel, inputs)
 
     def take(self, places: Indices) -> Forms:
         """Some of them."""
-        return Forms(*self.array()[:, places])
+        return Forms.from_array(self.array()[:, places])
 
     def reads(self, inputs: Number) -> Number:
         """Input channels that each reads where there are so many."""

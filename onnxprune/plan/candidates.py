@@ -30,19 +30,18 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Uses:
-    """What a recipe may do: take channels away, decompose kernels, decompose channels, read some inputs only."""
+    """What a recipe may do: take channels away, decompose kernels, decompose channels."""
 
     prune: bool
     spatial: bool
     channel: bool
-    inputs: bool = False
 
 
 RECIPES: dict[Recipe, Uses] = {
     "prune": Uses(prune=True, spatial=False, channel=False),
     "spatial": Uses(prune=False, spatial=True, channel=False),
     "channel": Uses(prune=False, spatial=False, channel=True),
-    "3c": Uses(prune=True, spatial=True, channel=True, inputs=True),
+    "3c": Uses(prune=True, spatial=True, channel=True),
 }
 
 
@@ -60,7 +59,7 @@ class Candidates:
     def of(cls, entries: Sequence[Entry]) -> Candidates:
         """Candidates from their parts and errors; the dense form is put in front."""
         rows = np.array([(0, 0, 0, 0, 0.0), *entries], dtype=np.float64)
-        return cls(Forms(*rows[:, :4].T.astype(np.int64)), rows[:, 4].copy())
+        return cls(Forms.from_array(rows[:, :4].T.astype(np.int64)), rows[:, 4].copy())
 
     def __len__(self) -> int:
         return len(self.error)

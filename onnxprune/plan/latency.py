@@ -68,12 +68,12 @@ class Clock:
     groups: int = 1
 
     def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
-        """Of each form, see `LayerShape.costs`; a Gather in front of it apart."""
+        """Of each form, see `LayerShape.costs`; all of them read all inputs."""
         spatial, first, channel, inputs, outputs = np.broadcast_arrays(
             forms.spatial * self.groups,
             forms.first,
             forms.channel * self.groups,
-            np.multiply(forms.reads(inputs), self.groups),
+            np.multiply(inputs, self.groups),
             outputs,
         )
         narrow = np.where(channel == 0, outputs, channel)

@@ -65,8 +65,12 @@ class Space:
         self.touched = [cost.layers_of(name) for name in self.groups]
         self.placed = [tuple(self.place[layer] for layer in touched if layer in self.place) for touched in self.touched]
         self.beside = [
-            tuple(name for name, others in zip(self.groups, self.touched, strict=True) if set(others) & set(touched))
-            for touched in self.touched
+            tuple(
+                name
+                for name, others in zip(self.groups, self.touched, strict=True)
+                if name != own and set(others) & set(touched)
+            )
+            for own, touched in zip(self.groups, self.touched, strict=True)
         ]
         self.known: dict[tuple[int, tuple[int | None, ...], tuple[int, ...]], Array] = {}
         self.scale = float(cost.total({}, {}, unit)) or 1.0
@@ -195,10 +199,10 @@ class Space:
         return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
 
     def group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
-        """Cost of all layers that a group touches, for each rung of its ladder; not to be changed.
+        """Cost of all layers that a group touches, for each rung of its ladder.
 
-        It depends on the counts of the groups on these layers and on the layers' forms, and is asked for many times
-        while these stay.
+        It depends on the counts of the other groups on these layers and on the layers' forms, and is asked for many
+        times while these stay.
         """
         key = (
             index,
@@ -207,6 +211,7 @@ class Space:
         )
         if key not in self.known:
             self.known[key] = self._group_costs(index, keep, forms)
+            self.known[key].setflags(write=False)
         return self.known[key]
 
     def _group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:

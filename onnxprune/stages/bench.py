@@ -63,8 +63,7 @@ class Bench:
 
     def _chain(self, name: str, form: Form, keep: Mapping[str, int]) -> Chain:
         """Factors of the right sizes, drawn at random: zeros and denormal numbers may be faster or slower."""
-        site, (channels, outputs) = self._work.channels.sites[name], self._cost.channels(name, keep)
-        inputs = form.of(channels).inputs or channels
+        site, (inputs, outputs) = self._work.channels.sites[name], self._cost.channels(name, keep)
         kernel = site.window.kernel if site.window is not None else ()
         elements, along = math.prod(kernel), kernel[form.first] if kernel else 1
         own = outputs // site.groups
@@ -76,6 +75,4 @@ class Bench:
 
         first = drawn(form.spatial, inputs * along) if form.spatial else None
         second = drawn(narrow, form.spatial * (elements // along) if form.spatial else inputs * elements)
-        last = drawn(own, form.channel) if form.channel else None
-        read = None if inputs == channels else np.arange(inputs, dtype=np.int64) * channels // inputs
-        return Chain(form, first, second, last, read)
+        return Chain(form, first, second, drawn(own, form.channel) if form.channel else None)

@@ -118,7 +118,7 @@ def _load(checkpoint: Checkpoint, probed: Probed) -> _Tried | None:
     arrays = checkpoint.load("plan")
     if arrays is None or set(arrays) != {"keep", "forms", "numbers"}:
         return None
-    keep, rows = arrays["keep"].tolist(), Forms(*arrays["forms"])
+    keep, rows = arrays["keep"].tolist(), Forms.from_array(arrays["forms"])
     if len(keep) != len(probed.rankings) or len(rows) != len(probed.candidates) or arrays["numbers"].shape != (3,):
         return None
     forms = {name: rows[place] for place, name in enumerate(probed.candidates) if not rows[place].dense}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["chain_arrays", "fit_chain", "merge_chain", "read_chain", "read_inputs"]
+__all__ = ["chain_arrays", "columns_read", "fit_chain", "merge_chain", "read_chain", "read_inputs"]
 
 
 def read_inputs(
@@ -34,10 +34,17 @@ def read_inputs(
     if wanted is None:
         return None
     left = [
-        Regression(problem.moments.columns(columns), problem.weight[:, columns], problem.bias, unit)
+        replace(problem, moments=problem.moments.columns(columns), weight=problem.weight[:, columns], unit=unit)
         for problem in problems
     ]
     return select(left, channels, wanted, options).kept
+
+
+def columns_read(site: Site, columns: int, inputs: Indices | None) -> Indices:
+    """Which of a site's columns belong to these input channels; None: all of them."""
+    if inputs is None:
+        return np.arange(columns, dtype=np.int64)
+    return np.flatnonzero(np.isin(channel_of_column(site, columns), inputs)).astype(np.int64)
 
 
 def fit_chain(
@@ -57,9 +64,7 @@ def fit_chain(
         One solution a group for all columns, and all factors; their ranks are lower than the form's where less is full
         rank.
     """
-    places = np.arange(len(columns), dtype=np.int64)
-    if inputs is not None:
-        places = places[np.isin(channel_of_column(site, len(columns)), inputs)]
+    places = columns_read(site, len(columns), inputs)
     split = _split(site, form, len(places))
     found = [
         decompose(

@@ -1,8 +1,8 @@
 """Which of several plans: each is carried out on some of the inputs, cheaply, and the network's end decides.
 
 No rule says how much to believe of sensitivities that were found one at a time. Where several answers are plausible,
-they are tried. They are judged by inputs to fit on that no trial has seen (by the same ones where there are few); those
-held back are left to the verification.
+they are tried. They are judged by other inputs than they were carried out on, where there are enough; those held back
+are left to the verification.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def winner(work: Workload, decisions: Sequence[Decision], carry_out: Callable[[W
     total = sum(batch.real for batch in work.batches)
     few = spread(work.batches, min(max(int(_FITTED * total), _LEAST_FITTED), total))
     quick = replace(work, batches=few, progress=silent)
-    damage = Damage(work, spread(unseen(work.batches, few) or few, _JUDGED), _TEMPERATURE)
+    others = unseen(work.batches, few)
+    enough = sum(batch.real for batch in others) >= _JUDGED
+    damage = Damage(work, spread(others if enough else work.batches, _JUDGED), _TEMPERATURE)
     found = []
     for number, decision in enumerate(decisions):
         work.progress("try plans", number, len(decisions))

@@ -151,15 +151,19 @@ def _followed(
 
 
 def _declined(asked: Mapping[str, Form], forms: Mapping[str, Form]) -> list[Note]:
-    """What the plan asks for that would cost more than doing without."""
+    """What the plan asks for and is not done, since it would cost more than doing without, or there is no need."""
     notes = []
     for name, form in asked.items():
-        done = forms.get(name, DENSE)
-        if done.dense:
-            notes.append(Note(name, "stays one layer: decomposed as planned it would cost no less"))
-        elif replace(done, inputs=form.inputs) != form and form.spatial is not None and form.channel is not None:
+        done, remarks = forms.get(name, DENSE), []
+        if done.whole and not form.whole:
+            remarks.append("stays one layer: decomposed as planned it would cost no less")
+        elif form.spatial is not None and form.channel is not None and None in (done.spatial, done.channel):
             left = "H and P are" if done.spatial is not None else "V and H are"
-            notes.append(Note(name, f"{left} one conv: apart they would cost no less"))
+            remarks.append(f"{left} one conv: apart they would cost no less")
+        if form.inputs is not None and done.inputs is None:
+            remarks.append("reads all of its inputs: no more are left")
+        if remarks:
+            notes.append(Note(name, "; ".join(remarks)))
     return notes
 
 
@@ -192,11 +196,7 @@ def _probed(
 def _surveyed(options: Options) -> SurveyOptions:
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
-    uses = RECIPES[options.recipe]
-    # Around a Gather onnxruntime lays tensors out anew: what is saved in MACs is more than lost in time.
-    inputs = uses.inputs and options.select_inputs and counted(options) != "latency"
-    uses = replace(uses, inputs=inputs)
-    return SurveyOptions(uses, options.align, unit, options.refit.basis)
+    return SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis, options.select_inputs)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:

@@ -17,7 +17,7 @@ from onnxprune.graph.sites import matrix
 from onnxprune.runtime.capture import answers, output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.solve import Regression, kept_columns, refit, select
-from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.stages.chains import columns_read, fit_chain, read_inputs
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.metric import metrics_of, unweighed, weighed
 
@@ -147,17 +147,20 @@ def fit_step(
         samples = _weighed_samples(sampled[name].samples, metric)
         if name in forms:
             plain = _possible(refit_options, samples)
-            asked_of = target.site, problems[name], columns[name], forms[name]
-            inputs = read_inputs(*asked_of, select_options)
-            found, chains[name] = fit_chain(*asked_of, plain, samples, metric, inputs)
+            inputs = read_inputs(target.site, problems[name], columns[name], forms[name], select_options)
+            found, chains[name] = fit_chain(
+                target.site, problems[name], columns[name], forms[name], plain, samples, metric, inputs
+            )
             solutions = [_told(solution, refit_options, plain) for solution in found]
         else:
+            inputs = None
             solutions = unweighed(_refit(problems[name], columns[name], refit_options, samples), metric)
         weights[name] = (
             np.stack([solution.weight for solution in solutions]),
             np.concatenate([solution.bias for solution in solutions]),
         )
-        outcomes[name] = _outcome(solutions, problems[name], len(columns[name]))
+        read = len(columns_read(target.site, len(columns[name]), inputs))
+        outcomes[name] = _outcome(solutions, problems[name], read)
     return Fitted(kept, weights, outcomes, chains)
 
 

@@ -96,7 +96,10 @@ def probe(
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    shared = {name for name in shapes or {} if shares_inputs(work.net, work.channels, work.channels.sites[name])}
+    shared: set[str] = set()
+    if survey_options is not None and survey_options.inputs:
+        sites = {name: work.channels.sites[name] for name in shapes or {}}
+        shared = {name for name, site in sites.items() if shares_inputs(work.net, work.channels, site)}
     trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
     jobs = [_Job(group.name, group.consumers, group) for group in groups]
     jobs += [_Job(name, (name,), None) for name in shapes or {}]
@@ -261,7 +264,7 @@ def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: S
         count = int(arrays[f"count.{position}"])
         rankings[group.name] = Ranking(order, curve, None if count < 0 else count)
     for position, name in enumerate(sites):
-        candidates[name] = Candidates(Forms(*arrays[f"forms.{position}"]), arrays[f"errors.{position}"])
+        candidates[name] = Candidates(Forms.from_array(arrays[f"forms.{position}"]), arrays[f"errors.{position}"])
     of_groups, of_sites = arrays["damage.groups"], arrays["damage.sites"]
     if of_groups.shape != (len(groups),) or of_sites.shape != (len(sites), len(KINDS)):
         return None

@@ -37,12 +37,14 @@ _FIT = RefitOptions(refit="linear", strengths=(1e-4,))
 
 @dataclass(frozen=True)
 class SurveyOptions:
-    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V."""
+    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V.
+    ``inputs``: whether convs may read some only of channels that they share."""
 
     uses: Uses
     align: int
     unit: Unit
     basis: Basis
+    inputs: bool = False
 
 
 def survey(
@@ -64,7 +66,7 @@ def survey(
         return Candidates.of([])
     sizes = _Sizes(shape, inputs, outputs, options)
     entries = _factored(problems, sizes, power)
-    if options.uses.inputs and shared and len(problems) == 1:
+    if options.inputs and shared and len(problems) == 1:
         entries += _reading_some(problems[0], sizes, power)
     return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
 

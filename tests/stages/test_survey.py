@@ -28,7 +28,7 @@ SITE = Site(
     window=Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
 )
 SHAPE = LayerShape((3, 3), 1, 100.0, (100.0, 100.0))
-ALL = Uses(prune=True, spatial=True, channel=True, inputs=True)
+ALL = SurveyOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data", inputs=True)
 LINEAR = RefitOptions(refit="linear", strengths=(1e-9,), rounds=0)
 
 
@@ -50,7 +50,7 @@ def problem_of(seed: int, inputs: int, outputs: int) -> Regression:
 @given(seed=st.integers(0, 1000), inputs=st.integers(4, 8), outputs=st.integers(4, 8))
 def test_the_fit_keeps_what_the_survey_promises(seed, inputs, outputs) -> None:
     problem = problem_of(seed, inputs, outputs)
-    found = survey([problem], SHAPE, SurveyOptions(ALL, 2, "macs", "data"), shared=True)
+    found = survey([problem], SHAPE, ALL, shared=True)
     columns = np.arange(9 * inputs, dtype=np.int64)
     kinds = found.kinds()
     for places in kinds.values():
@@ -68,13 +68,13 @@ def test_the_fit_keeps_what_the_survey_promises(seed, inputs, outputs) -> None:
 def test_only_what_is_shared_and_asked_for_is_read_in_part() -> None:
     problem = problem_of(0, 8, 8)
     without = replace(ALL, inputs=False)
-    for uses, shared, any_of_them in ((ALL, True, True), (ALL, False, False), (without, True, False)):
-        found = survey([problem], SHAPE, SurveyOptions(uses, 1, "macs", "data"), shared=shared)
+    for options, shared, any_of_them in ((ALL, True, True), (ALL, False, False), (without, True, False)):
+        found = survey([problem], SHAPE, options, shared=shared)
         assert bool(found.forms.inputs.any()) == any_of_them
 
 
 def test_to_read_more_inputs_is_never_worse() -> None:
-    only = Uses(prune=True, spatial=False, channel=False, inputs=True)
-    found = survey([problem_of(1, 8, 6)], SHAPE, SurveyOptions(only, 1, "macs", "data"), shared=True)
+    only = replace(ALL, uses=Uses(prune=True, spatial=False, channel=False), align=1)
+    found = survey([problem_of(1, 8, 6)], SHAPE, only, shared=True)
     assert found.forms.inputs.tolist() == [0, 7, 6, 5, 4, 3, 2, 1]
     assert (np.diff(found.error) > 0).all()
