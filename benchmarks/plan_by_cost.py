@@ -245,7 +245,9 @@ def _ablation(given: argparse.Namespace) -> None:
     path, case = _case("cifar10_resnet56", given)
     once = _pass(path, case, given)
     rows: list[list[object]] = []
-    for label, chosen in steps[given.skip :]:
+    for label, chosen in steps:
+        if given.only and not any(word in label for word in given.only):
+            continue
         start = time.perf_counter()
         by_clock = "latency" in label
         result = onnxprune.prune(
@@ -349,8 +351,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("table", choices=tables)
     parser.add_argument("--vgg", type=Path, help="what train_cifar_vgg.py has written")
-    parser.add_argument("--only", nargs="*", help="accuracy, weights: of these models")
-    parser.add_argument("--skip", type=int, default=0, help="ablation: so many rows")
+    parser.add_argument("--only", nargs="*", help="accuracy, weights: of these models; ablation: rows with these words")
     given = parser.parse_args()
     onnxruntime.set_default_logger_severity(3)
     print(machine(), flush=True)
