@@ -72,7 +72,8 @@ def _solve(part: Part, first: Array, places: Array, split: Indices, ridge: float
 @dataclass(frozen=True)
 class _System:
     """``places``: (j, o, r), H. ``pairs``: (j, k, r, r), H_j^T H_k. ``rows``: per k, E[x_k x^T] (c * i, j * c * i), the
-    ridge included. ``left``, ``right``: the preconditioner's factors."""
+    ridge included. ``left``, ``right``: the preconditioner's factors. ``fitted``: (c * i,) of 1 and 0, what of V is
+    not that of rare columns alone, and changes."""
 
     places: Array
     split: Indices
@@ -80,6 +81,7 @@ class _System:
     rows: tuple[Array, ...]
     left: Factor
     right: Factor
+    fitted: Array
 
     @classmethod
     def of(cls, part: Part, places: Array, split: Indices, ridge: float) -> _System:
@@ -90,7 +92,8 @@ class _System:
         width = len(split)
         mean = sum((row[:, k * width : (k + 1) * width] for k, row in enumerate(rows)), start=np.zeros(())) / len(rows)
         left = np.einsum("jjrs->rs", pairs)
-        return cls(places, split, pairs, rows, factorise(left), factorise(np.asarray(mean)))
+        fitted = np.asarray((part.scale[split] > 0).any(axis=1), dtype=np.float64)
+        return cls(places, split, pairs, rows, factorise(left), factorise(np.asarray(mean)), fitted)
 
     def unanswered(self, part: Part, first: Array) -> Array:
         """sum_j H_j^T E[(y - W x) x_j^T]: (r, c * i)."""
@@ -108,7 +111,7 @@ class _System:
         return result
 
     def precondition(self, residual: Array) -> Array:
-        return self.right.solve(self.left.solve(residual).T).T
+        return self.right.solve(self.left.solve(residual * self.fitted).T).T * self.fitted
 
 
 def _spread(first: Array, places: Array, split: Indices) -> Array:

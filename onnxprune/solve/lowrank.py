@@ -303,7 +303,9 @@ def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> R
 
 
 def _project(part: Part, first: Array, split: Split) -> Part:
-    """Moments of the features instead of the patches."""
+    """Moments of the features instead of the patches; fourth cumulants add up where columns are independent."""
+    variance = np.diagonal(part.gram)
+    excess = np.square(np.square(first)) @ (part.fourth - 3 * np.square(variance))[split]
     rows = _apply(part.gram, first, split)  # (r * j, p)
     gram = _apply(np.ascontiguousarray(rows.T), first, split)
     return replace(
@@ -311,6 +313,7 @@ def _project(part: Part, first: Array, split: Split) -> Part:
         mean_x=_apply(part.mean_x[:, None], first, split)[:, 0],
         gram=(gram + gram.T) / 2,
         cross=_apply(part.cross, first, split),
+        fourth=np.maximum(3 * np.square(np.diagonal(gram)) + excess.reshape(-1), 0.0),
     )
 
 

@@ -34,7 +34,16 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 
 from onnxprune.solve.activation import Activation
-from onnxprune.solve.numerics import Array, Array32, Factor, Indices, blas_threads_for, factorise
+from onnxprune.solve.numerics import (
+    Array,
+    Array32,
+    Factor,
+    Indices,
+    blas_threads_for,
+    factorise,
+    fourth_moments,
+    trusted_scale,
+)
 from onnxprune.solve.problem import RefitOptions, Samples, Solution
 
 if TYPE_CHECKING:
@@ -272,7 +281,7 @@ class _Regression:
         centred = rows.x - mean.astype(np.float32)
         gram = (centred.T @ centred).astype(np.float64) / len(rows.x)
         damping = pull * np.diagonal(gram)
-        factor = factorise(gram, ridge=pull)
+        factor = factorise(gram, ridge=pull, scale=trusted_scale(gram, fourth_moments(centred), len(centred)))
         return cls(rows, mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)
 
     def turns(self, start: _Iterate, penalty: float) -> Iterator[_Iterate]:

@@ -26,9 +26,11 @@ __all__ = [
     "Indices",
     "blas_threads_for",
     "factorise",
+    "fourth_moments",
     "mirror_lower",
     "scale_of",
     "solve_lower",
+    "trusted_scale",
 ]
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ Indices = npt.NDArray[np.int64]
 
 JITTER = 1e-7
 _JITTER_LIMIT = 1e-1
+_RARE, _RARE_SHARE = 50.0, 0.01  # samples, and of all samples
 _ONE_THREAD_COLUMNS = 2500
 
 
@@ -114,6 +117,29 @@ def solve_lower(lower: Array, right: Array) -> Array:
 def scale_of(gram: Array) -> Array:
     """``diag(gram)^(1/2)``: (p,) float64, zero where rounding left a negative variance."""
     return np.sqrt(np.maximum(np.diagonal(gram), 0.0))
+
+
+def fourth_moments(rows: Array32) -> Array:
+    """Mean of the fourth powers of (n, p) float32 ``rows``: (p,) float64."""
+    squares = rows * rows
+    return np.asarray(np.einsum("np,np->p", squares, squares), dtype=np.float64) / max(len(rows), 1)
+
+
+def trusted_scale(gram: Array, fourth: Array, count: int) -> Array:
+    """``scale_of``, zero also for columns that vary in a few samples only.
+
+    Args:
+        gram: (p, p), second moments.
+        fourth: (p,), fourth moments.
+        count: of samples, n.
+
+    Returns:
+        (p,); zero where ``n E[x^2]^2 / E[x^4]``, as many samples as matter, is less than 50, or than one in a hundred.
+    """
+    scale = scale_of(gram)
+    mattering = np.divide(count * scale**4, fourth, out=np.zeros_like(scale), where=(scale > 0) & (fourth > 0))
+    scale[mattering < min(_RARE, _RARE_SHARE * count)] = 0.0
+    return scale
 
 
 def factorise(gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale: Array | None = None) -> Factor:

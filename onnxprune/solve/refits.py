@@ -1,9 +1,11 @@
 """Fitting the weights of the columns that stay. All errors are relative to E||y - E y||^2.
 
 ==============  ========================================================================================
-``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights
+``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights; rare
+                columns (see ``moments``) keep theirs
 ``ridge``       E||y - W x - b||^2 + ridge mean(diag(gram)) ||W||^2: the classic one, toward zero
-``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor a channel, columns of no unit keep theirs
+``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor a channel, columns of no unit and channels of
+                nothing but rare columns keep theirs
 ``relu``        the error behind the activation, see ``nonlinear``
 ``none``        the original weights and bias
 ==============  ========================================================================================
@@ -28,7 +30,7 @@ import numpy as np
 
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import project, refit_nonlinear
-from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise, scale_of
+from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise
 from onnxprune.solve.problem import RefitOptions, Regression, Samples, Solution
 from onnxprune.solve.quadratic import channel_quadratic
 
@@ -97,7 +99,7 @@ class _Kept:
 
 def _linear(kept: _Kept, options: RefitOptions) -> Solution:
     moments = kept.moments
-    scale = scale_of(moments.total.gram)
+    scale = moments.total.scale
     if min(moments.even.count, moments.odd.count) < 2:
         return _solution(kept, kept.low(_toward(kept.weight, scale, _UNTUNED_RIDGE)), _UNTUNED_RIDGE)
     if len(options.strengths) == 1:
@@ -138,9 +140,10 @@ def _ridge(kept: _Kept, options: RefitOptions) -> Solution:
 
 
 def _scale_only(kept: _Kept, options: RefitOptions) -> Solution:
-    ids, unit = np.unique(kept.unit[kept.unit >= 0], return_inverse=True)
+    chosen = (kept.unit >= 0) & np.isin(kept.unit, kept.unit[kept.moments.total.scale > 0])
+    ids, unit = np.unique(kept.unit[chosen], return_inverse=True)
     compact = np.full(len(kept.unit), -1, dtype=np.int64)
-    compact[kept.unit >= 0] = unit
+    compact[chosen] = unit
 
     def fit(part: Part) -> tuple[Array, Array]:
         quadratic = channel_quadratic(part, kept.weight, compact, len(ids))

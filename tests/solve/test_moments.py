@@ -21,7 +21,8 @@ def direct(x: np.ndarray, y: np.ndarray) -> Part:
     x, y = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     x, y = x - mean_x, y - mean_y
-    return Part(len(x), mean_x, mean_y, x.T @ x / len(x), x.T @ y / len(x), np.square(y).mean(axis=0))
+    power, fourth = np.square(y).mean(axis=0), (x**4).mean(axis=0)
+    return Part(len(x), mean_x, mean_y, x.T @ x / len(x), x.T @ y / len(x), power, fourth)
 
 
 def assert_same(one: Part, two: Part, rtol: float) -> None:
@@ -33,6 +34,7 @@ def assert_same(one: Part, two: Part, rtol: float) -> None:
         "gram": np.outer(std_x, std_x),
         "cross": np.outer(std_x, std_y),
     }
+    assert np.all((0.5 * two.fourth <= one.fourth) & (one.fourth <= 2 * two.fourth))  # about the first samples' mean
     for name in PARTS:
         scale = scales.get(name, two.power)
         assert np.all(np.abs(getattr(one, name) - getattr(two, name)) <= rtol * scale), name
@@ -116,6 +118,21 @@ def test_activations_that_overflowed_are_reported() -> None:
 def test_rows_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \(n, 3\)"):
         MomentsBuilder(3, 0).add(np.zeros((5, 2), dtype=np.float32), None, 0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds, exponent=st.integers(-7, 7))
+def test_columns_of_a_few_samples_are_rare_whatever_their_unit(seed: int, exponent: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((6000, 6)).astype(np.float32)
+    awake = rng.choice(len(x), 2000, replace=False)
+    for column, count in ((1, 1), (2, 5), (3, 30), (4, 2000)):
+        asleep = np.ones(len(x), dtype=bool)
+        asleep[awake[:count]] = False
+        x[asleep, column] = 0
+    x[:, 5] = 1
+    moments = moments_of((x * 10.0**exponent).astype(np.float32), x[:, :1], np.arange(len(x)) % 2)
+    np.testing.assert_array_equal(moments.total.scale > 0, [True, False, False, False, True, False])
 
 
 def test_the_error_of_a_part_is_that_of_its_samples() -> None:

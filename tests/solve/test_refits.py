@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import RefitOptions, Regression, Samples, kept_columns, refit
+from onnxprune.solve import RefitOptions, Regression, Samples, decompose, kept_columns, refit, split_columns
 from onnxprune.solve.activation import RELU
 from onnxprune.solve.problem import Refit
 
@@ -132,6 +132,7 @@ def test_columns_in_other_units_of_measurement_change_the_weights_only(seed: int
             mean_x=part.mean_x * factors,
             gram=part.gram * np.outer(factors, factors),
             cross=part.cross * factors[:, None],
+            fourth=part.fourth * factors**4,
         )
 
     moments = case.problem.moments
@@ -143,6 +144,32 @@ def test_columns_in_other_units_of_measurement_change_the_weights_only(seed: int
     again = refit(scaled, columns, LINEAR)
     np.testing.assert_allclose(again.weight * factors[columns], plain.weight, rtol=1e-6, atol=1e-8)
     assert again.error == pytest.approx(plain.error, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "relu", "scale-only"])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_channel_that_wakes_up_once_keeps_its_weights(name: str, spatial: bool) -> None:
+    """A weight of 1e5 would answer the error of the one sample in which it says 1e-6."""
+    rng = np.random.default_rng(0)
+    case = make_case(3, units=8, kernel=4, samples=6000)
+    x = case.x.copy()
+    rare = case.problem.unit >= 6
+    x[:, rare] = 0
+    x[77, rare] = 1e-6 * rng.random(rare.sum()).astype(np.float32)
+    y = (x @ case.problem.weight.T + case.problem.bias + 0.3 * rng.standard_normal(case.y.shape)).astype(np.float32)
+    y[77] += 2
+    problem = replace(case.problem, moments=moments_of(x, y, case.half))
+    samples = Samples(x, y, case.half) if name == "relu" else None
+    options = RefitOptions(refit=name, strengths=(0.0,))
+    if spatial and name != "scale-only":
+        # Half of V's rows are enough for the six channels that live; the others can only answer to the rare ones.
+        split = split_columns(8, (2, 2), 0)
+        weight = decompose(problem, np.arange(32), split, 16, None, options, samples).solution.weight
+        assert np.abs(weight).max() < 2 * np.abs(problem.weight).max()
+    else:
+        weight = refit(problem, np.arange(32), options, samples).weight
+        np.testing.assert_array_equal(weight[:, rare], problem.weight[:, rare])
+    assert not np.array_equal(weight[:, ~rare], problem.weight[:, ~rare])
 
 
 def test_columns_that_never_vary_do_no_harm() -> None:

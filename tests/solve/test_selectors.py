@@ -149,6 +149,7 @@ def scale_part(part, power_x: int, power_y: int):
         gram=part.gram * sx * sx,
         cross=part.cross * sx * sy,
         power=part.power * sy * sy,
+        fourth=part.fourth * sx**4,
     )
 
 
