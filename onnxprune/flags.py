@@ -87,6 +87,8 @@ class BudgetFlags:
     "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
     select_inputs: bool = False
     "With --recipe 3c, convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
+    drop_branches: bool = True
+    "Residual branches may go whole, each with all of its layers."
     allocation: Allocation = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: bool = True
@@ -216,6 +218,7 @@ RunPanel = Annotated[RunFlags, _panel("Engine")]
 EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
 _AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")
+_CHOICES = ("budget", "recipe", "select_inputs", "drop_branches", "allocation", "align", "sensitivity", "damping")
 AUTO = "auto"
 """Epochs of a recovery that are left to us."""
 AS_IT_IS = DataOptions()
@@ -253,11 +256,7 @@ def recover_options(epochs: str, training: TrainFlags, seed: int) -> RecoverOpti
 def _check_alone(budget: BudgetFlags) -> None:
     """A plan says what is done: what would decide it otherwise is not to be passed over in silence."""
     usual = BudgetFlags()
-    others = [
-        name
-        for name in (*_AMOUNTS, "budget", "recipe", "select_inputs", "allocation", "align", "sensitivity", "damping")
-        if getattr(budget, name) != getattr(usual, name)
-    ]
+    others = [name for name in (*_AMOUNTS, *_CHOICES) if getattr(budget, name) != getattr(usual, name)]
     if others:
         off = {name for name in others if getattr(budget, name) is False}
         flags = ", ".join(f"--{'no-' * (name in off)}{name.replace('_', '-')}" for name in others)
@@ -294,6 +293,7 @@ def options_from(
         ),
         recipe=budget.recipe,
         select_inputs=budget.select_inputs,
+        drop_branches=budget.drop_branches,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,
         damping=budget.damping,

@@ -77,6 +77,7 @@ class Inspection:
         inputs: shape of each input that costs are counted for.
         layers: in topological order.
         groups: likewise.
+        branches: names of the groups with which a residual branch may go whole.
         macs: for one sample.
         params: floating-point numbers in all constants.
         reach: share of the MACs that is in layers of which outputs or inputs may go, 0 to 1.
@@ -88,6 +89,7 @@ class Inspection:
     inputs: dict[str, tuple[int, ...]]
     layers: tuple[LayerReport, ...]
     groups: tuple[GroupReport, ...]
+    branches: tuple[str, ...]
     macs: int
     params: int
     reach: float
@@ -127,6 +129,7 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
         inputs=shapes,
         layers=layers,
         groups=tuple(GroupReport(g.name, g.size, g.producers, g.consumers, g.pins) for g in channels.groups),
+        branches=tuple(cost.branches),
         macs=total,
         params=params,
         reach=within / total if total else 0.0,

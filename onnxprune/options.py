@@ -41,6 +41,7 @@ class Options:
             of it (``3c``).
         select_inputs: let convs read some only of the channels that others need as well; with ``3c`` and a budget in
             MACs or parameters, since it saves no time.
+        drop_branches: let whole residual branches go, each with all of its layers.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
         damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
@@ -71,6 +72,7 @@ class Options:
     budget: Budget = field(default_factory=budget_from)
     recipe: Recipe = "prune"
     select_inputs: bool = False
+    drop_branches: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
     damping: tuple[float, ...] = (0.5,)

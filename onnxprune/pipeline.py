@@ -36,10 +36,10 @@ from onnxprune.stages.metric import output_weights
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
-    check_chains,
     check_drop,
     check_loading,
     check_removal,
+    check_rewritten,
     compare_outputs,
     first_difference,
 )
@@ -252,7 +252,13 @@ def _compressed(
 ) -> Compressed:
     keep, forms = decided.keep, decided.forms
     by_name = {group.name: group for group in work.channels.prunable}
-    shrinking = [by_name[name] for name, count in keep.items() if count < by_name[name].size]
+    branches = [cost.branches[name] for name, count in keep.items() if count == 0]
+    inside = {name for branch in branches for name in branch.nodes}
+    shrinking = [
+        by_name[name]
+        for name, count in keep.items()
+        if 0 < count < by_name[name].size and not inside.issuperset(by_name[name].consumers)
+    ]
     excluded = [name for name in work.channels.sites if any(fnmatchcase(name, p) for p in options.exclude)]
     steps = plan_steps(
         work.net,
@@ -262,6 +268,7 @@ def _compressed(
         downstream=options.downstream and options.refit.refit != "none",
         frozen=[*excluded, *work.forbidden],
         reformed=forms,
+        branches=branches,
     )
     rows = work.memory if options.refit.refit == "relu" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
@@ -272,7 +279,7 @@ def _compressed(
     def settle(found: Mapping[str, Form]) -> Mapping[str, Form]:
         return cost.settled(keep, found, counted(options))
 
-    return compress(work, steps, keep, decided.kept, forms, settle, options.select, options.refit, checkpoint)
+    return compress(work, steps, keep, decided.kept, forms, branches, settle, options.select, options.refit, checkpoint)
 
 
 def _verified(
@@ -281,8 +288,8 @@ def _verified(
     batches = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
     check_removal(work, compressed.alive, batches[0])
     model = finished_model(compressed.net)
-    if compressed.forms:
-        check_chains(work.engine, compressed.dense, model, inputs.calibration, batches[0])
+    if compressed.net is not compressed.dense:
+        check_rewritten(work.engine, compressed.dense, model, inputs.calibration, batches[0])
     try:
         divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
         if options.recover is None:  # or else what it drops is known later

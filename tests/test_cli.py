@@ -127,6 +127,7 @@ def bad(message: str, code: int, *arguments):
         bad("--max-drop", 6, "MODEL", "-o", "DIR/p.onnx", "--keep-ratio", "0.2", "--refit", "none", "--max-drop", "0"),
         bad("leave --budget out", 2, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json", "--budget", "latency"),
         bad("leave --recipe, --no-sensitivity out", 2, *_PLANNED, "--recipe", "3c", "--no-sensitivity"),
+        bad("leave --no-drop-branches out", 2, *_PLANNED, "--no-drop-branches"),
         bad("--ridge must be 0 or more", 2, "MODEL", "-o", "DIR/p.onnx", "--refit", "ridge", "--ridge", "-1"),
         bad("--rank-tol must be", 2, "MODEL", "-o", "DIR/p.onnx", "--selector", "lasso", "--rank-tol", "nan"),
         bad("can be made 1e+06 times cheaper", 2, "study", "MODEL", "--site", "stage1.conv2", "--speedups", "1000000"),

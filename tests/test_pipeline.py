@@ -491,5 +491,5 @@ def test_wrong_factors_are_found_before_anything_is_written(vgg, monkeypatch):
         return with_chains(net, changed)
 
     monkeypatch.setattr(compress, "with_chains", wrong)
-    with pytest.raises(VerifyError, match="factors multiplied out"):
+    with pytest.raises(VerifyError, match="before layers were decomposed"):
         onnxprune.prune(vgg, options=replace(QUICK, recipe="spatial"))

@@ -3,7 +3,8 @@ of the forms that layers are carried out in (see ``forms``).
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
 the weights)``, positions being the output positions (for ConvTranspose the input's). Every axis of a weight is as
-long as it was, less what its groups have lost; so both costs are sums of products of linear terms.
+long as it was, less what its groups have lost; so both costs are sums of products of linear terms. What belongs to a
+residual branch (see ``branches``) costs nothing once the branch's group keeps no channel.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.branches import find_branches
 from onnxprune.graph.forms import DENSE, Form, Forms, LayerShape, Unit, layer_shape
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.normalize import with_shapes
@@ -28,6 +30,7 @@ from onnxprune.graph.sites import LAYERS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from onnxprune.graph.branches import Branch
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.net import Net
 
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "CostModel", "cost_model"]
 
-T = TypeVar("T")
 _NO_FORMS: Mapping[str, Form] = {}
 
 
@@ -50,14 +52,26 @@ class _Extent:
 @dataclass(frozen=True)
 class _Layer:
     """``output``, ``input``: axes of the weights; ``shape`` is None for a layer that has one form only; ``clock``: its
-    milliseconds, where they were measured."""
+    milliseconds, where they were measured; ``within``: groups that it goes with."""
 
     positions: float  # for one sample
     extents: tuple[_Extent, ...]
+    within: tuple[str, ...] = ()
     output: int = 0
     input: int = 1
     shape: LayerShape | None = None
     clock: Clock | None = None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A constant; ``within``: groups that it goes with."""
+
+    extents: tuple[_Extent, ...]
+    within: tuple[str, ...]
+
+
+T = TypeVar("T", _Layer, _Weights)
 
 
 class Clock(Protocol):
@@ -77,7 +91,8 @@ class CostModel:
 
     sizes: Mapping[str, int]
     layers: Mapping[str, _Layer]
-    constants: tuple[tuple[_Extent, ...], ...]
+    constants: tuple[_Weights, ...]
+    branches: Mapping[str, Branch]
     rest: float = 0.0
 
     def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
@@ -113,6 +128,8 @@ class CostModel:
         layer = self.layers[name]
         if layer.shape is None:
             raise ValueError(f"'{name}' has one form only")
+        if not outputs:  # it goes with its branch
+            return np.zeros(len(forms))
         if unit == "latency":
             ms = layer.clock.ms(forms, inputs, outputs) if layer.clock is not None else 0.0
             return np.asarray(ms + np.zeros(len(forms)), dtype=np.float64)
@@ -124,7 +141,7 @@ class CostModel:
         found = {}
         for name, form in forms.items():
             layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
-            if layer.shape is None:
+            if layer.shape is None or _gone(layer, keep):
                 continue
 
             def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
@@ -149,11 +166,11 @@ class CostModel:
 
     @cached_property
     def _layers_of(self) -> Mapping[str, list[_Layer]]:
-        return _by_group((layer, layer.extents) for layer in self.layers.values())
+        return _by_group(self.layers.values())
 
     @cached_property
-    def _constants_of(self) -> Mapping[str, list[tuple[_Extent, ...]]]:
-        return _by_group((extents, extents) for extents in self.constants)
+    def _constants_of(self) -> Mapping[str, list[_Weights]]:
+        return _by_group(self.constants)
 
     def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Multiply-accumulates of each layer for one sample, by node name."""
@@ -161,7 +178,7 @@ class CostModel:
 
     def params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
         """Floating-point numbers in all constants."""
-        dense = round(sum(self._product(extents, keep) for extents in self.constants))
+        dense = round(sum(self._product(constant, keep) for constant in self.constants))
         changed = sum(
             self._cost(name, keep, form, "params") - self._cost(name, keep, DENSE, "params")
             for name, form in forms.items()
@@ -169,8 +186,11 @@ class CostModel:
         return dense + changed
 
     def layer_axes(self, name: str, keep: Mapping[str, int]) -> tuple[int, ...]:
-        """Length of each axis of a layer's weights."""
-        return tuple(round(self._length(extent, keep)) for extent in self.layers[name].extents)
+        """Length of each axis of a layer's weights, 0 where it goes with its branch."""
+        layer = self.layers[name]
+        if _gone(layer, keep):
+            return (0,) * len(layer.extents)
+        return tuple(round(self._length(extent, keep)) for extent in layer.extents)
 
     def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Elements of each layer's weights, bias apart, by node name."""
@@ -181,32 +201,33 @@ class CostModel:
         if unit == "latency":
             return {
                 name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep))[0])
+                if not _gone(layer, keep)
+                else 0.0
                 for name, layer in self.layers.items()
             }
         return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}
 
     def layers_of(self, group: str) -> tuple[str, ...]:
-        """Layers with an axis that a group's channels are on."""
-        return tuple(
-            name
-            for name, layer in self.layers.items()
-            if any(owner == group for extent in layer.extents for owner, _ in extent.groups)
-        )
+        """Layers with an axis that a group's channels are on, and those that go with the last of them."""
+        return tuple(name for name, layer in self.layers.items() if group in _owners(layer))
 
     def along(
         self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
     ) -> Array:
         """Cost of one layer for each count that one group may keep, all others as in `keep`: (n,) float64."""
         layer = self.layers[name]
+        if _gone(layer, {other: count for other, count in keep.items() if other != group}):
+            return np.zeros(len(counts))
+        there = counts > 0 if group in layer.within else np.ones(len(counts))
         lengths = [self._length(extent, keep) + self._change(extent, group, counts, keep) for extent in layer.extents]
         if unit == "latency":
             ms = self._ms(layer, form or DENSE, lengths[layer.input], lengths[layer.output])
-            return np.asarray(ms * np.ones(len(counts)), dtype=np.float64)
+            return np.asarray(ms * there, dtype=np.float64)
         if form is None or form.dense or layer.shape is None:
             positions = layer.positions if unit == "macs" else 1.0
-            return np.asarray(positions * math.prod(lengths) * np.ones(len(counts)), dtype=np.float64)
+            return np.asarray(positions * math.prod(lengths) * there, dtype=np.float64)
         found = layer.shape.cost(form, lengths[layer.input], lengths[layer.output], unit)
-        return np.asarray(found * np.ones(len(counts)), dtype=np.float64)
+        return np.asarray(found * there, dtype=np.float64)
 
     def _change(self, extent: _Extent, group: str, counts: Array, keep: Mapping[str, int]) -> Array:
         times = sum(n for name, n in extent.groups if name == group)
@@ -215,24 +236,36 @@ class CostModel:
     def _cost(self, name: str, keep: Mapping[str, int], form: Form, unit: Unit) -> int:
         layer = self.layers[name]
         if form.dense or layer.shape is None:
-            return round(self._layer(layer, keep) if unit == "macs" else self._product(layer.extents, keep))
-        return round(float(layer.shape.cost(form, *self.channels(name, keep), unit)))
+            return round(self._layer(layer, keep) if unit == "macs" else self._product(layer, keep))
+        return 0 if _gone(layer, keep) else round(float(layer.shape.cost(form, *self.channels(name, keep), unit)))
 
     def _layer(self, layer: _Layer, keep: Mapping[str, int]) -> float:
-        return layer.positions * self._product(layer.extents, keep)
+        return layer.positions * self._product(layer, keep)
 
-    def _product(self, extents: tuple[_Extent, ...], keep: Mapping[str, int]) -> float:
-        return math.prod(self._length(extent, keep) for extent in extents)
+    def _product(self, weights: _Layer | _Weights, keep: Mapping[str, int]) -> float:
+        if _gone(weights, keep):
+            return 0.0
+        return math.prod(self._length(extent, keep) for extent in weights.extents)
 
     def _length(self, extent: _Extent, keep: Mapping[str, int]) -> float:
         gone = sum(times * (self.sizes[name] - keep.get(name, self.sizes[name])) for name, times in extent.groups)
         return float(extent.size - gone)
 
 
-def _by_group(owners: Iterable[tuple[T, tuple[_Extent, ...]]]) -> dict[str, list[T]]:
+def _gone(weights: _Layer | _Weights, keep: Mapping[str, int]) -> bool:
+    """Whether it goes with a branch of which nothing is kept."""
+    return any(keep.get(group, 1) == 0 for group in weights.within)
+
+
+def _owners(weights: _Layer | _Weights) -> tuple[str, ...]:
+    """Groups that its size depends on."""
+    return tuple(dict.fromkeys((*(name for extent in weights.extents for name, _ in extent.groups), *weights.within)))
+
+
+def _by_group(owners: Iterable[T]) -> dict[str, list[T]]:
     found: dict[str, list[T]] = defaultdict(list)
-    for owner, extents in owners:
-        for group in dict.fromkeys(name for extent in extents for name, _ in extent.groups):
+    for owner in owners:
+        for group in _owners(owner):
             found[group].append(owner)
     return found
 
@@ -247,6 +280,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
     batch = max((int(shape[0]) for shape in shapes.values() if shape), default=1)
     touches = _touches(channels)
     tensors = net.tensors()
+    branches = find_branches(net, channels)
 
     def extents(name: str) -> tuple[_Extent, ...]:
         shape = [int(size) for size in tensors[name].shape]
@@ -258,16 +292,17 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
             continue
         site = channels.sites.get(node.name)
         positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
-        layers[node.name] = _Layer(positions, lengths)
+        within = tuple(name for name, branch in branches.items() if node.name in branch.nodes)
+        layers[node.name] = _Layer(positions, lengths, within)
         if site is not None:
             shape = layer_shape(concrete, site, batch) if site.decomposable else None
-            layers[node.name] = _Layer(positions, lengths, site.output_axis.axis, site.input_axis.axis, shape)
+            layers[node.name] = _Layer(positions, lengths, within, site.output_axis.axis, site.input_axis.axis, shape)
     constants = tuple(
-        extents(name)
+        _Weights(extents(name), tuple(group for group, branch in branches.items() if name in branch.constants))
         for name, tensor in tensors.items()
         if isinstance(tensor, gs.Constant) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
     )
-    return CostModel({group.name: group.size for group in channels.prunable}, layers, constants)
+    return CostModel({group.name: group.size for group in channels.prunable}, layers, constants, branches)
 
 
 def _touches(channels: ChannelMap) -> dict[Axis, tuple[tuple[str, int], ...]]:

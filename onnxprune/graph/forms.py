@@ -204,11 +204,13 @@ def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, gr
 
     Args:
         before: shape of the weights, outputs first.
-        after: the same of what is left.
+        after: the same of what is left; no outputs: nothing.
         form: how it is carried out now.
         groups: of a grouped conv.
     """
     size = "x".join(map(str, before))
+    if not after[0]:
+        return f"{size} -> gone"
     if form.whole:
         left = (after[0], form.inputs or after[1], *after[2:])
         parts = [] if tuple(before) == left else ["x".join(map(str, left))]

@@ -17,14 +17,14 @@ import numpy as np
 from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from onnxprune.graph.cost import CostModel
     from onnxprune.plan.budget import Budget
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Allocation", "allocate", "levels"]
+__all__ = ["Allocation", "allocate", "ladders", "levels"]
 
 Allocation = Literal["greedy", "uniform"]
 
@@ -43,6 +43,13 @@ def levels(size: int, align: int) -> tuple[int, ...]:
     return (size, *range((size - 1) // step * step, 0, -step))
 
 
+def ladders(
+    cost: CostModel, groups: Iterable[str], align: int, droppable: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """Counts that each group may keep, largest first: its levels, and 0 for those of branches that may go whole."""
+    return {name: (*levels(cost.sizes[name], align), *((0,) if name in droppable else ())) for name in groups}
+
+
 def allocate(
     cost: CostModel,
     curves: Mapping[str, Array],
@@ -50,6 +57,7 @@ def allocate(
     *,
     allocation: Allocation = "greedy",
     align: int = 1,
+    droppable: Collection[str] = (),
 ) -> dict[str, int]:
     """Channels to keep, per group.
 
@@ -60,11 +68,12 @@ def allocate(
         budget: what to reach; for the kind ``selector`` there is nothing to allocate.
         allocation: how the moves are ordered.
         align: counts are multiples of it where groups are large enough.
+        droppable: groups of branches that may go whole.
 
     Raises:
         PlanError: the budget is out of reach; the message has the closest that is in reach.
     """
-    ladder = {name: levels(cost.sizes[name], align) for name in curves}
+    ladder = ladders(cost, curves, align, droppable if budget.kind != "keep-ratio" else ())
     if budget.kind == "keep-ratio":
         return {name: _nearest(ladder[name], budget.fraction) for name in ladder}
     unit: Literal["macs", "params"] = "params" if budget.kind == "params" else "macs"

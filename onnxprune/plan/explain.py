@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.plan.space import Choice, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form, Unit
@@ -86,6 +86,7 @@ def explain(
     choice: Choice,
     unit: Unit,
     align: int,
+    droppable: Collection[str] = (),
 ) -> Explanation:
     """Explain a plan.
 
@@ -97,8 +98,9 @@ def explain(
         choice: the plan.
         unit: the cost in force.
         align: as it was searched with.
+        droppable: likewise.
     """
-    space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align)
+    space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align, droppable)
     counts, forms = space.state(choice)
     keep = space.keep(counts)
     tables = [
@@ -116,7 +118,10 @@ def explain(
             zip(space.groups, space.ladders, space.curves, counts, strict=True)
         )
     ]
+    gone = space.gone(counts)
     for index, (name, of, now) in enumerate(zip(space.sites, space.candidates, forms, strict=True)):
+        if index in gone:
+            continue
         here, whole = (space.costs_of(index, *cost.channels(name, kept)) for kept in (keep, {}))
         words = [_form(of.forms[i]) for i in range(len(of))]
         tables.append(_Table(name, "form", now, words, of.error, here, candidates[name].error, float(whole[0])))
@@ -171,7 +176,7 @@ def _at(curve: Array, ladder: Array) -> Array:
 
 
 def _kept(count: int, size: int) -> str:
-    return f"all {size}" if count == size else f"{count} of {size}"
+    return f"all {size}" if count == size else f"{count} of {size}" if count else "its branch goes"
 
 
 def _form(form: Form) -> str:

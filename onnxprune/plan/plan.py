@@ -6,8 +6,9 @@
      "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}],
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
-``kept`` may be missing: then the selector chooses. ``layers`` are those of ``plan.layers``; the version is 3 where one
-reads some of its inputs only, which readers of 2 would pass over. A plan made from one graph replays on any other in
+``kept`` may be missing: then the selector chooses. Where ``keep`` is 0 the residual branch goes whole. ``layers`` are
+those of ``plan.layers``; the version is 3 where one reads some of its inputs only, which readers of 2 would pass over,
+or a branch goes, which they refuse. A plan made from one graph replays on any other in
 which nodes of these names make as many channels that may go: a detector on the same backbone, the same net with
 another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph whose convs have
 other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls itself, to be held
@@ -52,7 +53,7 @@ class GroupPlan:
         producer: name of the first node that makes its channels.
         consumers: names of the nodes that use them up; for the reader.
         channels: how many there are.
-        keep: how many stay.
+        keep: how many stay; 0: the residual branch that they are in goes whole.
         kept: which ones, sorted; None: for the selector to choose.
     """
 
@@ -163,7 +164,7 @@ class Plan:
             groups.append(entry)
         found: dict[str, Any] = {
             "format": _FORMAT,
-            "version": 3 if any(layer.form.inputs for layer in self.layers) else 2,
+            "version": 3 if self._is_new() else 2,
             "model": self.model,
             "budget": self.budget,
             "groups": groups,
@@ -174,6 +175,10 @@ class Plan:
         if self.nominal is not None:
             found["nominal"] = self.nominal
         return found
+
+    def _is_new(self) -> bool:
+        """Whether it says what readers of version 2 do not know."""
+        return any(layer.form.inputs for layer in self.layers) or any(group.keep == 0 for group in self.groups)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -263,8 +268,8 @@ def _group(entry: object, where: str) -> GroupPlan:
     if not isinstance(consumers, list) or not all(isinstance(name, str) for name in consumers):
         raise PlanError(f"{where}: 'consumers' must be a list of names")
     channels, keep = _integer(entry, "channels", where), _integer(entry, "keep", where)
-    if not 1 <= keep <= channels:
-        raise PlanError(f"{where}: 'keep' must be from 1 to {channels}, found {keep}")
+    if not 0 <= keep <= channels:
+        raise PlanError(f"{where}: 'keep' must be from 0 to {channels}, found {keep}")
     kept = entry.get("kept")
     if kept is None:
         return GroupPlan(producer, tuple(consumers), channels, keep)

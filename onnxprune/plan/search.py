@@ -20,7 +20,7 @@ from onnxprune.plan.budget import WORDS
 from onnxprune.plan.space import Choice, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from onnxprune.graph.cost import CostModel
     from onnxprune.plan.allocate import Allocation
@@ -40,6 +40,7 @@ def search(
     *,
     allocation: Allocation = "greedy",
     align: int = 1,
+    droppable: Collection[str] = (),
 ) -> Choice:
     """Choose counts and forms.
 
@@ -51,11 +52,12 @@ def search(
         allocation: ``greedy``: by error and cost. ``uniform``: the same share of its cost for every layer, and of
             their channels for the groups where they lose any.
         align: counts are multiples of it where groups are large enough.
+        droppable: groups of branches that may go whole.
 
     Raises:
         PlanError: the budget is out of reach; the message has the closest that is in reach.
     """
-    space = Space(cost, curves, candidates, budget.unit, align)
+    space = Space(cost, curves, candidates, budget.unit, align, droppable)
     limit = budget.fraction * cost.total({}, {}, space.unit)
     states = space.chain() if allocation == "greedy" else space.uniform()
     best, best_error, least = None, np.inf, np.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.graph.forms import DENSE, Form
-from onnxprune.plan.allocate import levels
+from onnxprune.plan.allocate import ladders
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
@@ -50,10 +50,11 @@ class Space:
         candidates: Mapping[str, Candidates],
         unit: Unit,
         align: int,
+        droppable: Collection[str] = (),
     ) -> None:
         self.cost, self.unit = cost, unit
         self.groups, self.sites = tuple(curves), tuple(candidates)
-        self.ladders = [np.array(levels(cost.sizes[name], align)) for name in self.groups]
+        self.ladders = [np.array(rungs) for rungs in ladders(cost, self.groups, align, droppable).values()]
         self.curves = [
             np.maximum.accumulate(np.nan_to_num(curves[name], nan=np.inf, posinf=1e9))[cost.sizes[name] - ladder]
             for name, ladder in zip(self.groups, self.ladders, strict=True)
@@ -72,9 +73,20 @@ class Space:
             )
             for own, touched in zip(self.groups, self.touched, strict=True)
         ]
+        self.inside = [self._inside(name) for name in self.groups]
         self.known: dict[tuple[int, tuple[int | None, ...], tuple[int, ...]], Array] = {}
         self.scale = float(cost.total({}, {}, unit)) or 1.0
         self.costs_of, self.total = cache(self._costs_of), cache(self._total)
+
+    def _inside(self, name: str) -> tuple[int, ...]:
+        """Places of the sites that go with the last channel of a group."""
+        branch = self.cost.branches.get(name)
+        return tuple(self.place[node] for node in branch.nodes if node in self.place) if branch is not None else ()
+
+    def gone(self, counts: Sequence[int]) -> frozenset[int]:
+        """Places of the sites in branches that go whole."""
+        dropped = (index for index, count in enumerate(counts) if not self.ladders[index][count])
+        return frozenset(place for index in dropped for place in self.inside[index])
 
     def state(self, choice: Choice) -> State:
         """Where a choice stands; the nearest level where a count is not on the ladder."""
@@ -133,8 +145,11 @@ class Space:
         counts, forms = list(before[0]), list(before[1])
         for index in (i for i in range(len(counts)) if counts[i] != after[0][i]):
             counts[index] = after[0][index]
+            forms = list(self._forms(index, counts[index], forms))
             yield tuple(counts), tuple(forms)
-        for index in (i for i in range(len(forms)) if forms[i] != after[1][i]):
+        for index in range(len(forms)):
+            if forms[index] == after[1][index]:
+                continue
             forms[index] = after[1][index]
             yield tuple(counts), tuple(forms)
 
@@ -166,13 +181,13 @@ class Space:
             best = int(np.argmin(after))
             if after[best] < below:
                 found, below = (counts, (*forms[:index], best, *forms[index + 1 :])), float(after[best])
-        for index, curve in enumerate(self.curves):
+        for index in range(len(self.groups)):
             costs = self.group_costs(index, keep, list(forms))
-            after = _swapped(total, costs, limit, error, curve, counts[index])
+            after = _swapped(total, costs, limit, error, self._errors(index, forms), counts[index])
             for best in np.argsort(after, kind="stable"):
                 if not after[best] < below:
                     break
-                tried = (*counts[:index], int(best), *counts[index + 1 :]), forms
+                tried = (*counts[:index], int(best), *counts[index + 1 :]), self._forms(index, int(best), forms)
                 if self.total(tried) <= limit:  # of parameters, biases count, too
                     found, below = tried, float(after[best])
                     break
@@ -189,11 +204,28 @@ class Space:
                 costs = self.costs_of(index, inputs, outputs)
                 forms[index] = int(np.argmin(self.candidates[index].error + price * costs))
             for index in range(len(self.groups)):
-                counts[index] = int(np.argmin(self.curves[index] + price * self.group_costs(index, keep, forms)))
+                errors = self._errors(index, forms)
+                counts[index] = int(np.argmin(errors + price * self.group_costs(index, keep, forms)))
                 keep[self.groups[index]] = int(self.ladders[index][counts[index]])
+                forms = list(self._forms(index, counts[index], forms))
             if (tuple(counts), tuple(forms)) == before:
                 break
         return tuple(counts), tuple(forms)
+
+    def _errors(self, index: int, forms: Sequence[int]) -> Array:
+        """Of a group at each rung, less those of the forms that it takes with it."""
+        curve: Array = self.curves[index]
+        if self.ladders[index][-1]:
+            return curve
+        gone = sum(float(self.candidates[place].error[forms[place]]) for place in self.inside[index])
+        lowered: Array = np.concatenate([curve[:-1], curve[-1:] - gone])
+        return lowered
+
+    def _forms(self, index: int, rung: int, forms: Sequence[int]) -> tuple[int, ...]:
+        """What becomes of the forms when a group goes to a rung: in a branch that goes whole, nothing."""
+        if self.ladders[index][rung]:
+            return tuple(forms)
+        return tuple(0 if place in self.inside[index] else form for place, form in enumerate(forms))
 
     def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
         return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)

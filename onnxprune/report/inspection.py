@@ -48,10 +48,11 @@ def show_inspection(console: Console, found: Inspection, *, verbose: bool = Fals
     for note in found.notes:
         console.print(f"[dim]note[/dim] {escape(note)}", highlight=False)
     prunable = sum(not group.pins for group in found.groups)
+    whole = f"; {len(found.branches)} residual branches may go whole" if found.branches else ""
     lines = [
         f"{_count(found.macs)} MACs, {_count(found.params)} parameters in {len(found.layers)} layers",
         f"{prunable} of {len(found.groups)} groups of channels may lose some; {found.reach:.1%} of the MACs are in "
-        "layers that they touch",
+        f"layers that they touch{whole}",
         f"with half of the channels of each: {found.halved:.2f}x fewer MACs",
     ]
     console.print(Panel("\n".join(lines), title=escape(found.model), title_align="left"))

@@ -45,7 +45,7 @@ class LayerRow:
         error: relative squared error of its answer against the original's, over the samples; None if it was not fitted.
         held_error: the same on the half that it was not fitted on.
         shape: of its weights, outputs first, and what stands for it now: ``64x64x3x3 -> 48x32x3x3``, or
-            ``512x512x3x3 -> V 175, H 175->232, P 232->475``.
+            ``512x512x3x3 -> V 175, H 175->232, P 232->475``, or ``64x64x3x3 -> gone``.
         reason: why its output channels all stay, or what is to be known of its fit; empty otherwise.
     """
 

@@ -42,7 +42,8 @@ def layer_rows(
     macs = cost.layer_macs({}), cost.layer_macs(keep, forms)
     params = cost.layer_params({}), cost.layer_params(keep, forms)
     left = {name: (cost.layer_axes(name, {}), cost.layer_axes(name, keep)) for name in macs[0]}
-    reasons = _reasons(channels, keep, skipped)
+    gone = {name for group, branch in cost.branches.items() if keep.get(group) == 0 for name in branch.nodes}
+    reasons = {**_reasons(channels, keep, skipped), **dict.fromkeys(gone, "its residual branch goes whole")}
     rows = []
     for node in net.nodes:
         if node.name not in macs[0]:

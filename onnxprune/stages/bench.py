@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.graph.branches import without_branches
 from onnxprune.graph.decompose import Chain, with_chains
 from onnxprune.graph.forms import Form
 from onnxprune.graph.surgery import alive_without, remove
@@ -56,8 +57,12 @@ class Bench:
 
     def _sized(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> Net:
         channels = self._work.channels
-        gone = {group.name: range(keep.get(group.name, group.size), group.size) for group in channels.prunable}
+        branches = [branch for name, branch in self._cost.branches.items() if keep.get(name) == 0]
+        gone = {
+            group.name: range(keep.get(group.name, group.size) or group.size, group.size) for group in channels.prunable
+        }
         net = remove(self._work.net, channels, channels.all_alive(), alive_without(channels, gone))
+        net = without_branches(net, channels, branches) if branches else net
         chains = {channels.sites[name]: self._chain(name, form, keep) for name, form in forms.items()}
         return with_chains(net, chains) if chains else net
 

@@ -18,6 +18,8 @@ from onnxprune.plan import Choice, search
 from onnxprune.stages.bench import Bench
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
@@ -33,7 +35,13 @@ _TOLERANCE = 0.03  # of the asked speed-up
 
 
 def plan_by_latency(
-    work: Workload, cost: CostModel, probed: Probed, options: Options, inputs: Inputs, checkpoint: Checkpoint
+    work: Workload,
+    cost: CostModel,
+    probed: Probed,
+    options: Options,
+    inputs: Inputs,
+    checkpoint: Checkpoint,
+    droppable: Sequence[str] = (),
 ) -> tuple[dict[str, int], dict[str, Form], tuple[Note, ...]]:
     """Plan by the clocks, time a network of the planned sizes, and plan anew until the asked speed-up is met.
 
@@ -44,6 +52,7 @@ def plan_by_latency(
         options: the budget and how it is spread.
         inputs: of the network.
         checkpoint: for the plan, so that a run that goes on does not time another one.
+        droppable: groups of branches that may go whole.
 
     Returns:
         Channels to keep, forms, and what was measured.
@@ -55,7 +64,7 @@ def plan_by_latency(
         return {}, {}, ()
     found = _load(checkpoint, probed)
     if found is None:
-        found = _raced(work, cost, probed, options, Bench(work, cost, inputs, options))
+        found = _raced(work, cost, probed, options, Bench(work, cost, inputs, options), droppable)
         _save(checkpoint, probed, found)
     told = f"{found.plans} plans timed: the one taken is {found.reached:.2f}x faster, predicted {found.predicted:.2f}x"
     return found.choice.keep, found.choice.forms, (Note("latency", told),)
@@ -71,7 +80,9 @@ class _Tried:
     plans: int
 
 
-def _raced(work: Workload, cost: CostModel, probed: Probed, options: Options, bench: Bench) -> _Tried:
+def _raced(
+    work: Workload, cost: CostModel, probed: Probed, options: Options, bench: Bench, droppable: Sequence[str]
+) -> _Tried:
     curves = probed.sensitivity.curves({name: ranking.curve for name, ranking in probed.rankings.items()})
     candidates = probed.sensitivity.candidates(probed.candidates)
     budget, before = options.budget, bench.before_ms
@@ -84,7 +95,15 @@ def _raced(work: Workload, cost: CostModel, probed: Probed, options: Options, be
         work.progress("time plans", len(tried), _MOST_PLANS)
         limit = replace(budget, fraction=1 / wanted)
         try:
-            choice = search(cost, curves, candidates, limit, allocation=options.allocation, align=options.align)
+            choice = search(
+                cost,
+                curves,
+                candidates,
+                limit,
+                allocation=options.allocation,
+                align=options.align,
+                droppable=droppable,
+            )
         except PlanError:
             if not tried:
                 raise

@@ -14,13 +14,14 @@ from onnxprune.stages.gather import moment_bytes
 from onnxprune.stages.steps import is_depthwise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from onnxprune.graph.branches import Branch
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
 
-__all__ = ["eligible_groups", "eligible_sites", "forbidden_sites", "nothing_to_prune"]
+__all__ = ["eligible_branches", "eligible_groups", "eligible_sites", "forbidden_sites", "nothing_to_prune"]
 
 
 def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
@@ -84,6 +85,22 @@ def eligible_sites(
         and not is_depthwise(net, site)
         and not any(fnmatchcase(site.name, pattern) for pattern in exclude)
         and (not include or any(fnmatchcase(site.name, pattern) for pattern in include))
+    )
+
+
+def eligible_branches(
+    channels: ChannelMap, branches: Iterable[Branch], include: Sequence[str], exclude: Sequence[str]
+) -> frozenset[str]:
+    """Groups of the branches that may go whole: none of their layers is to stay."""
+    return frozenset(
+        branch.group
+        for branch in branches
+        if all(
+            not any(fnmatchcase(name, pattern) for pattern in exclude)
+            and (not include or any(fnmatchcase(name, pattern) for pattern in include))
+            for name in branch.nodes
+            if name in channels.sites or name in channels.fixed
+        )
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.graph.branches import silence, without_branches
 from onnxprune.graph.decompose import Chain, with_chains
 from onnxprune.graph.forms import Form
 from onnxprune.graph.sites import Site, with_weights
@@ -21,6 +22,7 @@ from onnxprune.stages.chains import chain_arrays, merge_chain, read_chain
 from onnxprune.stages.fit import Fitted, SiteOutcome, State, fit_step
 
 if TYPE_CHECKING:
+    from onnxprune.graph.branches import Branch
     from onnxprune.graph.net import Net
     from onnxprune.graph.rules import Axis
     from onnxprune.solve import RefitOptions, SelectOptions
@@ -43,8 +45,9 @@ class Compressed:
 
     Attributes:
         net: the compressed network.
-        dense: the same with one node for each layer: weights of low rank in the place of V, H and P.
-        alive: which units are left.
+        dense: the same with one node for each layer: weights of low rank in the place of V, H and P, and of zero in
+            branches that have gone whole.
+        alive: which units are left in `dense`.
         kept: per group name, the channels that stay, (k,) int64 sorted.
         forms: per site that is not dense.
         outcomes: per site name.
@@ -64,6 +67,7 @@ def compress(
     keep: Mapping[str, int],
     kept: Mapping[str, Indices],
     forms: Mapping[str, Form],
+    branches: Sequence[Branch],
     settle: Settle,
     select_options: SelectOptions,
     refit_options: RefitOptions,
@@ -77,13 +81,17 @@ def compress(
         keep: channels to keep, per group name.
         kept: which ones, where that is settled: by a plan file, or for the groups that are selected early.
         forms: of the sites that are to be decomposed.
+        branches: those that go whole.
         settle: the cheapest forms with the same answers, once it is known what is left.
         select_options: for the groups that are not in `kept`.
         refit_options: how weights are fitted.
         checkpoint: where finished steps are kept, and found.
     """
-    chosen = dict(kept)
-    net, alive = _without(work, work.net, work.channels.all_alive(), _early(steps, kept))
+    gone = {branch.group: np.zeros(0, dtype=np.int64) for branch in branches}
+    chosen = {name: indices for name, indices in kept.items() if name not in gone}
+    # A branch that goes runs to the end, so that all tensors are there; it answers zero.
+    silent = with_weights(work.net, silence(work.net, work.channels, branches))
+    net, alive = _without(work, silent, work.channels.all_alive(), _early(steps, chosen))
     outcomes: dict[str, SiteOutcome] = {}
     chains: dict[Site, tuple[Chain, Mask]] = {}
     with TensorStore(work.memory // 2, work.scratch) as store:
@@ -115,8 +123,9 @@ def compress(
             chains.update({work.channels.sites[name]: (chain, state.alive) for name, chain in done.chains.items()})
     settled = _settled(work, chains, state.alive, settle)
     made = with_chains(state.net, settled) if settled else state.net
+    made = without_branches(made, work.channels, branches) if branches else made
     found = {site.name: chain.form for site, chain in settled.items()}
-    return Compressed(made, state.net, state.alive, chosen, found, outcomes)
+    return Compressed(made, state.net, state.alive, {**chosen, **gone}, found, outcomes)
 
 
 def _settled(

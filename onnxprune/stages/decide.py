@@ -14,7 +14,7 @@ from onnxprune.note import Note
 from onnxprune.plan import RECIPES, Choice, Explanation, allocate, explain, search
 from onnxprune.stages.bench import machine
 from onnxprune.stages.by_latency import plan_by_latency
-from onnxprune.stages.choose import eligible_sites
+from onnxprune.stages.choose import eligible_branches, eligible_sites
 from onnxprune.stages.probe import Probed, load_probed, probe, save_probed
 from onnxprune.stages.steps import early_groups
 from onnxprune.stages.survey import SurveyOptions
@@ -87,11 +87,12 @@ def decide(
     if plan is not None:
         return (_followed(work, cost, groups, skipped, plan, options),)
     shapes = _shapes(work, cost, options)
+    droppable = _droppable(work, cost, groups, options)
     probed = _probed(work, groups, shapes, options, cache)
     found: list[Decision] = []
     for damping in dict.fromkeys(options.damping):
         damped = replace(probed, sensitivity=replace(probed.sensitivity, damping=damping))
-        one = _weighed_up(work, cost, groups, damped, shapes, options, inputs, cache)
+        one = _weighed_up(work, cost, groups, damped, shapes, droppable, options, inputs, cache)
         if all((one.keep, one.forms) != (other.keep, other.forms) for other in found):
             found.append(one)
     return tuple(found)
@@ -103,6 +104,7 @@ def _weighed_up(
     groups: Sequence[ChannelGroup],
     probed: Probed,
     shapes: Mapping[str, LayerShape],
+    droppable: Sequence[str],
     options: Options,
     inputs: Inputs,
     cache: Cache,
@@ -111,16 +113,18 @@ def _weighed_up(
     damping = probed.sensitivity.damping
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        depends = (options.budget, options.align, options.allocation, damping, *machine(work.engine, options))
+        spread = options.budget, options.align, options.allocation, damping, droppable
+        depends = (*spread, *machine(work.engine, options))
         checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
-        keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint)
+        keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint, droppable)
     else:
-        keep, forms = _found(cost, probed, options)
+        keep, forms = _found(cost, probed, options, droppable)
     kept = {
         group.name: np.sort(probed.rankings[group.name].order[group.size - keep[group.name] :])
         for group in early_groups(work.channels, groups)
     }
-    return Decision(keep, kept, forms, notes, _explained(cost, probed, Choice(keep, forms), options), damping)
+    explained = _explained(cost, probed, Choice(keep, forms), options, droppable)
+    return Decision(keep, kept, forms, (*notes, *_dropped(cost, keep)), explained, damping)
 
 
 def _followed(
@@ -136,6 +140,8 @@ def _followed(
     for group in work.channels.prunable:
         if group.name in skipped and keep.get(group.name, group.size) < group.size:
             raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
+    for name in (name for name, count in keep.items() if count == 0 and name not in cost.branches):
+        raise PlanError(f"the plan keeps none of the channels of '{name}': they are in no residual branch that may go")
     asked = here.resolve_forms(work.channels)
     eligible = {s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), options.exclude)}
     for name in asked:
@@ -147,13 +153,25 @@ def _followed(
     rankings = probe(work, waiting, options.select).rankings if waiting else {}
     for group in waiting:
         kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
-    return Decision(keep, kept, forms, tuple(_declined(asked, forms)))
+    return Decision(keep, kept, forms, (*_dropped(cost, keep), *_declined(cost, keep, asked, forms)))
 
 
-def _declined(asked: Mapping[str, Form], forms: Mapping[str, Form]) -> list[Note]:
+def _dropped(cost: CostModel, keep: Mapping[str, int]) -> list[Note]:
+    """Which branches go whole."""
+    names = [name for name, count in keep.items() if count == 0]
+    told = f"{len(names)} of {len(cost.branches)} go whole: those of {', '.join(names)}"
+    return [Note("residual branches", told)] if names else []
+
+
+def _declined(
+    cost: CostModel, keep: Mapping[str, int], asked: Mapping[str, Form], forms: Mapping[str, Form]
+) -> list[Note]:
     """What the plan asks for and is not done, since it would cost more than doing without, or there is no need."""
     notes = []
     for name, form in asked.items():
+        if not any(cost.layer_axes(name, keep)):
+            notes.append(Note(name, "goes with its branch, whatever its form"))
+            continue
         done, remarks = forms.get(name, DENSE), []
         if done.whole and not form.whole:
             remarks.append("stays one layer: decomposed as planned it would cost no less")
@@ -211,15 +229,28 @@ def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, 
     return options.select, options.include, options.exclude, options.recipe, surveyed, _weighed(options, shapes)
 
 
-def _explained(cost: CostModel, probed: Probed, choice: Choice, options: Options) -> Explanation | None:
+def _droppable(work: Workload, cost: CostModel, groups: Sequence[ChannelGroup], options: Options) -> tuple[str, ...]:
+    """Groups of branches that may go whole, sorted."""
+    if not options.drop_branches:
+        return ()
+    found = eligible_branches(work.channels, cost.branches.values(), options.include, options.exclude)
+    return tuple(sorted(found & {group.name for group in groups}))
+
+
+def _explained(
+    cost: CostModel, probed: Probed, choice: Choice, options: Options, droppable: Sequence[str]
+) -> Explanation | None:
     """Nothing to explain where counts were given, or found by the selector."""
     if options.budget.kind in ("keep-ratio", "selector"):
         return None
     curves = {name: ranking.curve for name, ranking in probed.rankings.items()}
-    return explain(cost, curves, probed.candidates, probed.sensitivity, choice, counted(options), options.align)
+    unit = counted(options)
+    return explain(cost, curves, probed.candidates, probed.sensitivity, choice, unit, options.align, droppable)
 
 
-def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str, int], dict[str, Form]]:
+def _found(
+    cost: CostModel, probed: Probed, options: Options, droppable: Sequence[str]
+) -> tuple[dict[str, int], dict[str, Form]]:
     rankings = probed.rankings
     if options.budget.kind == "selector":
         return {name: ranking.count or len(ranking.order) for name, ranking in rankings.items()}, {}
@@ -227,7 +258,8 @@ def _found(cost: CostModel, probed: Probed, options: Options) -> tuple[dict[str,
     candidates = probed.sensitivity.candidates(probed.candidates)
     if not (curves or candidates):
         return {}, {}
+    budget, allocation, align = options.budget, options.allocation, options.align
     if not candidates:
-        return allocate(cost, curves, options.budget, allocation=options.allocation, align=options.align), {}
-    choice = search(cost, curves, candidates, options.budget, allocation=options.allocation, align=options.align)
+        return allocate(cost, curves, budget, allocation=allocation, align=align, droppable=droppable), {}
+    choice = search(cost, curves, candidates, budget, allocation=allocation, align=align, droppable=droppable)
     return choice.keep, choice.forms

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.net import dims, values_of
+from onnxprune.graph.branches import sum_of
+from onnxprune.graph.net import values_of
 from onnxprune.solve import RELU, Activation, clip, leaky_relu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from onnxprune.graph.branches import Branch
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
     from onnxprune.graph.net import Net
     from onnxprune.graph.schedule import Schedule
@@ -82,6 +84,7 @@ def plan_steps(
     downstream: bool = True,
     frozen: Collection[str] = (),
     reformed: Collection[str] = (),
+    branches: Collection[Branch] = (),
 ) -> tuple[Step, ...]:
     """Steps for the groups that lose channels, in order of execution.
 
@@ -93,14 +96,16 @@ def plan_steps(
         downstream: also fit the sites anew whose inputs change because of what is removed before them.
         frozen: names of sites that must not change.
         reformed: names of sites that take another form.
+        branches: those that go whole; nothing in them is fitted.
     """
+    gone = {name for branch in branches for name in branch.nodes}
     consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
-    changed = _changed_tensors(net, order, channels, shrinking, reformed)
+    changed = _changed_tensors(net, order, channels, shrinking, {*reformed, *gone})
     early = {group.name for group in early_groups(channels, shrinking)}
     readers: dict[str, list[Site]] = defaultdict(list)
     for site in channels.sites.values():
         wanted = site.name in consumers or (downstream and site.source in changed and site.name not in frozen)
-        if wanted and not is_depthwise(net, site):
+        if wanted and site.name not in gone and not is_depthwise(net, site):
             readers[site.source].append(site)
     nodes = {node.name: node for node in net.nodes}
     steps = []
@@ -138,23 +143,12 @@ def _changed_tensors(
 
 def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> Target:
     answer = nodes[site.add or site.name].outputs[0]
-    add = _sum_of(net, answer)
+    add = sum_of(net, answer)
     if add is not None:
         other = next(tensor for tensor in add.inputs if tensor is not answer)
         if order.made.get(other.name, cut) < cut:
             return Target(site, add.outputs[0].name, other.name, _activation(net, add.outputs[0]))
     return Target(site, answer.name, None, _activation(net, answer))
-
-
-def _sum_of(net: Net, answer: Any) -> Any:
-    """The Add of two tensors of one shape that alone reads an answer; else None."""
-    if len(answer.outputs) != 1 or answer.outputs[0].op != "Add" or answer.name in net.output_names:
-        return None
-    add = answer.outputs[0]
-    if any(isinstance(tensor, gs.Constant) for tensor in add.inputs) or add.inputs[0] is add.inputs[1]:
-        return None
-    left, right = (dims(tensor) for tensor in add.inputs)
-    return add if left is not None and left == right and None not in left else None
 
 
 def _activation(net: Net, tensor: Any) -> Activation | None:

@@ -42,6 +42,18 @@ def _residual(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Add", x, b.conv(b.node("Relu", x)[0], c, c))[0], c
 
 
+def _block(b: Builder, x: str, c: int) -> tuple[str, int]:
+    """A residual branch with an inside of its own."""
+    inner = 2 * int(b.rng.integers(2, 5))
+    h = b.node("Relu", b.conv(x, c, inner))[0]
+    if b.rng.random() < 0.5:
+        h = _squeeze_excite(b, h, inner)[0]
+    last = b.conv(h, inner, c)
+    if b.rng.random() < 0.5:
+        last = b.node("Mul", last, b.drawn(c, 1, 1))[0]
+    return b.node("Add", *((x, last) if b.rng.random() < 0.5 else (last, x)))[0], c
+
+
 def _join(b: Builder, x: str, c: int) -> tuple[str, int]:
     other, more = b.pick()
     if more == c and b.rng.random() < 0.5:
@@ -132,7 +144,7 @@ def _tile(b: Builder, x: str, c: int) -> tuple[str, int]:
 
 
 _STEPS: tuple[_Step, ...] = (
-    *(_conv, _conv, _conv, _activation, _activation, _norm, _depthwise, _grouped, _residual, _residual, _join, _join),
+    *(_conv, _conv, _conv, _activation, _activation, _norm, _depthwise, _grouped, _residual, _block, _join, _join),
     *(_squeeze_excite, _split, _split, _slice, _pad, _gather, _shuffle, _channels_last, _up_and_down, _depth_to_space),
     *(_space_to_depth, _softmax, _statistics, _choice, _tile),
 )

@@ -52,7 +52,7 @@ def plans(draw: st.DrawFn) -> Plan:
     groups = []
     for producer in draw(st.lists(names, unique=True, max_size=4)):
         size = draw(st.integers(1, 30))
-        keep = draw(st.integers(1, size))
+        keep = draw(st.integers(0, size))
         kept = draw(st.none() | st.permutations(range(size)).map(lambda order, n=keep: tuple(sorted(order[:n]))))
         groups.append(GroupPlan(producer, tuple(draw(st.lists(names, max_size=2))), size, keep, kept))
     return Plan(tuple(groups), draw(st.text(max_size=5)), draw(st.text(max_size=5)))
@@ -102,7 +102,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     *((first("producer", value), "'producer'") for value in (None, "", 3, ["conv1"], {})),
     *((first("consumers", value), "'consumers'") for value in (None, "conv2", [3], [["conv2"]], {})),
     *((first("channels", value), "'channels'") for value in (None, "4", 4.0, True, [4], {})),
-    *((first("keep", value), "'keep'") for value in (None, "2", 2.0, True, 0, -1, 5)),
+    *((first("keep", value), "'keep'") for value in (None, "2", 2.0, True, -1, 5)),
     *((first("kept", value), "'kept'") for value in (True, 2, "03", {}, [0], [0, 0], [0, 4], [-1, 0], [0, 1, 2])),
     *((first("kept", value), "'kept'") for value in ([0.0, 1.0], [False, True], ["0", "3"], [[0], [3]])),
 ]

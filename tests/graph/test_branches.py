@@ -1,0 +1,148 @@
+"""A residual branch that goes whole: cutting it equals silencing it, and costs what is counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.graph.branches import find_branches, silence, without_branches
+from onnxprune.graph.channels import ChannelMap, channel_map
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.fold import fold
+from onnxprune.graph.load import load
+from onnxprune.graph.net import Net
+from onnxprune.graph.save import finished_model
+from onnxprune.graph.sites import ensure_biases, with_weights
+from onnxprune.graph.surgery import alive_without, remove
+
+from .families import FAMILIES, SIDE
+from .nets import build, operators, outputs_of, worst_difference
+from .random_nets import random_net
+
+
+def mapped(model: onnx.ModelProto) -> tuple[Net, ChannelMap]:
+    net = ensure_biases(fold(load(model)[0])[0])
+    return net, channel_map(net)
+
+
+BLOCK = """a = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(a)
+ c = Conv<pads=[1,1,1,1]>(r, w1, b1) d = Relu(c) e = Conv<pads=[1,1,1,1]>(d, w2, b2) s = Add(e, r) t = Relu(s)
+"""
+TAIL = " p = GlobalAveragePool(t) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"
+WEIGHTS = {
+    "w0": (6, 3, 3, 3),
+    "b0": (6,),
+    "w1": (4, 6, 3, 3),
+    "b1": (4,),
+    "w2": (6, 4, 3, 3),
+    "b2": (6,),
+    "w3": (5, 6),
+    "b3": (5,),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.one_of(st.sampled_from(sorted(FAMILIES)), st.integers(0, 2**32 - 1)),
+    data=st.data(),
+)
+def test_cutting_equals_silencing_and_costs_what_is_counted(model, data):
+    built = FAMILIES[model]() if isinstance(model, str) else random_net(model, 14)
+    net, channels = mapped(built)
+    branches = find_branches(net, channels)
+    gone = data.draw(st.sets(st.sampled_from(sorted(branches)))) if branches else set()
+    removed = {
+        group.name: sorted(data.draw(st.sets(st.integers(0, group.size - 1), max_size=group.size - 1)))
+        for group in channels.prunable
+        if group.name not in gone
+    }
+    silent = with_weights(net, silence(net, channels, [branches[name] for name in gone]))
+    silent = remove(silent, channels, channels.all_alive(), alive_without(channels, removed))
+    cut = without_branches(silent, channels, [branches[name] for name in gone])
+    assert worst_difference(outputs_of(finished_model(cut)), outputs_of(finished_model(silent))) < 1e-5
+
+    shapes = dict.fromkeys(net.input_names, (1, 3, SIDE, SIDE)) if isinstance(model, str) else _shapes(built)
+    cost = cost_model(net, channels, shapes)
+    keep = {group.name: group.size - len(removed.get(group.name, ())) for group in channels.prunable}
+    keep |= dict.fromkeys(gone, 0)
+    again = cost_model(cut, channel_map(cut), shapes)
+    assert cost.macs(keep) == again.macs({})
+    assert cost.params(keep) == again.params({}) == cut.parameters()
+    for name in gone:
+        counts = np.arange(channels_of(channels, name) + 1)
+        one_by_one = [cost.total({**keep, name: int(count)}, {}, "macs") for count in counts]
+        along = sum(cost.along(layer, name, counts, keep, None, "macs") for layer in cost.layers_of(name))
+        assert np.allclose(np.diff(along), np.diff(one_by_one))
+
+
+def channels_of(channels: ChannelMap, name: str) -> int:
+    return next(group.size for group in channels.prunable if group.name == name)
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    (given_,) = model.graph.input
+    return {given_.name: (1, *(dim.dim_value for dim in given_.type.tensor_type.shape.dim[1:]))}
+
+
+@pytest.mark.parametrize(
+    ("family", "count"),
+    [
+        ("resnet_basic", 3),
+        ("resnet_bottleneck", 3),
+        ("mobilenet_v2", 2),
+        ("vgg_bn", 0),
+        ("densenet", 0),
+        ("regnet_y", 3),
+        ("convnext", 2),
+    ],
+)
+def test_the_branches_of_known_networks(family, count):
+    net, channels = mapped(FAMILIES[family]())
+    assert len(find_branches(net, channels)) == count
+
+
+def test_a_block_is_gone_with_all_of_its_nodes():
+    net, channels = mapped(build(BLOCK + TAIL, WEIGHTS))
+    (branch,) = find_branches(net, channels).values()
+    assert branch.ends == ("conv4",)
+    assert branch.nodes == {"conv2", "relu3", "conv4"}
+    assert branch.constants == {"w1", "b1", "w2", "b2"}
+    before = net.to_model().SerializeToString()
+    cut = finished_model(without_branches(net, channels, [branch]))
+    assert net.to_model().SerializeToString() == before
+    # The Relu of a Relu is gone, too.
+    assert sorted(operators(cut)) == sorted({"Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"})
+    assert [node.op_type for node in cut.graph.node][:3] == ["Conv", "Relu", "GlobalAveragePool"]
+    assert {tensor.name for tensor in cut.graph.initializer} == {"w0", "b0", "w3", "b3"}
+
+
+def test_of_two_branches_in_one_sum_one_stays():
+    body = """a = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(a)
+     c = Conv<pads=[1,1,1,1]>(r, w1, b1) d = Relu(c) e = Conv<pads=[1,1,1,1]>(d, w2, b2)
+     g = Conv<pads=[1,1,1,1]>(r, w4, b4) h = Relu(g) i = Conv<pads=[1,1,1,1]>(h, w5, b5) t = Add(e, i) """
+    more = {"w4": (3, 6, 3, 3), "b4": (3,), "w5": (6, 3, 3, 3), "b5": (6,)}
+    net, channels = mapped(build(body + TAIL, {**WEIGHTS, **more}))
+    assert len(find_branches(net, channels)) == 1
+
+
+def test_a_channel_that_is_read_elsewhere_keeps_its_branch():
+    """By a conv that is in no sum, and as an output of the network."""
+    for more, outputs in (
+        (" v = Conv(d, w6) q = GlobalAveragePool(v)", "float[N,5] y, float[N,2,1,1] q"),
+        (" q = Identity(d)", "float[N,5] y, float[N,4,8,8] q"),
+    ):
+        weights = {**WEIGHTS, "w6": (2, 4, 1, 1)} if "w6" in more else WEIGHTS
+        net, channels = mapped(build(BLOCK + TAIL + more, weights, outputs=outputs))
+        assert not find_branches(net, channels)
+
+
+def test_a_sum_that_is_an_output_keeps_its_name():
+    net, channels = mapped(build(BLOCK + TAIL, WEIGHTS, outputs="float[N,5] y, float[N,6,8,8] s"))
+    (branch,) = find_branches(net, channels).values()
+    silent = with_weights(net, silence(net, channels, [branch]))
+    cut = finished_model(without_branches(silent, channels, [branch]))
+    assert [value.name for value in cut.graph.output] == ["y", "s"]
+    assert worst_difference(outputs_of(cut), outputs_of(finished_model(silent))) < 1e-6

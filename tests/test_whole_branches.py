@@ -1,0 +1,121 @@
+"""Residual branches that go whole, from the plan to the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import Options, Plan, RecoverOptions
+from onnxprune.errors import PlanError
+from onnxprune.graph import branches
+from onnxprune.graph.forms import Form
+from onnxprune.plan import GroupPlan, LayerPlan
+from onnxprune.solve import RefitOptions
+
+QUICK = Options(bench=False, samples=200)
+HARD = replace(QUICK, refit=RefitOptions(refit="linear"))
+
+
+def dropping(path, *names: str, **others: int) -> Plan:
+    """A plan by which some branches go, and other groups keep so many."""
+    groups = {group.name: group for group in onnxprune.inspect(path).groups}
+    keep = {**dict.fromkeys(names, 0), **others}
+    return Plan(tuple(GroupPlan(n, groups[n].consumers, groups[n].size, count) for n, count in keep.items()))
+
+
+@pytest.mark.parametrize("refit", ["linear", "relu", "none"])
+def test_a_branch_is_gone_from_the_file_the_report_and_the_count(resnet, refit):
+    found = onnxprune.inspect(resnet)
+    name, other = found.branches[1], found.branches[2]
+    plan = dropping(resnet, name, **{other: 8})
+    result = onnxprune.prune(resnet, plan=plan, options=replace(QUICK, refit=RefitOptions(refit=refit)))
+    before = {node.name for node in onnx.load(resnet).graph.node if node.op_type == "Conv"}
+    after = {node.name for node in result.model.graph.node if node.op_type == "Conv"}
+    rows = {row.name: row for row in result.report.layers}
+    gone = before - after
+    assert name in gone
+    assert len(gone) == 2
+    for row in rows.values():
+        assert (row.macs.after == row.params.after == row.outputs.after == 0) == (row.name in gone)
+        assert row.shape.endswith("-> gone") == (row.name in gone)
+        assert ("branch goes whole" in row.reason) == (row.name in gone)
+    assert any(note.subject == "residual branches" and name in note.text for note in result.report.notes)
+    assert result.report.macs.after == sum(row.macs.after for row in rows.values())
+
+    planned = {group.producer: group for group in result.plan.groups}
+    assert (planned[name].keep, planned[name].kept) == (0, ())
+    assert planned[other].keep == 8
+    assert result.plan.to_dict()["version"] == 3
+    again = onnxprune.prune(resnet, plan=Plan.from_dict(result.plan.to_dict()), options=QUICK)
+    assert again.plan == replace(result.plan, budget=again.plan.budget)
+
+
+def test_what_follows_a_branch_that_is_gone_makes_up_for_it(resnet):
+    plan = dropping(resnet, onnxprune.inspect(resnet).branches[1])
+    left, fitted = (
+        onnxprune.prune(resnet, plan=plan, options=replace(QUICK, downstream=downstream)).report.divergence[0]
+        for downstream in (False, True)
+    )
+    assert fitted.kl < 0.8 * left.kl
+
+
+def test_a_network_without_any_of_its_branches_still_runs_and_can_be_recovered(resnet):
+    plan = dropping(resnet, *onnxprune.inspect(resnet).branches)
+    options = replace(QUICK, recover=RecoverOptions(epochs=2))
+    result = onnxprune.prune(resnet, plan=plan, options=options)
+    assert sum(node.op_type == "Add" for node in result.model.graph.node) == 0
+    recovery = result.report.recovery
+    assert recovery is not None
+    assert recovery.held[1] <= recovery.held[0]
+
+
+@pytest.mark.parametrize("recipe", ["prune", "3c"])
+def test_a_hard_budget_takes_whole_branches_unless_they_are_to_stay(resnet, recipe):
+    options = replace(HARD, recipe=recipe)
+    names = set(onnxprune.inspect(resnet).branches)
+
+    def dropped(speedup=17, **changes):
+        result = onnxprune.prune(resnet, speedup=speedup, options=replace(options, **changes))
+        assert result.report.macs.ratio >= speedup
+        return {group.producer for group in result.plan.groups if not group.keep}
+
+    some = dropped()
+    assert some
+    assert some <= names
+    assert not dropped(12, drop_branches=False)
+
+
+def test_a_plan_that_empties_a_group_of_no_branch_is_refused(resnet):
+    found = onnxprune.inspect(resnet)
+    name = next(group.name for group in found.groups if group.name not in found.branches and not group.pins)
+    with pytest.raises(PlanError, match=f"none of the channels of '{name}'"):
+        onnxprune.prune(resnet, plan=dropping(resnet, name), options=QUICK)
+
+
+def test_a_form_in_a_branch_that_is_gone_is_declined_aloud(resnet):
+    name = onnxprune.inspect(resnet).branches[1]
+    weights = next(node.input[1] for node in onnx.load(resnet).graph.node if node.name == name)
+    shape = next(tuple(tensor.dims) for tensor in onnx.load(resnet).graph.initializer if tensor.name == weights)
+    plan = replace(dropping(resnet, name), layers=(LayerPlan(name, shape, Form(4)),))
+    result = onnxprune.prune(resnet, plan=plan, options=QUICK)
+    assert not result.plan.layers
+    assert any(note.subject == name and "goes with its branch" in note.text for note in result.report.notes)
+
+
+def test_a_wrong_cut_is_found_before_anything_is_written(resnet, monkeypatch):
+    plan = dropping(resnet, onnxprune.inspect(resnet).branches[1])
+    right = branches.without_branches
+
+    def off(net, channels, gone):
+        cut = right(net, channels, gone)
+        first = next(node for node in cut.nodes if node.op == "Conv")
+        first.inputs[1].values = np.asarray(first.inputs[1].values) * np.float32(1.5)
+        return cut
+
+    monkeypatch.setattr("onnxprune.stages.compress.without_branches", off)
+    with pytest.raises(onnxprune.errors.VerifyError, match="before layers were decomposed and branches cut"):
+        onnxprune.prune(resnet, plan=plan, options=QUICK)
