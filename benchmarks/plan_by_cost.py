@@ -240,7 +240,8 @@ def _ablation(given: argparse.Namespace) -> None:
         ("+ the activation (--refit relu)", replace(whole, points=None)),
         ("+ three times the positions (--points 30)", whole),
         ("+ some inputs only (--select-inputs)", _HARD),
-        ("by latency instead (--budget latency), 2x", _LATENCY),
+        ("by latency instead (--budget latency), 2x, --no-drop-branches", replace(_LATENCY, drop_branches=False)),
+        ("by latency, branches may go whole", _LATENCY),
     ]
     path, case = _case("cifar10_resnet56", given)
     once = _pass(path, case, given)
