@@ -253,12 +253,7 @@ def _compressed(
     keep, forms = decided.keep, decided.forms
     by_name = {group.name: group for group in work.channels.prunable}
     branches = [cost.branches[name] for name, count in keep.items() if count == 0]
-    inside = {name for branch in branches for name in branch.nodes}
-    shrinking = [
-        by_name[name]
-        for name, count in keep.items()
-        if 0 < count < by_name[name].size and not inside.issuperset(by_name[name].consumers)
-    ]
+    shrinking = [by_name[name] for name, count in keep.items() if 0 < count < by_name[name].size]
     excluded = [name for name in work.channels.sites if any(fnmatchcase(name, p) for p in options.exclude)]
     steps = plan_steps(
         work.net,
@@ -295,7 +290,8 @@ def _verified(
         if options.recover is None:  # or else what it drops is known later
             check_drop(divergence, options.max_drop)
     except VerifyError as error:
-        place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0])
+        left = compressed.net.tensors().keys()
+        place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
         where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
         raise VerifyError(f"{error}{where}; nothing was written") from error
     return model, divergence

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from graph.families import FAMILIES, SIDE
 
 import onnxprune
 from onnxprune import Options, Plan, RecoverOptions
@@ -65,12 +66,15 @@ def test_what_follows_a_branch_that_is_gone_makes_up_for_it(resnet):
 
 def test_a_network_without_any_of_its_branches_still_runs_and_can_be_recovered(resnet):
     plan = dropping(resnet, *onnxprune.inspect(resnet).branches)
-    options = replace(QUICK, recover=RecoverOptions(epochs=2))
+    options = replace(QUICK, recover=RecoverOptions(epochs=1))
     result = onnxprune.prune(resnet, plan=plan, options=options)
     assert sum(node.op_type == "Add" for node in result.model.graph.node) == 0
     recovery = result.report.recovery
     assert recovery is not None
-    assert recovery.held[1] <= recovery.held[0]
+    assert recovery.steps > 0
+    made = {name for node in result.model.graph.node for name in node.output}
+    assert recovery.features
+    assert set(recovery.features) <= made  # and none of a branch that is gone
 
 
 @pytest.mark.parametrize("recipe", ["prune", "3c"])
@@ -94,6 +98,54 @@ def test_a_plan_that_empties_a_group_of_no_branch_is_refused(resnet):
     name = next(group.name for group in found.groups if group.name not in found.branches and not group.pins)
     with pytest.raises(PlanError, match=f"none of the channels of '{name}'"):
         onnxprune.prune(resnet, plan=dropping(resnet, name), options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def bottleneck(tmp_path_factory):
+    """With a projection shortcut right behind its stem."""
+    path = tmp_path_factory.mktemp("bottleneck") / "net.onnx"
+    onnx.save(FAMILIES["resnet_bottleneck"](), path)
+    inputs = np.random.default_rng(0).standard_normal((60, 3, SIDE, SIDE)).astype(np.float32)
+    np.savez(path.with_suffix(".calib.npz"), x=inputs)
+    return path
+
+
+def test_a_tensor_that_a_branch_reads_may_lose_channels_when_the_branch_goes(bottleneck):
+    found = onnxprune.inspect(bottleneck)
+    net = {group.name: group for group in found.groups}
+    stem, first = "conv0", found.branches[0]
+    assert len(net[stem].consumers) == 2
+    result = onnxprune.prune(bottleneck, plan=dropping(bottleneck, first, **{stem: 8}), options=QUICK)
+    assert {group.producer: group.keep for group in result.plan.groups} == {stem: 8, first: 0}
+
+
+def test_what_a_plan_asks_for_inside_a_branch_that_goes_is_declined_aloud(bottleneck):
+    found = onnxprune.inspect(bottleneck)
+    net = {group.name: group for group in found.groups}
+    last = found.branches[-1]
+    (inner,) = (name for name, group in net.items() if last in group.consumers)
+    result = onnxprune.prune(bottleneck, plan=dropping(bottleneck, last, **{inner: 4}), options=QUICK)
+    assert [group.producer for group in result.plan.groups if group.keep < group.channels] == [last]
+    assert any(note.subject == inner and "goes with its branch" in note.text for note in result.report.notes)
+
+
+@pytest.mark.parametrize("way", ["exclude", "include"])
+def test_a_plan_does_not_take_a_layer_that_is_to_stay(bottleneck, way):
+    found = onnxprune.inspect(bottleneck)
+    last = found.branches[-1]
+    first = next(group.name for group in found.groups if last in group.consumers)
+    patterns = {"exclude": (first,), "include": (last,)}[way]
+    with pytest.raises(PlanError, match="some of its branch is to stay"):
+        onnxprune.prune(bottleneck, plan=dropping(bottleneck, last), options=replace(QUICK, **{way: patterns}))
+
+
+def test_what_differs_first_is_no_tensor_of_a_branch_that_is_gone(resnet):
+    plan = dropping(resnet, *onnxprune.inspect(resnet).branches)
+    with pytest.raises(onnxprune.errors.VerifyError, match="the first tensor that diverges is") as caught:
+        onnxprune.prune(resnet, plan=plan, options=replace(QUICK, max_drop=0.0, samples=60))
+    place = str(caught.value).split("diverges is '")[1].split("'")[0]
+    model = onnxprune.prune(resnet, plan=plan, options=replace(QUICK, samples=60)).model
+    assert place in {name for node in model.graph.node for name in node.output}
 
 
 def test_a_form_in_a_branch_that_is_gone_is_declined_aloud(resnet):

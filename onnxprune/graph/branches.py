@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.net import captured_names, dims
+from onnxprune.graph.sites import LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ __all__ = ["Branch", "find_branches", "silence", "sum_of", "without_branches"]
 
 
 # Of zeros these make zeros.
-_KEEP_ZERO = {"Identity", "Dropout", "Transpose", "Reshape", "Mul", "Relu", "LeakyRelu", "PRelu"}
+_KEEP_ZERO = {"Identity", "Dropout", "Transpose", "Reshape", "Mul", "Relu", "LeakyRelu"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Branch:
         ends: names of the sites that read its channels and of which the answers are added to something else.
         nodes: names of all nodes that are there for it alone, the ends included, the sums not.
         constants: names of the constants that only these read.
+        inner: names of the other groups that are made and read by these nodes alone.
     """
 
     group: str
     ends: tuple[str, ...]
     nodes: frozenset[str]
     constants: frozenset[str]
+    inner: frozenset[str]
 
 
 def sum_of(net: Net, answer: Any) -> Any:
@@ -60,29 +63,44 @@ def sum_of(net: Net, answer: Any) -> Any:
 
 
 def find_branches(net: Net, channels: ChannelMap) -> dict[str, Branch]:
-    """The branches of a graph by group, in topological order. Any of them may go, whichever others do."""
+    """The branches of a graph by group, in topological order. Any may go, whichever others do; some layer always
+    stays."""
     tensors, everything = net.tensors(), _needed(net, {})
+    layers = {node.name for node in net.nodes if node.op in LAYERS}
+    groups = (_branch(net, channels, group, tensors, everything) for group in channels.prunable)
+    candidates = [candidate for candidate in groups if candidate is not None]
     found: dict[str, Branch] = {}
     summed: dict[str, str] = {}
-    for group in channels.prunable:
-        answers = _answers(net, channels, group, tensors)
-        sums = {add.name: summand.name for _, summand, add in answers}
-        # Where two answers make one sum, one of the two must stay.
-        if not answers or len(sums) < len(answers) or set(summed) & set(sums):
+    # Those inside others first: what hangs on two of them is in an outer one in any case.
+    for branch, sums in sorted(candidates, key=lambda candidate: len(candidate[0].nodes)):
+        if set(summed) & set(sums):  # where two answers make one sum, one of the two must stay
             continue
-        gone = everything - _needed(net, sums)
-        if gone & set(sums) or not {*group.producers, *group.consumers} <= gone:
-            continue
-        ends = tuple(name for name, _, _ in answers)
-        branch = Branch(group.name, ends, frozenset(gone), _read_only_by(tensors, gone))
         parts = [*found.values(), branch]
         together = everything - _needed(net, {**summed, **sums})
         apart = set[str]().union(*(part.nodes for part in parts))
         constants = frozenset[str]().union(*(part.constants for part in parts))
-        if together == apart and _read_only_by(tensors, together) == constants:  # else it hangs on which others go
-            found[group.name] = branch
+        alone = together == apart and _read_only_by(tensors, together) == constants
+        if alone and not layers <= together:  # else it hangs on which others go
+            found[branch.group] = branch
             summed |= sums
-    return found
+    return {group.name: found[group.name] for group in channels.prunable if group.name in found}
+
+
+def _branch(
+    net: Net, channels: ChannelMap, group: ChannelGroup, tensors: Mapping[str, Any], everything: set[str]
+) -> tuple[Branch, dict[str, str]] | None:
+    """What goes with a group, and its sums with what is no more added; None if it is no branch."""
+    answers = _answers(net, channels, group, tensors)
+    sums = {add.name: summand.name for _, summand, add in answers}
+    if not answers or len(sums) < len(answers):
+        return None
+    gone = everything - _needed(net, sums)
+    if gone & set(sums) or not {*group.producers, *group.consumers} <= gone:
+        return None
+    ends = tuple(name for name, _, _ in answers)
+    others = (other for other in channels.prunable if other is not group)
+    inner = frozenset(other.name for other in others if {*other.producers, *other.consumers} <= gone)
+    return Branch(group.name, ends, frozenset(gone), _read_only_by(tensors, gone), inner), sums
 
 
 def _read_only_by(tensors: Mapping[str, Any], nodes: set[str]) -> frozenset[str]:
@@ -151,7 +169,7 @@ def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch])
     A Relu behind the sum that another made is taken away, too: the second does nothing.
     """
     net = net.copy()
-    tensors = net.tensors()
+    tensors, nodes = net.tensors(), {id(node) for node in net.nodes}
     kept = {*net.output_names, *(name for node in net.nodes for name in captured_names(node))}
     for name in (name for branch in branches for name in branch.ends):
         ending = _ending(net, tensors[channels.sites[name].response])
@@ -163,7 +181,7 @@ def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch])
         _bypass(add, other, kept)
         if other.inputs and other.inputs[0].op == "Relu":
             for reader in readers:
-                if reader.op == "Relu":
+                if reader.op == "Relu" and id(reader) in nodes:  # and not in the body of an If or Loop
                     _bypass(reader, other, kept)
     net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return net

@@ -157,6 +157,11 @@ class CostModel:
         axes, layer = self.layer_axes(name, keep), self.layers[name]
         return axes[layer.input], axes[layer.output]
 
+    def tidied(self, keep: Mapping[str, int]) -> dict[str, int]:
+        """The same, groups inside branches that go whole at their full size: nobody reads them."""
+        inner = {name for group, branch in self.branches.items() if keep.get(group) == 0 for name in branch.inner}
+        return {name: self.sizes[name] if name in inner else count for name, count in keep.items()}
+
     def saving(self, keep: Mapping[str, int], group: str, to: int, *, unit: Unit) -> float:
         """What is saved when one group goes from `keep` to `to` channels."""
         after = {**keep, group: to}

@@ -85,18 +85,20 @@ def allocate(
     left, error = float(total(keep)), 0.0
     best, best_error = dict(keep), np.inf
     while left > limit:
-        moves = [
-            _Move(name, to, cost.saving(keep, name, to, unit=unit), _added(curves[name], keep[name], to))
-            for name, to in _next_levels(ladder, place, keep, cost, allocation).items()
-        ]
+        moves = []
+        for name, to in _next_levels(ladder, place, keep, cost, allocation).items():
+            inner = () if to else [other for other in cost.branches[name].inner if other in keep]
+            back = sum(_added(curves[other], cost.sizes[other], keep[other]) for other in inner)
+            added = max(_added(curves[name], keep[name], to) - back, 0.0)
+            moves.append(_Move(name, to, cost.saving(keep, name, to, unit=unit), added))
         for move in moves:
             if left - move.saved <= limit and error + move.added < best_error:
-                best, best_error = {**keep, move.group: move.to}, error + move.added
+                best, best_error = cost.tidied({**keep, move.group: move.to}), error + move.added
         chosen = min(moves, key=lambda move: move.price)
         left, error = left - chosen.saved, error + chosen.added
         keep[chosen.group] = chosen.to
         place[chosen.group] += 1
-    return best if best_error < np.inf else keep  # curves that are not finite order nothing
+    return best if best_error < np.inf else cost.tidied(keep)  # curves that are not finite order nothing
 
 
 @dataclass(frozen=True)

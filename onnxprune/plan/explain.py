@@ -103,6 +103,7 @@ def explain(
     space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align, droppable)
     counts, forms = space.state(choice)
     keep = space.keep(counts)
+    inner, gone = space.gone(counts)
     tables = [
         _Table(
             name,
@@ -110,15 +111,15 @@ def explain(
             now,
             [_kept(int(rung), int(ladder[0])) for rung in ladder],
             np.minimum(weighed, _WORST),
-            space.group_costs(index, keep, list(forms)),
+            space.group_costs(index, keep, forms),
             _at(curves[name], ladder),
             float(space.group_costs(index, {}, [0] * len(forms))[0]),
         )
         for index, (name, ladder, weighed, now) in enumerate(
             zip(space.groups, space.ladders, space.curves, counts, strict=True)
         )
+        if index not in inner
     ]
-    gone = space.gone(counts)
     for index, (name, of, now) in enumerate(zip(space.sites, space.candidates, forms, strict=True)):
         if index in gone:
             continue

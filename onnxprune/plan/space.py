@@ -74,6 +74,7 @@ class Space:
             for own, touched in zip(self.groups, self.touched, strict=True)
         ]
         self.inside = [self._inside(name) for name in self.groups]
+        self.inner = [self._inner(name) for name in self.groups]
         self.known: dict[tuple[int, tuple[int | None, ...], tuple[int, ...]], Array] = {}
         self.scale = float(cost.total({}, {}, unit)) or 1.0
         self.costs_of, self.total = cache(self._costs_of), cache(self._total)
@@ -83,10 +84,18 @@ class Space:
         branch = self.cost.branches.get(name)
         return tuple(self.place[node] for node in branch.nodes if node in self.place) if branch is not None else ()
 
-    def gone(self, counts: Sequence[int]) -> frozenset[int]:
-        """Places of the sites in branches that go whole."""
-        dropped = (index for index, count in enumerate(counts) if not self.ladders[index][count])
-        return frozenset(place for index in dropped for place in self.inside[index])
+    def _inner(self, name: str) -> tuple[int, ...]:
+        """Places of the other groups that do."""
+        branch = self.cost.branches.get(name)
+        return tuple(i for i, other in enumerate(self.groups) if branch is not None and other in branch.inner)
+
+    def gone(self, counts: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:
+        """Places of the groups and of the sites inside branches that go whole."""
+        dropped = [index for index, count in enumerate(counts) if not self.ladders[index][count]]
+        return (
+            frozenset(place for index in dropped for place in self.inner[index]),
+            frozenset(place for index in dropped for place in self.inside[index]),
+        )
 
     def state(self, choice: Choice) -> State:
         """Where a choice stands; the nearest level where a count is not on the ladder."""
@@ -131,27 +140,28 @@ class Space:
             after = self._settled(before, float(price) / self.scale)
             yield from self._between(before, after)
             before = after
-        smallest = tuple(len(ladder) - 1 for ladder in self.ladders), self._cheapest([len(x) - 1 for x in self.ladders])
-        yield from self._between(before, smallest)
+        least = tuple(len(ladder) - 1 for ladder in self.ladders)
+        inner, _ = self.gone(least)
+        least = tuple(0 if place in inner else rung for place, rung in enumerate(least))
+        yield from self._between(before, (least, self._cheapest(least)))
 
-    def _cheapest(self, counts: list[int]) -> tuple[int, ...]:
+    def _cheapest(self, counts: tuple[int, ...]) -> tuple[int, ...]:
         """The form of each site that costs least with these counts."""
-        keep = self.keep(tuple(counts))
+        keep = self.keep(counts)
         channels = [self.cost.channels(name, keep) for name in self.sites]
         return tuple(int(np.argmin(self.costs_of(index, *sizes))) for index, sizes in enumerate(channels))
 
     def _between(self, before: State, after: State) -> Iterator[State]:
         """The states on the way from one to another, one change at a time; the last one included."""
-        counts, forms = list(before[0]), list(before[1])
-        for index in (i for i in range(len(counts)) if counts[i] != after[0][i]):
-            counts[index] = after[0][index]
-            forms = list(self._forms(index, counts[index], forms))
-            yield tuple(counts), tuple(forms)
-        for index in range(len(forms)):
-            if forms[index] == after[1][index]:
-                continue
-            forms[index] = after[1][index]
-            yield tuple(counts), tuple(forms)
+        state = before
+        for index, rung in enumerate(after[0]):
+            if state[0][index] != rung:
+                state = self._moved(state, index, rung)
+                yield state
+        for index, form in enumerate(after[1]):
+            if state[1][index] != form:
+                state = state[0], (*state[1][:index], form, *state[1][index + 1 :])
+                yield state
 
     def promising(self, state: State, limit: float, below: float) -> bool:
         """Whether one change might lead within `limit` and below an error: most states are too far from both."""
@@ -182,12 +192,12 @@ class Space:
             if after[best] < below:
                 found, below = (counts, (*forms[:index], best, *forms[index + 1 :])), float(after[best])
         for index in range(len(self.groups)):
-            costs = self.group_costs(index, keep, list(forms))
-            after = _swapped(total, costs, limit, error, self._errors(index, forms), counts[index])
+            costs = self.group_costs(index, keep, forms)
+            after = _swapped(total, costs, limit, error, self._errors(index, state), counts[index])
             for best in np.argsort(after, kind="stable"):
                 if not after[best] < below:
                     break
-                tried = (*counts[:index], int(best), *counts[index + 1 :]), self._forms(index, int(best), forms)
+                tried = self._moved(state, index, int(best))
                 if self.total(tried) <= limit:  # of parameters, biases count, too
                     found, below = tried, float(after[best])
                     break
@@ -195,42 +205,47 @@ class Space:
 
     def _settled(self, state: State, price: float) -> State:
         """Every choice the best for the price while all others stay."""
-        counts, forms = list(state[0]), list(state[1])
         for _ in range(_MOST_SWEEPS):
-            before = (tuple(counts), tuple(forms))
-            keep = self.keep(before[0])
+            before, keep = state, self.keep(state[0])
+            forms = []
             for index, name in enumerate(self.sites):
                 inputs, outputs = self.cost.channels(name, keep)
                 costs = self.costs_of(index, inputs, outputs)
-                forms[index] = int(np.argmin(self.candidates[index].error + price * costs))
+                forms.append(int(np.argmin(self.candidates[index].error + price * costs)))
+            state = state[0], tuple(forms)
             for index in range(len(self.groups)):
-                errors = self._errors(index, forms)
-                counts[index] = int(np.argmin(errors + price * self.group_costs(index, keep, forms)))
-                keep[self.groups[index]] = int(self.ladders[index][counts[index]])
-                forms = list(self._forms(index, counts[index], forms))
-            if (tuple(counts), tuple(forms)) == before:
+                costs = self.group_costs(index, keep, state[1])
+                rung = int(np.argmin(self._errors(index, state) + price * costs))
+                if rung != state[0][index]:
+                    state = self._moved(state, index, rung)
+                    keep = self.keep(state[0])
+            if state == before:
                 break
-        return tuple(counts), tuple(forms)
+        return state
 
-    def _errors(self, index: int, forms: Sequence[int]) -> Array:
-        """Of a group at each rung, less those of the forms that it takes with it."""
+    def _errors(self, index: int, state: State) -> Array:
+        """Of a group at each rung, less those of the groups and forms that it takes with it."""
         curve: Array = self.curves[index]
         if self.ladders[index][-1]:
             return curve
+        counts, forms = state
         gone = sum(float(self.candidates[place].error[forms[place]]) for place in self.inside[index])
+        gone += sum(float(self.curves[place][counts[place]]) for place in self.inner[index])
         lowered: Array = np.concatenate([curve[:-1], curve[-1:] - gone])
         return lowered
 
-    def _forms(self, index: int, rung: int, forms: Sequence[int]) -> tuple[int, ...]:
-        """What becomes of the forms when a group goes to a rung: in a branch that goes whole, nothing."""
-        if self.ladders[index][rung]:
-            return tuple(forms)
-        return tuple(0 if place in self.inside[index] else form for place, form in enumerate(forms))
+    def _moved(self, state: State, index: int, rung: int) -> State:
+        """One group at another rung; what is in a branch that goes whole is as it was at first."""
+        counts, forms = (*state[0][:index], rung, *state[0][index + 1 :]), state[1]
+        if not self.ladders[index][rung]:
+            counts = tuple(0 if place in self.inner[index] else rung for place, rung in enumerate(counts))
+            forms = tuple(0 if place in self.inside[index] else form for place, form in enumerate(forms))
+        return counts, forms
 
     def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
         return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
 
-    def group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
+    def group_costs(self, index: int, keep: Mapping[str, int], forms: Sequence[int]) -> Array:
         """Cost of all layers that a group touches, for each rung of its ladder.
 
         It depends on the counts of the other groups on these layers and on the layers' forms, and is asked for many
@@ -246,7 +261,7 @@ class Space:
             self.known[key].setflags(write=False)
         return self.known[key]
 
-    def _group_costs(self, index: int, keep: Mapping[str, int], forms: list[int]) -> Array:
+    def _group_costs(self, index: int, keep: Mapping[str, int], forms: Sequence[int]) -> Array:
         name, ladder = self.groups[index], self.ladders[index]
         total = np.zeros(len(ladder))
         for layer in self.touched[index]:

@@ -145,8 +145,12 @@ def _options(options: Options) -> dict[str, object]:
     return {
         "budget": asdict(options.budget),
         "recipe": options.recipe,
+        "select_inputs": options.select_inputs,
+        "drop_branches": options.drop_branches,
         "allocation": options.allocation,
         "sensitivity": options.sensitivity,
+        "damping": list(options.damping),
+        "metric": options.metric,
         "align": options.align,
         "include": list(options.include),
         "exclude": list(options.exclude),

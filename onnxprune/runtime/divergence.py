@@ -38,6 +38,7 @@ class OutputDivergence:
         samples: how many were compared.
         relative_error: see the module; 0 is equal.
         max_abs: largest difference of an element.
+        of_size: ``(sum (a - b)^2 / sum a^2)^(1/2)``, where an output hardly varies.
         top1_agreement: share of samples, 0 to 1; None for what is no classifier's output.
         kl: nats; None likewise.
     """
@@ -48,6 +49,7 @@ class OutputDivergence:
     max_abs: float
     top1_agreement: float | None = None
     kl: float | None = None
+    of_size: float = float("nan")
 
 
 class DivergenceMeter:
@@ -73,6 +75,13 @@ class DivergenceMeter:
     def finish(self) -> tuple[OutputDivergence, ...]:
         """One entry an output, in the order in which they were seen."""
         return tuple(sums.finish(name) for name, sums in self._sums.items())
+
+
+def _share(apart: float, power: float) -> float:
+    """Square root of one over the other; 0 where nothing is apart."""
+    if not apart:
+        return 0.0
+    return float((apart / power) ** 0.5) if 0 < power < np.inf else float("inf")
 
 
 @dataclass
@@ -125,16 +134,16 @@ class _Sums:
             power = self.squares - float(np.vdot(self.total, self.total)) / count
         # One sample, or an output that never varies, has no variance: its size stands in.
         power = power if power > 1e-12 * self.squares else self.squares
-        relative = (self.apart / power) ** 0.5 if 0 < power < np.inf else np.inf
         return OutputDivergence(
             name=name,
             samples=self.samples,
-            relative_error=float(relative) if self.apart else 0.0,
+            relative_error=_share(self.apart, power),
             max_abs=self.largest,
             top1_agreement=self.agreed / self.classified if self.classified else None,
             kl=float(self.kl[int(self.probable[0]), int(self.probable[1])]) / self.classified
             if self.classified
             else None,
+            of_size=_share(self.apart, self.squares),
         )
 
 

@@ -119,9 +119,10 @@ def _weighed_up(
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint, droppable)
     else:
         keep, forms = _found(cost, probed, options, droppable)
+    gone = [cost.branches[name] for name, count in keep.items() if count == 0]
     kept = {
         group.name: np.sort(probed.rankings[group.name].order[group.size - keep[group.name] :])
-        for group in early_groups(work.channels, groups)
+        for group in early_groups(work.channels, groups, gone)
     }
     explained = _explained(cost, probed, Choice(keep, forms), options, droppable)
     return Decision(keep, kept, forms, (*notes, *_dropped(cost, keep)), explained, damping)
@@ -136,12 +137,17 @@ def _followed(
     options: Options,
 ) -> Decision:
     here = plan.renamed(work.channels)
-    keep, kept = here.resolve(work.channels)
+    listed, kept = here.resolve(work.channels)
+    keep = cost.tidied(listed)
+    kept = {name: indices for name, indices in kept.items() if keep[name] == listed[name]}
     for group in work.channels.prunable:
         if group.name in skipped and keep.get(group.name, group.size) < group.size:
             raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
-    for name in (name for name, count in keep.items() if count == 0 and name not in cost.branches):
-        raise PlanError(f"the plan keeps none of the channels of '{name}': they are in no residual branch that may go")
+    may_go = eligible_branches(work.channels, cost.branches.values(), options.include, options.exclude)
+    for name in (name for name, count in listed.items() if count == 0 and name not in may_go):
+        held = "some of its branch is to stay, see --include and --exclude" if name in cost.branches else ""
+        why = held or "they are in no residual branch that may go"
+        raise PlanError(f"the plan keeps none of the channels of '{name}': {why}")
     asked = here.resolve_forms(work.channels)
     eligible = {s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), options.exclude)}
     for name in asked:
@@ -149,11 +155,14 @@ def _followed(
             why = work.forbidden.get(name, "it is depthwise or a ConvTranspose, or --exclude names it")
             raise PlanError(f"the plan decomposes '{name}', but {why}")
     forms = cost.settled(keep, asked, counted(options))
-    waiting = [g for g in early_groups(work.channels, groups) if g.name in keep and g.name not in kept]
+    gone = [cost.branches[name] for name, count in keep.items() if count == 0]
+    first = early_groups(work.channels, groups, gone)
+    waiting = [g for g in first if g.name in keep and g.name not in kept]
     rankings = probe(work, waiting, options.select).rankings if waiting else {}
     for group in waiting:
         kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
-    return Decision(keep, kept, forms, (*_dropped(cost, keep), *_declined(cost, keep, asked, forms)))
+    inner = [Note(name, "goes with its branch, however many are kept") for name in keep if keep[name] != listed[name]]
+    return Decision(keep, kept, forms, (*_dropped(cost, keep), *inner, *_declined(cost, keep, asked, forms)))
 
 
 def _dropped(cost: CostModel, keep: Mapping[str, int]) -> list[Note]:

@@ -127,7 +127,8 @@ def fit_step(
     kept: dict[str, Indices] = {}
     alive = state.alive
     for group in step.groups:
-        here = {name: _restricted(work, problems[name], name, group, alive, columns[name]) for name in group.consumers}
+        there = (name for name in group.consumers if name in problems)  # and not in a branch that goes whole
+        here = {name: _restricted(work, problems[name], name, group, alive, columns[name]) for name in there}
         if group.name in settled:
             kept[group.name] = settled[group.name]
         elif keep[group.name] == group.size:

@@ -70,9 +70,17 @@ def is_depthwise(net: Net, site: Site) -> bool:
     return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
 
 
-def early_groups(channels: ChannelMap, groups: Iterable[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    """Groups that must be selected before the first step: their consumers read different tensors."""
-    return tuple(g for g in groups if len({channels.sites[name].source for name in g.consumers}) > 1)
+def early_groups(
+    channels: ChannelMap, groups: Iterable[ChannelGroup], branches: Iterable[Branch] = ()
+) -> tuple[ChannelGroup, ...]:
+    """Groups that must be selected before the first step: their consumers read different tensors, or are in branches
+    that go whole."""
+    gone = {name for branch in branches for name in branch.nodes}
+    return tuple(
+        group
+        for group in groups
+        if len({channels.sites[name].source for name in group.consumers}) > 1 or gone.issuperset(group.consumers)
+    )
 
 
 def plan_steps(
@@ -100,8 +108,9 @@ def plan_steps(
     """
     gone = {name for branch in branches for name in branch.nodes}
     consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
-    changed = _changed_tensors(net, order, channels, shrinking, {*reformed, *gone})
-    early = {group.name for group in early_groups(channels, shrinking)}
+    first = early_groups(channels, shrinking, branches)
+    changed = _changed_tensors(net, order, shrinking, first, {*reformed, *gone})
+    early = {group.name for group in first}
     readers: dict[str, list[Site]] = defaultdict(list)
     for site in channels.sites.values():
         wanted = site.name in consumers or (downstream and site.source in changed and site.name not in frozen)
@@ -124,13 +133,13 @@ def plan_steps(
 def _changed_tensors(
     net: Net,
     order: Schedule,
-    channels: ChannelMap,
     shrinking: Collection[ChannelGroup],
+    first: Collection[ChannelGroup],
     reformed: Collection[str],
 ) -> set[str]:
-    """Tensors that depend on a site that loses inputs or takes another form, or on a shrunk group early on."""
+    """Tensors that depend on a site that loses inputs or takes another form, or on a group that shrinks first."""
     starts = {name for group in shrinking for name in group.consumers}.union(reformed)
-    for group in early_groups(channels, shrinking):
+    for group in first:
         starts.update(group.producers)
     nodes = {node.name: node for node in net.nodes}
     changed: set[str] = set()

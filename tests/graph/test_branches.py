@@ -128,6 +128,72 @@ def test_of_two_branches_in_one_sum_one_stays():
     assert len(find_branches(net, channels)) == 1
 
 
+_PAD = "<pads=[1,1,1,1]>"
+
+
+def _convs(**shapes: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Weights and biases of 3x3 convs, by what is behind the w: outputs, inputs."""
+    found: dict[str, tuple[int, ...]] = {"w3": (5, 6), "b3": (5,)}
+    for name, (outputs, inputs) in shapes.items():
+        found |= {f"w_{name}": (outputs, inputs, 3, 3), f"b_{name}": (outputs,)}
+    return found
+
+
+NESTED = f"""a = Conv{_PAD}(x, w_a, b_a) r = Relu(a)
+ q = Conv{_PAD}(r, w_p, b_p) n = Conv{_PAD}(r, w_n, b_n) nr = Relu(n)
+ c = Conv{_PAD}(nr, w_c, b_c) d = Relu(c) e = Conv{_PAD}(d, w_e, b_e) s = Add(q, e)
+ c2 = Conv{_PAD}(nr, w_c2, b_c2) d2 = Relu(c2) e2 = Conv{_PAD}(d2, w_e2, b_e2) s2 = Add(s, e2) u = Relu(s2)
+ last = Conv{_PAD}(u, w_last, b_last) t = Add(last, r)"""
+NESTED_WEIGHTS = _convs(a=(6, 3), p=(8, 6), n=(7, 6), c=(5, 7), e=(8, 5), c2=(4, 7), e2=(8, 4), last=(6, 8))
+
+
+def test_what_hangs_on_two_branches_inside_a_third_is_counted_once():
+    """`n` is read by both inner branches: only the outer one takes it away for certain."""
+    net, channels = mapped(build(NESTED + TAIL, NESTED_WEIGHTS))
+    branches = find_branches(net, channels)
+    cost = cost_model(net, channels, {"x": (1, 3, 8, 8)})
+    sizes = {name: len(branch.nodes) for name, branch in branches.items()}
+    assert len(sizes) >= 2
+    for bits in range(2 ** len(branches)):
+        gone = [branch for place, branch in enumerate(branches.values()) if bits >> place & 1]
+        cut = without_branches(with_weights(net, silence(net, channels, gone)), channels, gone)
+        keep = {branch.group: 0 for branch in gone}
+        assert cost.params(keep) == cut.parameters()
+        assert cost.macs(keep) == cost_model(cut, channel_map(cut), {"x": (1, 3, 8, 8)}).macs({})
+
+
+def test_a_network_that_is_a_branch_itself_does_not_go():
+    body = (
+        f"a = Conv{_PAD}(x, w_a, b_a) r = Relu(a) c = Conv{_PAD}(r, w_c, b_c) d = Relu(c) e = Conv{_PAD}(d, w_e, b_e)"
+    )
+    weights = {name: shape for name, shape in _convs(a=(8, 3), c=(8, 8), e=(3, 8)).items() if "_" in name}
+    net, channels = mapped(build(body + " y = Add(x, e)", weights, outputs="float[N,3,8,8] y"))
+    assert channels.prunable
+    assert not find_branches(net, channels)
+
+
+def test_a_slope_of_zero_is_no_answer_of_zero():
+    body = f"""a = Conv{_PAD}(x, w_a, b_a) r = Relu(a) c = Conv{_PAD}(r, w_c, b_c) d = Relu(c)
+     e = Conv{_PAD}(d, w_e, b_e) v = Conv{_PAD}(r, w_v, b_v) g = PRelu(v, e) t = Add(g, r)"""
+    net, channels = mapped(build(body + TAIL, _convs(a=(6, 3), c=(5, 6), e=(6, 5), v=(6, 6))))
+    assert not find_branches(net, channels)
+
+
+def test_the_relu_in_the_body_of_an_if_stays():
+    body = (
+        BLOCK.replace("t = Relu(s)", "")
+        + """ m = ReduceMax<keepdims=0>(x) yes = Greater(m, zero)
+     t = If (yes) <then_branch = g1 () => (float[N,6,8,8] one) { one = Relu(s) },
+      else_branch = g2 () => (float[N,6,8,8] two) { two = Abs(s) }>"""
+    )
+    net, channels = mapped(build(body + TAIL, {**WEIGHTS, "zero": np.zeros((), np.float32)}))
+    (branch,) = find_branches(net, channels).values()
+    silent = with_weights(net, silence(net, channels, [branch]))
+    cut = finished_model(without_branches(silent, channels, [branch]))
+    onnx.checker.check_model(cut)
+    assert worst_difference(outputs_of(cut), outputs_of(finished_model(silent))) < 1e-6
+
+
 def test_a_channel_that_is_read_elsewhere_keeps_its_branch():
     """By a conv that is in no sum, and as an output of the network."""
     for more, outputs in (

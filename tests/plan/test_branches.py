@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graph.families import FAMILIES, SIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.forms import DENSE
-from onnxprune.plan import Candidates, allocate, budget_from, explain, search
+from onnxprune.errors import PlanError
+from onnxprune.graph.channels import channel_map
+from onnxprune.graph.cost import cost_model
+from onnxprune.graph.fold import fold
+from onnxprune.graph.forms import Form
+from onnxprune.graph.load import load
+from onnxprune.plan import Candidates, Choice, allocate, budget_from, explain, search
 from onnxprune.plan.candidates import cheaper_sizes
 from onnxprune.plan.sensitivity import Sensitivity
 from onnxprune.stages.choose import eligible_branches
@@ -114,9 +120,54 @@ def test_no_branch_goes_of_which_a_layer_is_to_stay() -> None:
 def test_what_goes_costs_nothing_in_any_unit() -> None:
     for name, branch in COST.branches.items():
         keep = {name: 0}
-        for unit in ("macs", "params", "latency"):
+        for unit in ("macs", "params"):
             by_layer = COST.layer_costs(keep, {}, unit)
             assert all(by_layer[node] == 0 for node in branch.nodes & set(COST.layers))
         assert COST.layer_axes(branch.ends[0], keep) == (0, 0, 0, 0)
-        forms = {branch.ends[0]: DENSE}
+        forms = {branch.ends[0]: Form(4)}
+        assert COST.settled({}, forms, "macs") == forms
         assert COST.settled(keep, forms, "macs") == {}
+
+
+class Flat:
+    """A clock by which every layer takes a millisecond, whatever its size."""
+
+    def ms(self, forms, inputs, outputs):
+        return np.ones(np.broadcast_shapes(np.shape(inputs), np.shape(outputs), (len(np.atleast_2d(forms)),)))
+
+
+def test_under_a_clock_that_knows_no_width_only_whole_branches_save_time() -> None:
+    timed = COST.timed(dict.fromkeys(COST.layers, Flat()), 0.0)
+    curves, _ = drawn(1)
+    budget = budget_from(speedup=1.2, counted="latency")
+    choice = search(timed, curves, {}, budget, align=8, droppable=BRANCHES)
+    gone = [name for name, count in choice.keep.items() if not count]
+    assert gone
+    assert timed.latency(choice.keep) <= timed.latency({}) / 1.2
+    layers = {node for name in gone for node in COST.branches[name].nodes} & set(COST.layers)
+    assert timed.latency(choice.keep) == len(COST.layers) - len(layers)
+    with pytest.raises(PlanError, match="out of reach"):
+        search(timed, curves, {}, budget, align=8)
+
+
+@pytest.mark.parametrize("candidates", [{}, None])
+def test_groups_inside_a_branch_that_goes_are_left_alone(candidates) -> None:
+    net, _ = fold(load(FAMILIES["resnet_bottleneck"]())[0])
+    channels = channel_map(net)
+    cost = cost_model(net, channels, {net.input_names[0]: (1, 3, SIDE, SIDE)})
+    curves = {name: np.linspace(0, 1, size + 1) ** 2 for name, size in cost.sizes.items()}
+    droppable = tuple(cost.branches)
+    plan = {
+        True: lambda: allocate(cost, curves, budget_from(speedup=9), align=4, droppable=droppable),
+        False: lambda: search(cost, curves, {}, budget_from(speedup=9), align=4, droppable=droppable).keep,
+    }[candidates is None]
+    keep = plan()
+    gone = [name for name, count in keep.items() if not count]
+    assert gone
+    assert cost.macs(keep) * 9 <= cost.macs({})
+    for name in gone:
+        assert cost.branches[name].inner
+        assert all(keep[inner] == cost.sizes[inner] for inner in cost.branches[name].inner)
+    found = explain(cost, curves, {}, NONE, Choice(keep, {}), "macs", 4, droppable)
+    inner = {name for group in gone for name in cost.branches[group].inner}
+    assert {reason.name for reason in found.reasons} == set(keep) - inner

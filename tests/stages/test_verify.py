@@ -13,7 +13,11 @@ from onnxprune.stages.verify import check_drop
 def test_an_output_worse_than_any_constant_is_refused_whatever_was_asked_for(error):
     for agreement in (None, 1.0):
         with pytest.raises(VerifyError, match="output 'y' has a relative error of"):
-            check_drop((OutputDivergence("y", 8, error, 1.0, agreement),), None)
+            check_drop((OutputDivergence("y", 8, error, 1.0, agreement, of_size=error / 2),), None)
+
+
+def test_an_output_that_hardly_varies_may_be_off_by_more_than_it_does():
+    check_drop((OutputDivergence("y", 8, 350.0, 0.003, 1.0, 0.002, of_size=0.01),), None)
 
 
 def test_the_greatest_drop_is_of_agreement_for_a_classifier_and_of_relative_error_elsewhere():
