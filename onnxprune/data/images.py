@@ -11,6 +11,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,7 +23,6 @@ from onnxprune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -200,7 +200,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (folder / base / name for name in names)
+        yield from (Path(base) / name for name in names)
 
 
 def _refuse(error: OSError) -> None:

@@ -1,12 +1,14 @@
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data.images import scan_folder
 from onnxprune.errors import DataError
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes, pixels, save_image
@@ -203,3 +205,14 @@ def test_a_path_that_is_no_source_is_named(tmp_path, name, words):
     with pytest.raises(DataError, match=words) as caught:
         open_calibration(tmp_path / name, [nchw()], NO_OPTIONS)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_relative_folder_with_folders_in_it_is_read(tmp_path, monkeypatch):
+    for name in ("photos/one.png", "photos/more/two.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert [file.path for file in scan_folder(Path("photos")).files] == [
+        Path("photos/more/two.png"),
+        Path("photos/one.png"),
+    ]
