@@ -40,7 +40,7 @@ from onnxprune.solve import RefitOptions, Regression, SelectOptions, kept_column
 from onnxprune.stages import probe
 from onnxprune.stages.bench import Bench
 from onnxprune.stages.chains import fit_chain, read_inputs
-from onnxprune.stages.trials import FIT, Trials, ratio, stacked
+from onnxprune.stages.trials import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
 _BASE = Options(samples=_SAMPLES, recipe="3c", bench=False)
@@ -281,9 +281,9 @@ class _Brute(Trials):
             weights = {}
             for name, regressions in problems.items():
                 parts = []
-                for problem in regressions:
+                for problem in (regression.half(0) for regression in regressions):
                     columns = kept_columns(problem, kept)
-                    solution = refit(problem, columns, FIT)
+                    solution = refit(problem, columns, fit_of(problem, len(columns)))
                     whole = np.zeros_like(problem.weight)
                     whole[:, columns] = solution.weight
                     parts.append(replace(solution, weight=whole))
@@ -292,15 +292,18 @@ class _Brute(Trials):
         return self._mean(super().group(group, order, curve, problems), ratios)
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
-        site = self._work.channels.sites[name]
+        site, whole = self._work.channels.sites[name], problems
+        problems = [problem.half(0) for problem in problems]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
-        cheap, found = super().site(name, candidates, problems), {}
+        cheap, found = super().site(name, candidates, whole), {}
         for kind, places in candidates.kinds().items():
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
                 form = candidates.forms[int(place)]
                 inputs = read_inputs(site, problems, columns, form, SelectOptions())
-                solutions, _ = fit_chain(site, problems, columns, form, FIT, None, None, inputs)
+                solutions, _ = fit_chain(
+                    site, problems, columns, form, fit_of(problems[0], len(columns)), None, None, inputs
+                )
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

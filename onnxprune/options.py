@@ -18,7 +18,6 @@ __all__ = ["Options", "parse_bytes"]
 
 _MEMORY_SHARE = 4
 _LEAST_MEMORY = 64 << 20
-_LEAST_POINTS, _ENOUGH_ROWS = 10, 25_000
 _UNITS = {
     "": 1,
     "B": 1,
@@ -55,8 +54,8 @@ class Options:
         refit: how weights are fitted.
         downstream: also fit the layers anew that only see the effects of the removal.
         samples: calibration inputs, of which a tenth is held back for the verification; None: all.
-        points: positions an input and layer; None: 10 as published, and more where inputs are so few that a layer
-            would see less than 25 000 in all.
+        points: positions an input and layer; None: 10 as published, and more for layers that would see fewer than 30
+            rows a column.
         seed: of all sampling.
         data: preprocessing.
         engine: onnxruntime's provider and threads.
@@ -122,10 +121,6 @@ class Options:
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
-
-    def points_for(self, inputs: int) -> int:
-        """`points`, or its default for so many inputs to fit on."""
-        return self.points or max(_LEAST_POINTS, _ENOUGH_ROWS // inputs)
 
     @property
     def memory_bytes(self) -> int:

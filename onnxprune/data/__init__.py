@@ -1,7 +1,7 @@
 """Calibration inputs: reading them from wherever they are, and preparing them as the model expects.
 
 :func:`open_calibration` is the way in; what it returns hands out model-ready batches by index, and
-:func:`split` says which of them to fit on and which to hold back.
+:func:`split` says which of them to fit on, to choose by and to report on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from onnxprune.data.calibration import Calibration
 from onnxprune.data.opening import CalibrationSource, open_calibration
 from onnxprune.data.options import DataOptions, InputSpec
 from onnxprune.data.preprocess import Preprocessing
-from onnxprune.data.split import split
+from onnxprune.data.split import Split, split
 
 __all__ = [
     "Calibration",
@@ -18,6 +18,7 @@ __all__ = [
     "DataOptions",
     "InputSpec",
     "Preprocessing",
+    "Split",
     "open_calibration",
     "split",
 ]

@@ -2,7 +2,7 @@
 
 All groups start with all of their channels and go down by levels (`levels`), one group at a time. ``greedy`` takes the
 group whose next level adds least error for what it saves; ``uniform`` does so among the groups that are furthest above
-the common ratio. The errors are those of `solve.error_curve`, known before anything is removed. Of all states on the
+the common ratio. The errors are those of `solve.held_out_curve`, known before anything is removed. Of all states on the
 way, and all that are one move away from them, the one within the budget that has the least error is the answer: the
 last move need not be the greedy one. The way is the same for every budget, so more of it never ends with more error.
 """

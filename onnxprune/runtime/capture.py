@@ -14,38 +14,83 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+    Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 __all__ = ["Positions", "answers", "output_extents", "patches"]
 
+_LEAST_POINTS = 10  # an input, as He et al. draw
+_ROWS_PER_COLUMN = 30  # of all inputs together
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
 
 class Positions:
-    """Positions drawn once per image and size of the output, whatever batch the image comes in.
+    """Positions drawn for each image and size of the output, whatever batch the image comes in.
 
-    Layers whose outputs have the same size share them, and so do the original and the compressed network.
+    They come from a hash of seed, image, size and number, so nothing is kept. Of two draws for one image and size the
+    smaller one is part of the larger. The original and the compressed network are sampled at the same positions.
     """
 
-    def __init__(self, points: int, seed: int) -> None:
-        """Draw up to ``points`` positions an image."""
-        self.points, self.seed = points, seed
-        self._drawn: dict[tuple[int, tuple[int, ...]], Indices] = {}
+    def __init__(self, inputs: int, points: int | None = None, seed: int = 0) -> None:
+        """Draw for so many ``inputs``; ``points``: positions an input and layer, None: as many as its columns need."""
+        self.inputs, self.points, self.seed = inputs, points, seed
 
-    def draw(self, images: Sequence[int], extents: tuple[int, ...]) -> Indices:
-        """Coordinates (images, points, axes) int64; all positions where there are no more than `points`."""
-        return np.stack([self._image(int(image), extents) for image in images])
+    def count(self, columns: int) -> int:
+        """Positions an input for a layer with so many columns, before the size of its map limits them."""
+        return self.points or max(_LEAST_POINTS, -(-_ROWS_PER_COLUMN * columns // max(self.inputs, 1)))
 
-    def _image(self, image: int, extents: tuple[int, ...]) -> Indices:
-        key = (image, extents)
-        if key not in self._drawn:
-            total = math.prod(extents)
-            if total <= self.points:
-                flat = np.arange(total)
-            else:
-                generator = np.random.default_rng((self.seed, image, *extents))
-                flat = generator.choice(total, self.points, replace=False, shuffle=False)
-            coordinates = np.unravel_index(flat, extents) if extents else ()
-            stacked = np.stack(coordinates, axis=-1) if extents else np.zeros((1, 0))
-            self._drawn[key] = stacked.astype(np.int64)
-        return self._drawn[key]
+    def draw(self, images: Sequence[int], extents: tuple[int, ...], columns: int) -> Indices:
+        """Coordinates (images, points, axes) int64, no position twice; all positions where there are no more.
+
+        Args:
+            images: their numbers.
+            extents: sizes of the output's axes that are neither batch nor channel.
+            columns: of the layer that is sampled.
+        """
+        total, points = math.prod(extents), self.count(columns)
+        numbers = np.array(images, dtype=np.uint64)
+        if not extents:
+            return np.zeros((len(numbers), 1, 0), dtype=np.int64)
+        if total <= points:
+            flat = np.broadcast_to(np.arange(total, dtype=np.int64), (len(numbers), total))
+        else:
+            key = np.uint64(0)
+            for word in (self.seed, *extents):
+                key = _mixed(np.atleast_1d(key ^ np.uint64(word)))[0]
+            flat = _drawn(_mixed(numbers[:, None] + key), total, points)
+        return np.stack(np.unravel_index(flat, extents), axis=-1).astype(np.int64)
+
+
+def _drawn(keys: Words, total: int, points: int) -> Indices:
+    """The first `points` different numbers below `total` of the sequence of each key: (keys, points) int64."""
+    if total > 4 * points:
+        tried = np.arange(2 * points + 8, dtype=np.uint64)
+        numbers = (_mixed(keys + tried * _STEP) % np.uint64(total)).astype(np.int64)
+        new = ~_seen_before(numbers)
+        new &= np.cumsum(new, axis=1) <= points
+        if (new.sum(axis=1) == points).all():
+            return numbers[new].reshape(len(keys), points)
+    order = np.argsort(_mixed(keys + np.arange(total, dtype=np.uint64) * _STEP), axis=1, kind="stable")
+    return order[:, :points].astype(np.int64)
+
+
+def _seen_before(numbers: Indices) -> Mask:
+    """Which entries of (n, m) numbers stand further left in their row, too."""
+    order = np.argsort(numbers, axis=1, kind="stable")
+    ordered = np.take_along_axis(numbers, order, axis=1)
+    again = np.zeros(numbers.shape, dtype=np.bool_)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def _mixed(words: Words) -> Words:
+    """Hash each of some 64-bit words (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+    OOPSLA 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = words + _STEP
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
 
 
 def output_extents(site: Site, shape: Sequence[int]) -> tuple[int, ...]:

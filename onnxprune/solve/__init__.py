@@ -2,21 +2,19 @@
 
 Knows arrays alone. ``moments`` gathers statistics, ``problem`` states what is asked. ``selectors`` choose
 channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``nonlinear`` behind an
-``activation``), ``lowrank`` fits factors of them. ``metric`` says what
-errors of single outputs weigh. ``quadratic`` and ``numerics`` hold what they share.
+``activation``), ``lowrank`` fits factors of them. ``held_out`` and ``form_errors`` predict errors on new samples.
+``metric`` weights the errors of single outputs. ``quadratic`` and ``numerics`` hold what they share.
 """
 
 from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu
-from onnxprune.solve.elimination import error_curve, obs
+from onnxprune.solve.form_errors import SpatialErrors, channel_errors, spatial_errors
+from onnxprune.solve.held_out import held_out_curve
 from onnxprune.solve.lasso import coordinate_descent
 from onnxprune.solve.lowrank import (
     Decomposed,
     Factors,
-    channel_curve,
     decompose,
     merge,
-    spatial_basis,
-    spatial_curve,
     split_columns,
 )
 from onnxprune.solve.metric import Metric, MetricChoice
@@ -24,7 +22,6 @@ from onnxprune.solve.moments import Moments, MomentsBuilder, Part
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
     Basis,
-    Elimination,
     LassoVariant,
     Refit,
     RefitOptions,
@@ -47,7 +44,6 @@ __all__ = [
     "Activation",
     "Basis",
     "Decomposed",
-    "Elimination",
     "Factor",
     "Factors",
     "LassoVariant",
@@ -64,22 +60,21 @@ __all__ = [
     "Selection",
     "Selector",
     "Solution",
-    "channel_curve",
+    "SpatialErrors",
+    "channel_errors",
     "channel_quadratic",
     "clip",
     "coordinate_descent",
     "dead_units",
     "decompose",
-    "error_curve",
     "factorise",
+    "held_out_curve",
     "kept_columns",
     "leaky_relu",
     "merge",
-    "obs",
     "refit",
     "removal_order",
     "select",
-    "spatial_basis",
-    "spatial_curve",
+    "spatial_errors",
     "split_columns",
 ]

@@ -13,9 +13,6 @@ All is done on the correlation form (see ``numerics``), which changes no cost. U
 go first: the bias replaces them exactly. In wide layers several units go between two scorings of all: the
 cheapest candidates are taken aside, where the costs are kept exact while they are removed one by one, so that
 two copies of one channel never go together.
-
-For a given order the whole curve needs no inverse. Columns ordered by how long they stay, L L^T = gram and
-Z = L^-1 cross: dropping the last columns loses exactly the squares in their rows of Z.
 """
 
 from __future__ import annotations
@@ -35,51 +32,18 @@ from onnxprune.solve.numerics import (
     scale_of,
     solve_lower,
 )
-from onnxprune.solve.problem import Elimination, Regression, dead_units
+from onnxprune.solve.problem import Regression, dead_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["error_curve", "obs", "obs_order"]
+__all__ = ["obs_order"]
 
 _ONE_BY_ONE_UNITS = 256
 _ONE_BY_ONE_COLUMNS = 2000
 _BATCH_SHARE = 0.02
 _CANDIDATES_PER_REMOVAL = 4
 _COMPACT_BELOW = 0.85
-
-
-def obs(problems: Sequence[Regression], units: int) -> Elimination:
-    """The order of removal and the exact error of the refit at every count."""
-    order = obs_order(problems, units)
-    return Elimination(order, error_curve(problems, order))
-
-
-def error_curve(problems: Sequence[Regression], order: Indices) -> Array:
-    """The summed relative error of the least-squares refit without the first k units of ``order``.
-
-    Returns:
-        (len(order) + 1,) float64, not decreasing. Entry 0: nothing removed.
-    """
-    curve = np.zeros(len(order) + 1)
-    for problem in problems:
-        with blas_threads_for(len(problem.unit)):
-            curve += problem.scale() * _absolute_curve(problem, order)
-    return curve
-
-
-def _absolute_curve(problem: Regression, order: Indices) -> Array:
-    total = problem.moments.total
-    # Rank 0 stays longest: a unit that is not in the order, or no unit at all.
-    stays = np.zeros(max(int(problem.unit.max(initial=-1)), int(order.max(initial=-1))) + 2, dtype=np.int64)
-    stays[order + 1] = np.arange(len(order), 0, -1)
-    rank = stays[problem.unit + 1]
-    by_rank = np.argsort(rank, kind="stable")
-    factor = factorise(total.gram[np.ix_(by_rank, by_rank)])
-    explained = np.square(factor.whiten(total.cross[by_rank])).sum(axis=1)
-    lost = np.bincount(rank[by_rank], weights=explained, minlength=len(order) + 1)
-    unexplained = max(float(total.power.sum()) - float(explained.sum()), 0.0)
-    return np.asarray(unexplained + np.concatenate([[0.0], np.cumsum(lost[:0:-1])]), dtype=np.float64)
 
 
 def obs_order(problems: Sequence[Regression], units: int) -> Indices:

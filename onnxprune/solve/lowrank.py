@@ -10,8 +10,8 @@ With A[(c, i), (o, j)] = W and L L^T = sum_j E x_j x_j^T (the second moments of 
 the plain, data-free one), V spans the leading left singular directions: L^T A = U S R^T, V^T = A R = L^-T U S, which
 needs no inverse. What is discarded of S^2 is the error of that approximation. V is made orthonormal row by row, so
 that the first r rows are the rank-r answer for every r. H is then fitted (``refits``) on the features
-t[r, j] = V[r] x_j to the answers that are wanted: its columns are r-major, and so the exact error of the fit at every
-rank comes from one Cholesky factor, as in ``elimination.error_curve``.
+t[r, j] = V[r] x_j to the answers that are wanted: its columns are r-major, and so the errors of the fits at all ranks
+come from one Cholesky factor, see ``form_errors``.
 
 The channel decomposition (Zhang, Zou, He, Sun, TPAMI 2016) is reduced-rank regression, ``W ~ P W'`` with d columns in
 P; see ``refits`` and ``nonlinear``. Behind an H, the same with H in the place of W.
@@ -25,13 +25,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import eigvalsh, qr, svd
+from scipy.linalg import cholesky, qr, svd
 
 from onnxprune.solve.alternating import better_first
 from onnxprune.solve.metric import Metric
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import behind
-from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise
+from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise, solve_lower
 from onnxprune.solve.problem import Basis, Refit, RefitOptions, Regression, Samples, Solution
 from onnxprune.solve.refits import refit
 
@@ -39,12 +39,13 @@ __all__ = [
     "Decomposed",
     "Factors",
     "Split",
-    "channel_curve",
     "decompose",
     "merge",
+    "nested_basis",
+    "project_part",
     "spatial_basis",
-    "spatial_curve",
     "split_columns",
+    "start_of",
 ]
 
 _RIDGE = 1e-6  # of the mean variance: directions that the samples never show still count a little
@@ -216,7 +217,7 @@ class _Spatial:
 
 def _least_error(total: Part, first: Array, split: Split) -> float:
     """Relative; of the best H of any width there is for this V."""
-    part = _project(total, first, split)
+    part = project_part(total, first, split)
     explained = float(np.square(factorise(part.gram).whiten(part.cross)).sum())
     return 1.0 - explained / (float(part.power.sum()) or 1.0)
 
@@ -249,61 +250,45 @@ def _root(part: Part, split: Split) -> Array:
     return np.asarray(np.sqrt(level) * factor.lower, dtype=np.float64)
 
 
-def spatial_curve(problem: Regression, first: Array, split: Split) -> tuple[Array, Array]:
-    """The relative error of the fitted H at every rank, and what its answers are made of.
-
-    Args:
-        problem: a regression.
-        first: (r, c * i), nested rows of V.
-        split: of its columns.
-
-    Returns:
-        (r + 1,) errors, entry k for the first k rows; and (r * j, o), Z: the second moments of the answers at rank k
-        are those of its first k * j rows, ``Z_k^T Z_k``.
-    """
-    with blas_threads_for(len(problem.unit)):
-        part = _project(problem.moments.total, first, split)
-        whitened = factorise(part.gram).whiten(part.cross)
-    explained = np.square(whitened).sum(axis=1).reshape(len(first), -1).sum(axis=1)
-    power = float(part.power.sum()) or 1.0
-    return np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(explained)]) / power, 0.0), whitened
-
-
-def channel_curve(answered: Array, power: float) -> Array:
-    """The relative error of the reduced-rank regression at every width.
-
-    Args:
-        answered: (o, o), second moments of the answers of the full-rank fit.
-        power: E||y - E y||^2.
-
-    Returns:
-        (o + 1,), entry d for width d; entry o is the error of the full-rank fit.
-    """
-    values = eigvalsh(answered, check_finite=False)[::-1]
-    return np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(np.maximum(values, 0.0))]) / (power or 1.0), 0.0)
-
-
 def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> Regression:
     """The regression of the answers on t[r, j] = V[r] x_j, columns r-major; its weights are the H to start from."""
     moments = Moments(
-        _project(problem.moments.even, first, split),
-        _project(problem.moments.odd, first, split),
+        project_part(problem.moments.even, first, split),
+        project_part(problem.moments.odd, first, split),
     )
-    rank, width = len(first), split.shape[1]
-    long = problem.weight[:, split]  # (o, c * i, j)
+    start = start_of(problem.weight, problem.moments.total, first, split, kind)
+    unit = np.repeat(np.arange(len(first), dtype=np.int64), split.shape[1])
+    return Regression(moments, start, problem.bias, unit, problem.sensitivity)
+
+
+def start_of(weight: Array, part: Part, first: Array, split: Split, kind: Basis) -> Array:
+    """Find the H to start from: (o, r * j), which with V (r, c * i) is nearest to the weights (o, p) in the basis."""
+    long = weight[:, split]  # (o, c * i, j)
     if kind == "plain":
-        start = np.einsum("rk,okj->orj", first, long, optimize=True)
+        found = np.einsum("rk,okj->roj", first, long, optimize=True)
     else:
-        metric = _root(problem.moments.total, split)
+        metric = _root(part, split)
         seen = first @ metric
         right = seen @ np.einsum("lk,olj->koj", metric, long, optimize=True).reshape(len(metric), -1)
-        start = np.linalg.solve(seen @ seen.T, right).reshape(rank, -1, width).transpose(1, 0, 2)
-    unit = np.repeat(np.arange(rank, dtype=np.int64), width)
-    return Regression(moments, start.reshape(len(start), -1), problem.bias, unit, problem.sensitivity)
+        found = np.linalg.solve(seen @ seen.T, right)
+    return np.asarray(found.reshape(len(first), len(weight), -1).transpose(1, 0, 2).reshape(len(weight), -1))
 
 
-def _project(part: Part, first: Array, split: Split) -> Part:
-    """Moments of the features instead of the patches; fourth cumulants add up where columns are independent."""
+def nested_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int) -> Array:
+    """Make the rows of `spatial_basis` orthonormal in what the basis weighs, one after the other: (r, c * i).
+
+    The H of rank r that `start_of` then gives is the first r rows of the H of any larger rank.
+    """
+    first = spatial_basis(weight, part, split, kind, rank)
+    if kind == "plain":
+        return first
+    seen = first @ _root(part, split)
+    lower = cholesky(seen @ seen.T, lower=True, check_finite=False)
+    return solve_lower(np.asarray(lower, dtype=np.float64), first)
+
+
+def project_part(part: Part, first: Array, split: Split) -> Part:
+    """The moments of the features instead of the patches; fourth cumulants add up where columns are independent."""
     variance = np.diagonal(part.gram)
     excess = np.square(np.square(first)) @ (part.fourth - 3 * np.square(variance))[split]
     rows = _apply(part.gram, first, split)  # (r * j, p)

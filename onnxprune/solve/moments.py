@@ -83,6 +83,11 @@ class Moments:
         """Number of samples in both halves."""
         return self.even.count + self.odd.count
 
+    def half(self, number: int) -> Moments:
+        """The even (0) or the odd (1) half in the place of both."""
+        part = self.odd if number else self.even
+        return Moments(part, part)
+
     def columns(self, index: npt.ArrayLike) -> Moments:
         """The same with x restricted to the columns ``index``: (k,) integers."""
         index = np.asarray(index, dtype=np.int64)

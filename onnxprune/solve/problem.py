@@ -9,7 +9,7 @@ Errors of several consumers are relative and add up::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Basis",
-    "Elimination",
     "LassoVariant",
     "Refit",
     "RefitOptions",
@@ -73,6 +72,10 @@ class Regression:
             )
         if self.unit.shape != (columns,):
             raise ValueError(f"unit needs one entry for each of {columns} columns, found {self.unit.shape}")
+
+    def half(self, number: int) -> Regression:
+        """The regression on the even (0) or the odd (1) half alone."""
+        return replace(self, moments=self.moments.half(number))
 
     def scale(self, part: Part | None = None) -> float:
         """What turns an absolute error of this consumer into its share of the sum; 0 if y never varies."""
@@ -122,14 +125,6 @@ class Selection:
     kept: Indices
     alpha: float | None = None
     status: str = "ok"
-
-
-@dataclass(frozen=True)
-class Elimination:
-    """``order``: (units,) int64, first removed first. ``curve``: (units + 1,), see ``error_curve``."""
-
-    order: Indices
-    curve: Array
 
 
 @dataclass(frozen=True, kw_only=True)

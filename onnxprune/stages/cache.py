@@ -30,8 +30,8 @@ class Cache:
                 "version": __version__,
                 "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
                 "data": inputs.calibration.digest(),
-                "samples": hashlib.sha256(inputs.fit.tobytes()).hexdigest(),
-                "points": options.points_for(len(inputs.fit)),
+                "samples": hashlib.sha256(inputs.fit.tobytes() + inputs.parts.halves.tobytes()).hexdigest(),
+                "points": options.points,
                 "seed": options.seed,
             }
 

@@ -195,9 +195,11 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
     pools: dict[str, Reservoir] = {}
     images = sum(batch.real for batch in work.batches)
     limits: dict[str, int] = {}
+    columns: dict[str, int] = {}
     for target in step.targets:
         weight, _ = matrix(state.net, target.site)
         meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
+        columns[target.site.name] = weight.shape[2]
         if options.refit == "relu" and target.activation is not None:
             limits[target.site.name] = _pool_rows(work.memory, weight.shape)
     wanted = {target.tensor for target in step.targets}
@@ -210,7 +212,7 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
             work.progress("compress", number, len(work.batches))
             reference, now = move_original(number), move_current(number)
             for target in step.targets:
-                x, y, offset = _rows(work, state.alive, step, target, number, reference, now)
+                x, y, offset = _rows(work, state.alive, step, target, number, reference, now, columns[target.site.name])
                 halves = work.halves(batch, len(x))
                 meters[target.site.name].add(x, y if offset is None else y - offset, halves)
                 name = target.site.name
@@ -243,11 +245,12 @@ def _rows(
     number: int,
     reference: Mapping[str, Array],
     now: Mapping[str, Array],
+    columns: int,
 ) -> tuple[Array, Array, Array | None]:
     """Patches (n, columns), the original's answers (n, outputs left), and the shortcut's part of them, if any."""
     batch, site = work.batches[number], target.site
     source = now[step.source][: batch.real]
-    where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape))
+    where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), columns)
     y = answers(reference[target.tensor][: batch.real], where, site.channel_axis)
     y = y[:, work.channels.alive_slots(site.output_axis, alive)]
     offset = None

@@ -21,7 +21,7 @@ from onnxprune.plan.sensitivity import Sensitivity
 from onnxprune.runtime.capture import output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
-from onnxprune.solve import Regression, error_curve, obs, removal_order, select
+from onnxprune.solve import Regression, held_out_curve, removal_order, select
 from onnxprune.stages.gather import SiteMeter, channel_of_column, moment_bytes, unit_of_column
 from onnxprune.stages.metric import metrics_of, weighed
 from onnxprune.stages.survey import survey
@@ -51,12 +51,14 @@ class Ranking:
 
     Attributes:
         order: (size,) int64 channels, first removed first.
-        curve: (size + 1,) float64, relative error of all consumers together when so many are gone and the rest is
-            refitted.
+        first_order: the same as found on the first half of the samples.
+        curve: (size + 1,) float64, relative error of all consumers together on samples that were not fitted on, when
+            so many are gone and the rest is refitted.
         count: channels that a selector without a budget keeps; else None.
     """
 
     order: Array
+    first_order: Array
     curve: Array
     count: int | None = None
 
@@ -114,7 +116,7 @@ def probe(
                 asked = _group_problems(work, job.group, moments)
                 ranking = rankings[job.name] = _rank(job.group, asked, options)
                 if trials is not None and job.group.size > 1:
-                    groups_damage[job.name] = trials.group(job.group, ranking.order, ranking.curve, asked)
+                    groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
                 problems = _problems(work, job.name, moments[job.name])
                 found = candidates[job.name] = survey(
@@ -189,7 +191,7 @@ def _gather(work: Workload, jobs: Sequence[_Job], index: int, passes: int) -> di
 
 def _add(work: Workload, meter: SiteMeter, site: Site, source: Array, number: int) -> None:
     batch = work.batches[number]
-    where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape))
+    where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), meter.columns)
     x = patches(source[: batch.real], site, where)
     meter.add(x, None, work.halves(batch, len(x)))
 
@@ -211,14 +213,12 @@ def _group_problems(
 
 def _rank(group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], options: SelectOptions) -> Ranking:
     problems = [problem for regressions in asked.values() for problem in regressions]
-    if options.selector == "obs":
-        elimination = obs(problems, group.size)
-        return Ranking(elimination.order, elimination.curve)
     count = None
     if options.selector == "lasso" and options.lasso == "fixed":
         count = max(1, len(select(problems, group.size, None, options).kept))
-    order = removal_order(problems, group.size, options)
-    return Ranking(order, error_curve(problems, order), count)
+    by_half = [removal_order([problem.half(half) for problem in problems], group.size, options) for half in (0, 1)]
+    curve = held_out_curve(problems, (by_half[0], by_half[1]))
+    return Ranking(removal_order(problems, group.size, options), by_half[0], curve, count)
 
 
 def _problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
@@ -238,6 +238,7 @@ def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
     arrays: dict[str, Array] = {}
     for position, ranking in enumerate(probed.rankings.values()):
         arrays[f"order.{position}"], arrays[f"curve.{position}"] = ranking.order, ranking.curve
+        arrays[f"first.{position}"] = ranking.first_order
         arrays[f"count.{position}"] = np.array(-1 if ranking.count is None else ranking.count)
     for position, found in enumerate(probed.candidates.values()):
         arrays[f"forms.{position}"] = found.forms.array()
@@ -254,15 +255,16 @@ def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
 def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Probed | None:
     """What an earlier run kept; None if there is nothing usable for these groups and sites."""
     arrays = checkpoint.load("probed")
-    if arrays is None or len(arrays) != 3 * len(groups) + 2 * len(sites) + 2:
+    if arrays is None or len(arrays) != 4 * len(groups) + 2 * len(sites) + 2:
         return None
     rankings, candidates = {}, {}
     for position, group in enumerate(groups):
         order, curve = arrays[f"order.{position}"], arrays[f"curve.{position}"]
-        if order.shape != (group.size,) or curve.shape != (group.size + 1,):
+        first = arrays[f"first.{position}"]
+        if order.shape != (group.size,) or first.shape != order.shape or curve.shape != (group.size + 1,):
             return None
         count = int(arrays[f"count.{position}"])
-        rankings[group.name] = Ranking(order, curve, None if count < 0 else count)
+        rankings[group.name] = Ranking(order, first, curve, None if count < 0 else count)
     for position, name in enumerate(sites):
         candidates[name] = Candidates(Forms.from_array(arrays[f"forms.{position}"]), arrays[f"errors.{position}"])
     of_groups, of_sites = arrays["damage.groups"], arrays["damage.sites"]

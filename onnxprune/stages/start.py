@@ -52,13 +52,18 @@ def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ..
     return ready, (*loaded, *folded), net.parameters()
 
 
-def open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
-    """The calibration inputs, and which of them are fitted on and held back."""
+def open_inputs(
+    source: object, data: CalibrationSource | None, net: Net, options: Options, *, choosing: bool = False
+) -> Inputs:
+    """Open the calibration inputs, and part them; `choosing`: some are set apart to choose between results by.
+
+    Raises:
+        DataError: the inputs cannot be read, or are too few.
+    """
     specs = input_specs(net)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
-    fit, held = split(calibration, options.samples, seed=options.seed)
-    return Inputs(specs, calibration, fit, held)
+    return Inputs(specs, calibration, split(calibration, options.samples, choosing=choosing, seed=options.seed))
 
 
 @contextmanager
@@ -76,7 +81,8 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
             engine=Engine.open(options.engine),
             calibration=inputs.calibration,
             batches=group_batches(inputs.fit, inputs.specs, size),
-            positions=Positions(options.points_for(len(inputs.fit)), options.seed),
+            half_of=inputs.parts.halves,
+            positions=Positions(len(inputs.fit), options.points, options.seed),
             memory=memory,
             scratch=Path(scratch),
             progress=progress,

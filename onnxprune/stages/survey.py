@@ -1,4 +1,4 @@
-"""The forms that a layer may take, each with the error that fitted factors would have, from moments in closed form."""
+"""The forms that a layer may take, each with the error of fitted factors on samples that were not fitted on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from onnxprune.solve import (
     Basis,
     RefitOptions,
     Regression,
-    channel_curve,
+    SelectOptions,
+    channel_errors,
+    held_out_curve,
     kept_columns,
-    obs,
     refit,
-    spatial_basis,
-    spatial_curve,
+    removal_order,
+    spatial_errors,
     split_columns,
 )
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["SurveyOptions", "survey"]
 
 _SHARES = (0.75, 0.5, 0.25)  # of the inputs, that factors are surveyed on as well
-_FIT = RefitOptions(refit="linear", strengths=(1e-4,))
+_FIT = RefitOptions(refit="linear", strengths=(1e-3,))
+_SELECT = SelectOptions()
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,21 @@ def _reading_some(problem: Regression, sizes: _Sizes, power: float) -> list[Entr
 
     The answer fitted to some inputs and what it leaves over are uncorrelated: the errors of both steps add up.
     """
-    found = obs([problem], sizes.inputs)
+    orders = (
+        removal_order([problem.half(0)], sizes.inputs, _SELECT),
+        removal_order([problem.half(1)], sizes.inputs, _SELECT),
+    )
+    curve = held_out_curve([problem], orders)
     counts = levels(sizes.inputs, sizes.options.align)[1:]
-    entries: list[Entry] = [(0, 0, 0, count, float(found.curve[sizes.inputs - count])) for count in counts]
+    entries: list[Entry] = [(0, 0, 0, count, float(curve[sizes.inputs - count])) for count in counts]
     wanted = {min(counts, key=lambda count: abs(count - share * sizes.inputs)) for share in _SHARES if counts}
+    order = removal_order([problem], sizes.inputs, _SELECT)
     for count in sorted(wanted):
-        columns = kept_columns(problem, found.order[sizes.inputs - count :])
+        columns = kept_columns(problem, order[sizes.inputs - count :])
         fitted = refit(problem, columns, _FIT)
         moments = problem.moments.columns(columns).with_response(fitted.weight, fitted.bias)
         fewer = Regression(moments, fitted.weight, fitted.bias, problem.unit[columns], problem.sensitivity)
-        left = float(found.curve[sizes.inputs - count])
+        left = float(curve[sizes.inputs - count])
         for spatial, first, channel, _, error in _factored([fewer], replace(sizes, inputs=count), power):
             entries.append((spatial, first, channel, count, left + error))
     return entries
@@ -127,9 +134,7 @@ def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> lis
         return []
     curve = np.zeros(sizes.outputs // sizes.shape.groups + 1)
     for problem in problems:
-        total = problem.moments.total
-        own = float(total.power.sum())
-        curve += channel_curve(problem.weight @ total.gram @ problem.weight.T, own) * own / power
+        curve += channel_errors(problem) * _share(problem, power)
     return [(0, 0, width, 0, float(curve[width])) for width in wanted]
 
 
@@ -139,22 +144,22 @@ def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: f
         return []
     split = split_columns(sizes.inputs, sizes.shape.kernel, first)
     behind = {rank: sizes.cheaper(rank, first) if sizes.options.uses.channel else () for rank in ranks}
-    errors = dict.fromkeys(ranks, 0.0)
-    narrow = {rank: np.zeros(sizes.outputs // sizes.shape.groups + 1) for rank in ranks}
+    narrow = [rank for rank in ranks if behind[rank]]
+    alone = np.zeros(len(ranks))
+    both = {rank: np.zeros(sizes.outputs // sizes.shape.groups + 1) for rank in narrow}
     for problem in problems:
-        total = problem.moments.total
-        share = float(total.power.sum()) / power
-        basis = spatial_basis(problem.weight, total, split, sizes.options.basis, ranks[-1])
-        curve, whitened = spatial_curve(problem, basis, split)
-        answered, done = np.zeros((len(problem.weight),) * 2), 0
-        for rank in ranks:
-            errors[rank] += share * float(curve[min(rank, len(basis))])
-            if behind[rank]:
-                stop = min(rank, len(basis)) * split.shape[1]
-                # Everything since the last rank that was asked for: the answers of more rows.
-                rows = whitened[done:stop]
-                answered, done = answered + rows.T @ rows, stop
-                narrow[rank] += share * channel_curve(answered, share * power)
-    entries: list[Entry] = [(rank, first, 0, 0, errors[rank]) for rank in ranks]
-    entries += [(rank, first, width, 0, float(narrow[rank][width])) for rank in ranks for width in behind[rank]]
+        share = _share(problem, power)
+        if not share:
+            continue
+        found = spatial_errors(problem, split, sizes.options.basis, ranks, narrow)
+        alone += share * found.ranks
+        for rank in narrow:
+            both[rank] += share * found.widths[rank]
+    entries: list[Entry] = [(rank, first, 0, 0, float(error)) for rank, error in zip(ranks, alone, strict=True)]
+    entries += [(rank, first, width, 0, float(both[rank][width])) for rank in narrow for width in behind[rank]]
     return entries
+
+
+def _share(problem: Regression, power: float) -> float:
+    """Of one group of a grouped conv in the power of all answers."""
+    return float(problem.moments.total.power.sum()) / power

@@ -1,8 +1,9 @@
 """Trials: what an error in one place does to the network's outputs, measured on the original.
 
-Layers' relative errors do not compare: the outputs may hang on what a few directions of one layer say, and hardly
-notice another. So one compression of each group, and one of each kind of form of each site, is fitted and put into the
-network, alone, and the damage at the outputs is divided by the layer's own error.
+Relative errors of layers do not compare: the outputs may depend on a few directions of one layer, and hardly on
+another. So one compression of each group, and one of each kind of form of each site, is fitted to one half of the
+samples and put into the network, alone. The damage at the outputs, on inputs of the other half, is divided by the
+layer's held-out error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.plan.candidates import Kind
-from onnxprune.runtime.inputs import input_specs
 from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit, removal_order
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["FIT", "Trials", "ratio", "stacked"]
+__all__ = ["Trials", "fit_of", "ratio", "stacked"]
 
 _TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
 _PASSES = 2.0  # over the calibration inputs, for all trials together
 _LEAST, _MOST = 32, 256  # inputs
-FIT = RefitOptions(refit="linear", strengths=(1e-4,))
+_RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
 
 
 class Trials:
@@ -44,14 +44,19 @@ class Trials:
         self._work = work
         total = sum(batch.real for batch in work.batches)
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
-        fixed = any(spec.shape[0] is not None for spec in input_specs(work.net))
-        self._damage = Damage(work, spread(work.batches, count, fixed=fixed), _TEMPERATURE)
+        judged = work.batches_of(1) or work.batches
+        self._damage = Damage(work, spread(judged, count, fixed=work.fixed), _TEMPERATURE)
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
     ) -> float:
-        """Half of a group's channels removed; ``problems``: of each consumer, in its metric, the group's channels
-        being units.
+        """Remove half of a group's channels.
+
+        Args:
+            group: the channels.
+            order: first removed first, as found on the first half of the samples.
+            curve: held-out errors by number of channels that are gone.
+            problems: of each consumer, in its metric, the group's channels being units.
 
         Returns:
             Damage over error; NaN where there is no error.
@@ -61,9 +66,9 @@ class Trials:
         weights = {}
         for name, regressions in problems.items():
             found = []
-            for problem in regressions:
+            for problem in (regression.half(0) for regression in regressions):
                 columns = kept_columns(problem, kept)
-                solution = refit(problem, columns, FIT)
+                solution = refit(problem, columns, fit_of(problem, len(columns)))
                 whole = np.zeros_like(problem.weight)
                 whole[:, columns] = solution.weight
                 found.append(replace(solution, weight=whole))
@@ -80,6 +85,8 @@ class Trials:
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
         metrics = metrics_of(self._work, site, len(problems))
+        problems = [problem.half(0) for problem in problems]
+        fit = fit_of(problems[0], len(columns))
         channels, order = int(problems[0].unit.max()) + 1, None
         found = {}
         for kind, places in candidates.kinds().items():
@@ -88,10 +95,16 @@ class Trials:
             if form.inputs is not None:
                 order = removal_order(problems, channels, SelectOptions()) if order is None else order
                 inputs = np.sort(order[channels - form.inputs :])
-            solutions, _ = fit_chain(site, problems, columns, form, FIT, None, metrics, inputs)
+            solutions, _ = fit_chain(site, problems, columns, form, fit, None, metrics, inputs)
             weights = stacked(solutions)
             found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found
+
+
+def fit_of(problem: Regression, columns: int) -> RefitOptions:
+    """How a trial is fitted: with a ridge that grows with the unknowns over the rows of one half."""
+    share = columns / max(problem.moments.even.count, 1)
+    return RefitOptions(refit="linear", strengths=(float(np.clip(_RIDGE_SHARE * share, *_RIDGES)),))
 
 
 def stacked(parts: Sequence[Solution]) -> tuple[Array, Array]:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from onnxprune.runtime.frontier import Batch
+from onnxprune.runtime.inputs import input_specs
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onnxprune.data import Calibration, InputSpec
+    from onnxprune.data import Calibration, InputSpec, Split
     from onnxprune.graph.channels import ChannelMap
     from onnxprune.graph.net import Net
     from onnxprune.graph.schedule import Schedule
     from onnxprune.runtime.capture import Positions
-    from onnxprune.runtime.frontier import Batch
     from onnxprune.runtime.sessions import Engine
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -38,12 +40,26 @@ def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model's inputs, the calibration, and which of its samples are fitted on and held back."""
+    """The model's inputs, the calibration, and which of its samples are fitted on, chosen by and reported on."""
 
     specs: tuple[InputSpec, ...]
     calibration: Calibration
-    fit: Indices
-    held: Indices
+    parts: Split
+
+    @property
+    def fit(self) -> Indices:
+        """(n,) samples to fit on."""
+        return self.parts.fit
+
+    @property
+    def choose(self) -> Indices:
+        """(n,) samples to choose by."""
+        return self.parts.choose
+
+    @property
+    def held(self) -> Indices:
+        """(n,) samples to report on."""
+        return self.parts.held
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +74,7 @@ class Workload:
         engine: onnxruntime.
         calibration: inputs.
         batches: those to fit on.
+        half_of: (samples,) half (0 or 1) of each sample that is fitted on.
         positions: where layers are sampled.
         memory: bytes that held tensors and moments may take, each half of it.
         scratch: folder for what does not fit in memory.
@@ -72,6 +89,7 @@ class Workload:
     engine: Engine
     calibration: Calibration
     batches: tuple[Batch, ...]
+    half_of: np.ndarray[Any, np.dtype[np.int8]]
     positions: Positions
     memory: int
     scratch: Path
@@ -79,6 +97,21 @@ class Workload:
     weights: Mapping[str, Array] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Half (0: even image, 1: odd) of each of the rows that its real images gave, image by image."""
-        images = np.array(batch.samples[: batch.real], dtype=np.int64) % 2
+        """Half (0 or 1) of each of the rows that the real images of a batch gave, image by image."""
+        images = self.half_of[list(batch.samples[: batch.real])].astype(np.int64)
         return np.repeat(images, rows // len(images))
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the model runs batches of one size only."""
+        return any(spec.shape[0] is not None for spec in input_specs(self.net))
+
+    def batches_of(self, half: int) -> tuple[Batch, ...]:
+        """Batches of the samples of one half; batches of a fixed size are filled up with their last sample."""
+        found = []
+        for batch in self.batches:
+            own = [sample for sample in batch.samples[: batch.real] if self.half_of[sample] == half]
+            if own:
+                fill = len(batch.samples) - len(own) if self.fixed else 0
+                found.append(Batch((*own, *own[-1:] * fill), len(own)))
+        return tuple(found)

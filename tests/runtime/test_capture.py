@@ -92,7 +92,7 @@ def test_patches_times_weights_are_what_onnxruntime_answers(case: ConvCase, seed
     net, site = first_site(model)
     extents = output_extents(site, x.shape)
     assert extents == response.shape[2:]
-    where = Positions(points, seed).draw([4, 1, 7], extents)
+    where = Positions(8, points, seed).draw([4, 1, 7], extents, 1)
     columns = patches(x, site, where)
     weight, bias = matrix(net, site)
     assert columns.dtype == np.float32
@@ -130,7 +130,7 @@ def test_rows_times_weights_are_what_onnxruntime_answers(name: str, seed: int, p
     net, site = first_site(model)
     extents = output_extents(site, x.shape)
     assert extents == shape[1:-1]
-    where = Positions(points, seed).draw(range(5), extents)
+    where = Positions(8, points, seed).draw(range(5), extents, 1)
     assert where.shape == (5, min(points, math.prod(extents)), len(extents))
     weight, bias = matrix(net, site)
     made = patches(x, site, where).astype(np.float64) @ weight[0].T + bias
@@ -148,14 +148,14 @@ def test_patches_do_not_change_what_they_are_taken_from() -> None:
     model, x = conv_model(ConvCase((4, 4), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), np.random.default_rng(0))
     _, site = first_site(model)
     before = x.copy()
-    patches(x, site, Positions(100, 0).draw([0, 1, 2], (4, 4)))
+    patches(x, site, Positions(8, 100, 0).draw([0, 1, 2], (4, 4), 1))
     assert np.array_equal(x, before)
 
 
 def test_half_precision_sources_give_single_precision_rows() -> None:
     model, x = conv_model(ConvCase((4, 4), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), np.random.default_rng(0))
     _, site = first_site(model)
-    where = Positions(100, 0).draw([0, 1, 2], (4, 4))
+    where = Positions(8, 100, 0).draw([0, 1, 2], (4, 4), 1)
     half = x.astype(np.float16)
     found = patches(half, site, where)
     assert found.dtype == np.float32
@@ -171,11 +171,11 @@ images_of = st.lists(st.integers(0, 500), min_size=1, max_size=8, unique=True)
 def test_an_image_has_the_same_positions_whatever_the_batch(
     points: int, seed: int, extents: tuple[int, ...], images: list[int], cut: int
 ) -> None:
-    together = Positions(points, seed).draw(images, extents)
-    other = Positions(points, seed)
-    alone = [other.draw([image], extents)[0] for image in reversed(images)][::-1]
+    together = Positions(8, points, seed).draw(images, extents, 1)
+    other = Positions(8, points, seed)
+    alone = [other.draw([image], extents, 1)[0] for image in reversed(images)][::-1]
     assert np.array_equal(together, np.stack(alone))
-    parts = [other.draw(part, extents) for part in (images[:cut], images[cut:]) if part]
+    parts = [other.draw(part, extents, 1) for part in (images[:cut], images[cut:]) if part]
     assert np.array_equal(together, np.concatenate(parts))
 
 
@@ -184,7 +184,7 @@ def test_an_image_has_the_same_positions_whatever_the_batch(
 def test_positions_are_inside_distinct_and_all_where_there_are_few(
     points: int, seed: int, extents: tuple[int, ...], images: list[int]
 ) -> None:
-    where = Positions(points, seed).draw(images, extents)
+    where = Positions(8, points, seed).draw(images, extents, 1)
     total = math.prod(extents)
     assert where.shape == (len(images), min(points, total), len(extents))
     assert where.dtype == np.int64
@@ -195,13 +195,21 @@ def test_positions_are_inside_distinct_and_all_where_there_are_few(
 
 
 def test_other_images_and_other_seeds_have_other_positions() -> None:
-    positions = Positions(10, 0)
-    first, second = positions.draw([0, 1], (30, 30))
+    first, second = Positions(8, 10, 0).draw([0, 1], (30, 30), 1)
     assert not np.array_equal(first, second)
-    assert not np.array_equal(first, Positions(10, 1).draw([0], (30, 30))[0])
+    assert not np.array_equal(first, Positions(8, 10, 1).draw([0], (30, 30), 1)[0])
 
 
 def test_every_position_is_drawn_about_equally_often() -> None:
-    where = Positions(4, 0).draw(range(2000), (4, 4))
+    where = Positions(8, 4, 0).draw(range(2000), (4, 4), 1)
     counts = np.bincount((where @ [4, 1]).ravel(), minlength=16)
     assert np.abs(counts - 500).max() < 100
+
+
+def test_layers_with_more_columns_see_more_positions_and_a_larger_draw_has_the_smaller_one_in_it() -> None:
+    positions = Positions(100)
+    few, many = (positions.draw([5, 6], (60, 60), columns) for columns in (27, 576))
+    assert few.shape[1] == 10
+    assert many.shape[1] * 100 >= 10 * 576
+    assert np.array_equal(many[:, :10], few)
+    assert Positions(100, 25).draw([0], (60, 60), 576).shape[1] == 25

@@ -103,7 +103,7 @@ def test_patches_times_weights_are_the_convs_own_answers(case, seed):
     y = answered("Conv", x, w, attributes)
     site = site_of(window)
     assert output_extents(site, x.shape) == y.shape[2:]
-    where = Positions(7, seed).draw([4, 9], y.shape[2:])
+    where = Positions(8, 7, seed).draw([4, 9], y.shape[2:], 1)
     rows = patches(x, site, where) @ w.reshape(4, -1).T
     assert np.allclose(rows, answers(y, where, 1), atol=1e-4)
 
@@ -134,7 +134,7 @@ def test_patches_of_a_transposed_conv_are_what_reaches_each_position(case, seed)
     y = answered("ConvTranspose", x, w, {**attributes, "output_padding": window.tail})
     site = Site("s", "ConvTranspose", "x", "y", "w", Axis("w", 1), Axis("w", 0), window=window)
     assert output_extents(site, x.shape) == y.shape[2:]
-    where = Positions(9, seed).draw([4, 9], y.shape[2:])
+    where = Positions(8, 9, seed).draw([4, 9], y.shape[2:], 1)
     rows = patches(x, site, where) @ np.moveaxis(w, 1, 0).reshape(4, -1).T
     assert np.allclose(rows, answers(y, where, 1), atol=1e-4)
 
@@ -143,17 +143,17 @@ def test_patches_of_a_transposed_conv_are_what_reaches_each_position(case, seed)
 def test_rows_of_a_dense_layer_are_its_positions(shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     site = site_of(None, "MatMul")
-    where = Positions(10, 0).draw(range(5), output_extents(site, shape))
+    where = Positions(8, 10, 0).draw(range(5), output_extents(site, shape), 1)
     assert sorted(map(tuple, patches(x, site, where))) == sorted(map(tuple, x.reshape(-1, 6)))
 
 
 @given(images=st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True), points=st.integers(1, 30))
 def test_positions_belong_to_the_image_and_are_distinct(images, points):
     extents = (4, 5)
-    together = Positions(points, 3).draw(images, extents)
+    together = Positions(8, points, 3).draw(images, extents, 1)
     assert together.shape == (len(images), min(points, 20), 2)
     for index, image in enumerate(images):
-        assert np.array_equal(together[index], Positions(points, 3).draw([image], extents)[0])
+        assert np.array_equal(together[index], Positions(8, points, 3).draw([image], extents, 1)[0])
         assert len({tuple(place) for place in together[index]}) == min(points, 20)
 
 

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import RELU, Metric, RefitOptions, Regression, Samples, clip, decompose, leaky_relu, obs, refit
+from onnxprune.solve import (
+    RELU,
+    Metric,
+    RefitOptions,
+    Regression,
+    Samples,
+    SelectOptions,
+    clip,
+    decompose,
+    leaky_relu,
+    refit,
+    removal_order,
+)
 
 from .helpers import moments_of, relu_patches
 
@@ -86,8 +98,8 @@ def test_which_channels_stay_follows_the_outputs_that_count():
     problem = Regression(moments_of(x, y, np.arange(400) % 2), weight, np.zeros(2), np.arange(2))
     metric = Metric.from_weights(np.array([100.0, 1.0]))
     assert metric is not None
-    assert obs([problem], 2).order[0] == 0
-    assert obs([metric.problem(problem)], 2).order[0] == 1
+    assert removal_order([problem], 2, SelectOptions())[0] == 0
+    assert removal_order([metric.problem(problem)], 2, SelectOptions())[0] == 1
 
 
 @pytest.mark.parametrize("activation", [RELU, leaky_relu(0.2)])

@@ -29,27 +29,33 @@ SITE = Site(
 )
 SHAPE = LayerShape((3, 3), 1, 100.0, (100.0, 100.0))
 ALL = SurveyOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data", inputs=True)
-LINEAR = RefitOptions(refit="linear", strengths=(1e-9,), rounds=0)
+LINEAR = RefitOptions(refit="linear", rounds=0)
 
 
 def problem_of(seed: int, inputs: int, outputs: int) -> Regression:
     """A conv that answers what it answers."""
+    return problem_and_new_rows(seed, inputs, outputs)[0]
+
+
+def problem_and_new_rows(seed: int, inputs: int, outputs: int) -> tuple[Regression, np.ndarray]:
+    """The same, and 4 000 rows that it was not gathered from."""
     rng = np.random.default_rng(seed)
     columns = 9 * inputs
-    common = rng.standard_normal((1500, columns // 2)) @ rng.standard_normal((columns // 2, columns))
-    x = np.maximum(common + rng.standard_normal((1500, columns)), 0).astype(np.float32)
+    common = rng.standard_normal((5500, columns // 2)) @ rng.standard_normal((columns // 2, columns))
+    x = np.maximum(common + rng.standard_normal((5500, columns)), 0).astype(np.float32)
     builder = MomentsBuilder(columns, 0)
     for half in (0, 1):
-        builder.add(x[half::2], None, half)
+        builder.add(x[half:1500:2], None, half)
     weight, bias = rng.standard_normal((outputs, columns)), rng.standard_normal(outputs)
     moments = builder.finish().with_response(weight, bias)
-    return Regression(moments, weight, bias, np.repeat(np.arange(inputs), 9))
+    return Regression(moments, weight, bias, np.repeat(np.arange(inputs), 9)), x[1500:].astype(np.float64)
 
 
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000), inputs=st.integers(4, 8), outputs=st.integers(4, 8))
-def test_the_fit_keeps_what_the_survey_promises(seed, inputs, outputs) -> None:
-    problem = problem_of(seed, inputs, outputs)
+def test_the_fit_keeps_on_new_samples_what_the_survey_promises(seed, inputs, outputs) -> None:
+    problem, new = problem_and_new_rows(seed, inputs, outputs)
+    wanted = new @ problem.weight.T
     found = survey([problem], SHAPE, ALL, shared=True)
     columns = np.arange(9 * inputs, dtype=np.int64)
     kinds = found.kinds()
@@ -58,10 +64,12 @@ def test_the_fit_keeps_what_the_survey_promises(seed, inputs, outputs) -> None:
             asked = SITE, [problem], columns, found.forms[place]
             read = read_inputs(*asked, SelectOptions())
             (solution,), chain = fit_chain(*asked, LINEAR, None, None, read)
+            left = wanted + problem.bias - new @ solution.weight.T - solution.bias
+            error = np.square(left).mean(axis=0).sum() / wanted.var(axis=0).sum()
             if found.forms.spatial[place]:  # the fit also tries the plain basis, and takes the better one
-                assert solution.error <= found.error[place] * 1.02 + 1e-6
+                assert error <= found.error[place] * 1.15 + 1e-3
             else:
-                assert solution.error == pytest.approx(found.error[place], rel=0.02, abs=1e-6)
+                assert error == pytest.approx(found.error[place], rel=0.15, abs=1e-3)
             assert (chain.inputs is None) == (not found.forms.inputs[place])
 
 

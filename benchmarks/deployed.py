@@ -1,0 +1,187 @@
+"""Networks that people deploy, by the plain command and by a few options: what is left, on images nobody fitted.
+
+``accuracy``: ImageNet networks at fewer MACs, without training: top-1 on both test sets (525 photos), and agreement
+with the original on them. ``cifar``: ResNet-56 at 2, 3 and 4 times fewer MACs, on the 10 000 test images.
+
+Run: ``python benchmarks/deployed.py accuracy --data FOLDER``, with ``--only TEXT`` for some of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from common import arguments, machine, run_model, table
+from PIL import Image
+
+import onnxprune
+from onnxprune import DataOptions, Options
+from onnxprune.errors import OnnxPruneError
+from onnxprune.solve import RefitOptions
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier: its preprocessing, the size and the offset of its classes, and how it is fed by hand."""
+
+    name: str
+    side: int
+    data: DataOptions
+    feed: Callable[[Array], Array]
+    offset: int = 0
+
+    def path(self, zoo: Path) -> str:
+        """The file; unpacked beside the data where it is compressed."""
+        plain = zoo / "models" / f"{self.name}.onnx"
+        if plain.is_file():
+            return str(plain)
+        unpacked = Path(tempfile.gettempdir()) / plain.name
+        unpacked.write_bytes(lzma.decompress(plain.with_suffix(".onnx.xz").read_bytes()))
+        return str(unpacked)
+
+    def tests(self, folder: Path) -> tuple[Array, Array]:
+        """Model-ready test images and their classes, of both sets."""
+        images, labels = [], []
+        for name in ("imagenet_test.npz", "imagenet_test_b.npz"):
+            with np.load(folder / name) as archive:
+                images.append(archive["images"])
+                labels.append(archive["labels"])
+        pixels = np.concatenate(images)
+        if self.side != pixels.shape[1]:
+            size = self.side, self.side
+            small = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in pixels]
+            pixels = np.stack([np.asarray(image) for image in small])
+        return self.feed(pixels), np.concatenate(labels) + self.offset
+
+
+def _nchw(
+    mean: tuple[float, ...], std: tuple[float, ...], scale: float, *, bgr: bool = False
+) -> Callable[[Array], Array]:
+    def feed(pixels: Array) -> Array:
+        ordered = pixels[..., ::-1] if bgr else pixels
+        values = (ordered.astype(np.float32) * np.float32(scale) - np.array(mean, np.float32)) / np.array(
+            std, np.float32
+        )
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+
+    return feed
+
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALF = (127 / 255,) * 3, (128 / 255,) * 3
+_CAFFE = (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network(
+            "imagenet_mobilenet_v2",
+            224,
+            DataOptions(preset="imagenet", resize=(224, 224)),
+            _nchw(_MEAN, _STD, 1 / 255),
+        ),
+        Network(
+            "imagenet_efficientnet_lite0",
+            224,
+            DataOptions(mean=_HALF[0], std=_HALF[1], resize=(224, 224)),
+            _nchw(*_HALF, 1 / 255),
+        ),
+        Network("imagenet_mobilenet_v1_050_160", 160, DataOptions(resize=(160, 160)), lambda pixels: pixels, 1),
+        Network(
+            "imagenet_squeezenet1_1",
+            224,
+            DataOptions(preset="caffe", resize=(224, 224)),
+            _nchw(*_CAFFE, 1.0, bgr=True),
+        ),
+    )
+}
+_BEST = {"recipe": "3c", "refit": RefitOptions(refit="relu"), "align": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, how many photos of which folder, a speed-up in MACs, and options other than the defaults."""
+
+    network: str
+    photos: str
+    samples: int
+    speedup: float
+    label: str = "plain"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ROWS = (
+    Row("imagenet_mobilenet_v2", "photos", 1000, 1.3),
+    Row("imagenet_mobilenet_v2", "photos", 1000, 1.3, "--recipe 3c --refit relu --align 1", _BEST),
+    Row("imagenet_mobilenet_v2", "photos", 150, 1.5),
+    Row("imagenet_mobilenet_v1_050_160", "imagenet_calib", 300, 1.3),
+    Row("imagenet_squeezenet1_1", "imagenet_calib", 300, 1.3),
+    Row("imagenet_efficientnet_lite0", "photos", 1000, 1.3),
+)
+
+
+def _answers(model: onnx.ModelProto | str, inputs: Array) -> Array:
+    return np.concatenate([scores.reshape(len(scores), -1).argmax(axis=1) for scores in run_model(model, inputs, 25)])
+
+
+def _accuracy(given: argparse.Namespace) -> None:
+    rows: list[list[object]] = []
+    for row in _ROWS:
+        name = f"{row.network} {row.speedup:g}x {row.samples} {row.label}"
+        if given.only and not any(text in name for text in given.only):
+            continue
+        network = NETWORKS[row.network]
+        path = network.path(given.zoo)
+        options = replace(Options(bench=False), samples=row.samples, data=network.data, **row.options)
+        start = time.perf_counter()
+        try:
+            result = onnxprune.prune(path, data=given.data / row.photos, speedup=row.speedup, options=options)
+        except OnnxPruneError as error:
+            print(name, error, file=sys.stderr)
+            continue
+        taken, report = time.perf_counter() - start, result.report
+        assert result.model is not None
+        inputs, labels = network.tests(given.data)
+        before, after = _answers(path, inputs), _answers(result.model, inputs)
+        cells: list[object] = [
+            row.network,
+            row.samples,
+            row.label,
+            f"{report.macs.ratio:.2f}x",
+            f"{100 * (before == labels).mean():.1f}",
+            f"{100 * (after == labels)[:300].mean():.1f} / {100 * (after == labels).mean():.1f}",
+            f"{100 * (after == before).mean():.1f}",
+            " ".join(warning.split(":")[0] for warning in report.warnings),
+            f"{report.seconds['probe']:.0f} / {taken:.0f}",
+        ]
+        rows.append(cells)
+        print(*cells, sep=" | ", file=sys.stderr, flush=True)
+        if given.keep:
+            result.save(given.keep / f"{row.network}-{row.speedup:g}-{row.samples}.onnx")
+    header = ["model", "photos", "options", "MACs", "top-1 of 525 before", "after: of 300 / of 525", "agreement"]
+    print(machine(), "\n")
+    print(table([*header, "said", "planning / run, s"], rows))
+
+
+def main() -> None:
+    """Run one of the parts."""
+    parser = arguments(__doc__)
+    parser.add_argument("part", choices=("accuracy",))
+    parser.add_argument("--only", nargs="*", help="rows whose names contain one of these texts")
+    parser.add_argument("--keep", type=Path, help="folder to write the results to")
+    given = parser.parse_args()
+    {"accuracy": _accuracy}[given.part](given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Errors on samples that were not fitted on, of every size at once.
+
+A network's own layer answers ``y = W0 x + b`` exactly, so an error measured on the samples of the fit says little more
+than how many unknowns there were: N samples explain any answer by N columns. Here everything (order of removal,
+factors, weights) comes from one half of the samples and is judged on the other, both ways.
+
+The fit is the ridge of ``refits``, on a prefix S of the columns::
+
+    E_A||y - W x_S - b||^2 + ridge ||(W - W0_S) D||^2,        D^2 = diag(G)
+
+With L L^T = G + ridge D^2 and Z = L^-1 (C + ridge D^2 W0^T), the answers of the fit on the first s columns are
+``Z_s^T v_s`` with v = L^-1 x, since L is lower triangular: one factor serves all prefixes. On the other half, with its
+moments about the means of the fitted one (so that the bias is judged too)::
+
+    error(s) = P - 2 tr(Z_s^T C_v,s) + tr(Z_s^T G_v,ss Z_s),       C_v = L^-1 C,   G_v = L^-1 G L^-T
+
+which are cumulative sums over columns. The ridge of each size is the one of least error, as in the final fit.
+
+A fit to half of the samples errs more than one to all of them. Where r is the number of unknowns over the number of
+samples, and e the error that no fit avoids, least squares errs by e (1 - r) on its own samples and by e / (1 - r) on
+new ones. The errors on both halves thus give r and e, and with twice the samples r is halved; no less than the mean of
+both errors is believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import cholesky, lapack
+
+from onnxprune.solve.moments import Moments, Part
+from onnxprune.solve.numerics import JITTER, Array, Indices, blas_threads_for, mirror_lower, solve_lower
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxprune.solve.problem import Regression
+
+__all__ = ["Prefixes", "both_ways", "expected", "held_out_curve", "parts_of"]
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, np.inf)  # weakest first; infinity: the original weights and a fitted bias
+_HELD = 1e4  # ridge of columns whose weights stay as they are: rare ones, see `moments`
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The fits of all prefixes of some columns to one half of the samples, at one ridge.
+
+    ``answers``: Z, (p, o); the first s rows are the fit on the first s columns. ``own`` and ``other``: second moments
+    of v, (p, p), on the fitted and on the other half, about the means of the fitted one. ``cross_own`` and
+    ``cross_other``: of v and the answers wanted, (p, o). ``power_own`` and ``power_other``: of these answers, (o,).
+    """
+
+    answers: Array
+    own: Array
+    other: Array
+    cross_own: Array
+    cross_other: Array
+    power_own: Array
+    power_other: Array
+
+    @classmethod
+    def fit(cls, fitted: Part, judged: Part, start: Array, ridge: float) -> Prefixes:
+        """Fit every prefix of the columns.
+
+        Args:
+            fitted: moments of the half that is fitted, p columns and o outputs.
+            judged: moments of the other half, about the means of the fitted one, see `parts_of`.
+            start: W0, (o, p).
+            ridge: see the module; infinity keeps `start`.
+        """
+        if np.isinf(ridge):
+            return cls(start.T, fitted.gram, judged.gram, fitted.cross, judged.cross, fitted.power, judged.power)
+        scale = np.sqrt(np.maximum(np.diagonal(fitted.gram), 0.0))
+        alive = scale > 0
+        scale[~alive] = 1.0
+        pull = np.where(alive & (fitted.scale > 0), ridge, _HELD)
+        system = fitted.gram / scale
+        system /= scale[:, None]
+        own = system.copy()
+        system[np.diag_indices_from(system)] += pull + JITTER
+        lower = _factor(system)
+        start = start.T * scale[:, None]
+        answers = solve_lower(lower, fitted.cross / scale[:, None] + (pull + JITTER)[:, None] * start)
+        other = judged.gram / scale
+        other /= scale[:, None]
+        return cls(
+            answers,
+            _congruent(own, lower),
+            _congruent(other, lower),
+            solve_lower(lower, fitted.cross / scale[:, None]),
+            solve_lower(lower, judged.cross / scale[:, None]),
+            fitted.power,
+            judged.power,
+        )
+
+    def errors(self, sizes: Indices) -> tuple[Array, Array]:
+        """Absolute errors on the fitted and on the other half with so many columns: (n,) each, for (n,) sizes."""
+        own = _errors(self.answers, self.own, self.cross_own, float(self.power_own.sum()))
+        other = _errors(self.answers, self.other, self.cross_other, float(self.power_other.sum()))
+        return own[sizes], other[sizes]
+
+
+def held_out_curve(problems: Sequence[Regression], orders: tuple[Indices, Indices]) -> Array:
+    """The summed relative error that the final fit will have on new samples without the first k units of an order.
+
+    Args:
+        problems: consumers of the units; their responses are what the original layers answer.
+        orders: (units,) each, first removed first: found on the even and on the odd half.
+
+    Returns:
+        (units + 1,) errors, not decreasing. Entry 0: nothing removed.
+    """
+    curve = np.zeros(len(orders[0]) + 1)
+    for problem in problems:
+        with blas_threads_for(len(problem.unit)):
+            halves = []
+            for order in orders:
+                columns, sizes = _ranked_columns(problem.unit, order)
+                halves.append((problem.moments.columns(columns), problem.weight[:, columns], sizes))
+            errors, _ = both_ways(halves, float(problem.moments.total.power.sum()))
+        curve += problem.sensitivity * errors
+    return np.maximum.accumulate(curve)
+
+
+def both_ways(halves: Sequence[tuple[Moments, Array, Indices]], power: float) -> tuple[Array, Array]:
+    """Fit on each half, judge on the other, and take the ridge of least error for each size.
+
+    Args:
+        halves: for the even and the odd half, as each of them orders the columns: moments, W0 (o, p), and the sizes
+            (n,) to judge at.
+        power: E||y - E y||^2 over all samples.
+
+    Returns:
+        Relative errors (n,), and ridges (n,).
+    """
+    if power <= 0:
+        return np.zeros(len(halves[0][2])), np.full(len(halves[0][2]), np.inf)
+    found, measured = [], []
+    for ridge in _STRENGTHS:
+        fits = [Prefixes.fit(*parts_of(moments, half), start, ridge) for half, (moments, start, _) in enumerate(halves)]
+        errors = [fit.errors(sizes) for fit, (_, _, sizes) in zip(fits, halves, strict=True)]
+        measured.append(np.mean([other for _, other in errors], axis=0))
+        found.append(np.mean([expected(own, other) for own, other in errors], axis=0))
+    best = np.argmin(measured, axis=0)
+    return np.array(found)[best, np.arange(len(best))] / power, np.array(_STRENGTHS)[best]
+
+
+def expected(own: Array, other: Array) -> Array:
+    """Errors of a fit to all samples on new ones, from those of fits to one half on their own and on the other half."""
+    left = np.sqrt(np.divide(np.minimum(own, other), other, out=np.ones_like(other), where=other > 0))  # 1 - r
+    return np.asarray(np.maximum(other * 2 * left / (1 + left), (np.minimum(own, other) + other) / 2), dtype=np.float64)
+
+
+def parts_of(moments: Moments, half: int) -> tuple[Part, Part]:
+    """The half to fit on, and the other one about its means."""
+    fitted, judged = (moments.even, moments.odd) if half == 0 else (moments.odd, moments.even)
+    return fitted, _about(judged, fitted)
+
+
+def _ranked_columns(unit: Indices, order: Indices) -> tuple[Indices, Indices]:
+    """The columns, those that stay longest first, and how many are left without the first k units of an order.
+
+    Args:
+        unit: (p,), the unit of each column; -1 for none.
+        order: (units,), first removed first.
+
+    Returns:
+        (p,) columns, and (units + 1,) sizes.
+    """
+    stays = np.zeros(max(int(unit.max(initial=-1)), int(order.max(initial=-1))) + 2, dtype=np.int64)
+    stays[order + 1] = np.arange(len(order), 0, -1)
+    rank = stays[unit + 1]
+    by_rank = np.argsort(rank, kind="stable")
+    counts = np.bincount(rank, minlength=len(order) + 1)
+    return by_rank.astype(np.int64), np.cumsum(counts)[::-1].astype(np.int64)
+
+
+def _about(part: Part, other: Part) -> Part:
+    """The moments of a part about the means of another one."""
+    apart_x, apart_y = part.mean_x - other.mean_x, part.mean_y - other.mean_y
+    return replace(
+        part,
+        mean_x=other.mean_x,
+        mean_y=other.mean_y,
+        gram=part.gram + np.outer(apart_x, apart_x),
+        cross=part.cross + np.outer(apart_x, apart_y),
+        power=part.power + np.square(apart_y),
+    )
+
+
+def _errors(answers: Array, gram: Array, cross: Array, power: float) -> Array:
+    """(p + 1,): P - 2 tr(Z_s^T C_s) + tr(Z_s^T G_ss Z_s) for s from 0 to p."""
+    lower = np.tril(gram, -1)
+    lower *= 2.0
+    lower[np.diag_indices_from(lower)] = np.diagonal(gram)
+    steps = np.einsum("po,po->p", answers, lower @ answers) - 2.0 * np.einsum("po,po->p", answers, cross)
+    return np.maximum(power + np.concatenate([[0.0], np.cumsum(steps)]), 0.0)
+
+
+def _congruent(matrix: Array, lower: Array) -> Array:
+    """``L^-1 A L^-T`` for symmetric (p, p) A; A is overwritten."""
+    if not len(lower):
+        return matrix
+    found, info = lapack.dsygst(np.asfortranarray(matrix), lower, itype=1, lower=1, overwrite_a=1)
+    if info:
+        raise AssertionError(f"dsygst: argument {-info} is wrong")
+    return mirror_lower(np.asarray(found, dtype=np.float64))
+
+
+def _factor(system: Array) -> Array:
+    """The Cholesky factor of a correlation matrix with a ridge; rounding is answered by more jitter."""
+    jitter = JITTER
+    while True:
+        try:
+            return np.asarray(cholesky(system, lower=True, check_finite=False), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            if jitter >= 1.0:
+                raise
+            jitter *= 10
+            system[np.diag_indices_from(system)] += jitter
