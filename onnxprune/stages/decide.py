@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["Decision", "counted", "decide"]
+__all__ = ["Decision", "counted", "decide", "shapes_of", "survey_options"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def decide(
     """
     if plan is not None:
         return (_followed(work, cost, groups, skipped, plan, options),)
-    shapes = _shapes(work, cost, options)
+    shapes = shapes_of(work, cost, options)
     droppable = _droppable(work, cost, groups, options)
     probed = _probed(work, groups, shapes, options, cache)
     found: list[Decision] = []
@@ -194,8 +194,8 @@ def _declined(
     return notes
 
 
-def _shapes(work: Workload, cost: CostModel, options: Options) -> dict[str, LayerShape]:
-    """Shapes of the sites whose forms are to be surveyed."""
+def shapes_of(work: Workload, cost: CostModel, options: Options) -> dict[str, LayerShape]:
+    """Find the shapes of the sites whose forms are to be surveyed."""
     uses = RECIPES[options.recipe]
     if not (uses.spatial or uses.channel):
         return {}
@@ -211,7 +211,7 @@ def _probed(
     options: Options,
     cache: Cache,
 ) -> Probed:
-    surveyed, weighed = _surveyed(options), _weighed(options, shapes)
+    surveyed, weighed = survey_options(options), _weighed(options, shapes)
     checkpoint = cache.checkpoint("probe", bool(work.weights), *_asked(options, shapes))
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
@@ -220,7 +220,8 @@ def _probed(
     return found
 
 
-def _surveyed(options: Options) -> SurveyOptions:
+def survey_options(options: Options) -> SurveyOptions:
+    """Say how forms are surveyed."""
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
     return SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis, options.select_inputs)
@@ -234,7 +235,7 @@ def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:
 
 def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, ...]:
     """All that the probe depends on, beside the model and the inputs."""
-    surveyed = _surveyed(options) if shapes else None
+    surveyed = survey_options(options) if shapes else None
     return options.select, options.include, options.exclude, options.recipe, surveyed, _weighed(options, shapes)
 
 

@@ -40,7 +40,18 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Probed", "Ranking", "load_probed", "probe", "save_probed"]
+__all__ = [
+    "Job",
+    "Probed",
+    "Ranking",
+    "gathered",
+    "group_problems",
+    "load_probed",
+    "parts_of",
+    "probe",
+    "save_probed",
+    "site_problems",
+]
 
 _FACTORED = len(KINDS) - 1  # kinds of forms of a layer that reads all of its inputs
 
@@ -103,22 +114,22 @@ def probe(
         sites = {name: work.channels.sites[name] for name in shapes or {}}
         shared = {name for name, site in sites.items() if shares_inputs(work.net, work.channels, site)}
     trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
-    jobs = [_Job(group.name, group.consumers, group) for group in groups]
-    jobs += [_Job(name, (name,), None) for name in shapes or {}]
+    jobs = [Job(group.name, group.consumers, group) for group in groups]
+    jobs += [Job(name, (name,), None) for name in shapes or {}]
     jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
-    parts = list(_parts(work, jobs))
+    parts = list(parts_of(work, jobs))
     done = 0
     for index, part in enumerate(parts):
-        moments = _gather(work, part, index, len(parts))
+        moments = gathered(work, part, index, len(parts))
         for place, job in enumerate(part):
             work.progress("rank channels and forms" if shapes else "rank channels", done, len(jobs))
             if job.group is not None:
-                asked = _group_problems(work, job.group, moments)
+                asked = group_problems(work, job.group, moments)
                 ranking = rankings[job.name] = _rank(job.group, asked, options)
                 if trials is not None and job.group.size > 1:
                     groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
-                problems = _problems(work, job.name, moments[job.name])
+                problems = site_problems(work, job.name, moments[job.name])
                 found = candidates[job.name] = survey(
                     problems, shapes[job.name], survey_options, shared=job.name in shared
                 )
@@ -137,7 +148,7 @@ def probe(
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Something to find out, and the sites whose moments it needs; ``group``: to rank, None: a site to survey."""
 
     name: str
@@ -145,9 +156,9 @@ class _Job:
     group: ChannelGroup | None
 
 
-def _parts(work: Workload, jobs: Sequence[_Job]) -> Iterable[list[_Job]]:
-    """Jobs whose moments fit in half of the memory together."""
-    part: list[_Job] = []
+def parts_of(work: Workload, jobs: Sequence[Job]) -> Iterable[list[Job]]:
+    """Part the jobs into those whose moments fit in half of the memory together."""
+    part: list[Job] = []
     held: dict[str, int] = {}
     for job in jobs:
         needed = {name: _bytes(work, name) for name in job.needs}
@@ -166,7 +177,8 @@ def _bytes(work: Workload, name: str) -> int:
     return int(weight.shape[0]) * moment_bytes(weight.shape[2]) // 3
 
 
-def _gather(work: Workload, jobs: Sequence[_Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
+def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
+    """Gather the moments of what the sites of some jobs read, in one pass over the inputs: pass `index` of `passes`."""
     sites = {name: work.channels.sites[name] for job in jobs for name in job.needs}
     meters = {}
     for name, site in sites.items():
@@ -196,7 +208,7 @@ def _add(work: Workload, meter: SiteMeter, site: Site, source: Array, number: in
     meter.add(x, None, work.halves(batch, len(x)))
 
 
-def _group_problems(
+def group_problems(
     work: Workload, group: ChannelGroup, moments: Mapping[str, tuple[Moments, ...]]
 ) -> dict[str, list[Regression]]:
     """What every consumer of a group answers now, the group's channels being the units."""
@@ -206,7 +218,7 @@ def _group_problems(
         site = work.channels.sites[name]
         found[name] = [
             replace(problem, unit=unit_of_column(work.channels, site, group, alive, len(problem.unit)))
-            for problem in _problems(work, name, moments[name])
+            for problem in site_problems(work, name, moments[name])
         ]
     return found
 
@@ -221,7 +233,7 @@ def _rank(group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], option
     return Ranking(removal_order(problems, group.size, options), by_half[0], curve, count)
 
 
-def _problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
+def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
     """What a site answers now, in its metric: a regression a group of a grouped conv, every input channel a unit."""
     site = work.channels.sites[name]
     weight, bias = matrix(work.net, site)

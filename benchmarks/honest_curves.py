@@ -1,0 +1,148 @@
+"""The errors that a plan rests on, against the errors of the final fits on inputs that nobody has seen.
+
+Every group of channels at three levels, and every kind of form of each layer, is fitted on some inputs as the last
+step of a run would (selection, ridge, all samples), and judged on the moments of as many fresh inputs, on the original
+network. "Flattering" is the error on the samples of the fit itself, which the plan went by until 0.5.
+
+Run: ``python benchmarks/honest_curves.py --data FOLDER``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import arguments, machine, table
+from deployed import NETWORKS
+from PIL import Image
+
+from onnxprune import DataOptions, Options
+from onnxprune.pipeline import opened
+from onnxprune.solve import Moments, RefitOptions, Regression, kept_columns, refit, removal_order
+from onnxprune.stages import probe
+from onnxprune.stages.chains import fit_chain
+from onnxprune.stages.decide import shapes_of, survey_options
+from onnxprune.stages.workload import Workload, silent
+
+Array = np.ndarray[Any, Any]
+Triple = tuple[float, float, float]
+"""Promised, true and flattering error."""
+
+_LINEAR = RefitOptions(refit="linear", rounds=0)
+_LEVELS = (0.25, 0.5, 0.75)
+_ROWS = (
+    ("cifar10_resnet56", 300),
+    ("imagenet_mobilenet_v2", 150),
+    ("imagenet_squeezenet1_1", 150),
+    ("imagenet_efficientnet_lite0", 150),
+)
+
+
+def _pixels(name: str, count: int, folder: Path) -> tuple[Array, Array, DataOptions]:
+    """Inputs to fit on, as many fresh ones, and their preprocessing."""
+    if name.startswith("cifar"):
+        with np.load(folder / "cifar10_test.npz") as archive:
+            images = archive["images"]
+        drawn = np.random.default_rng(0).permutation(len(images))[: 2 * count]
+        data = DataOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        return images[drawn[:count]], images[drawn[count:]], data
+    network = NETWORKS[name]
+    files = sorted((folder / "photos").iterdir())
+    drawn = np.random.default_rng(0).permutation(len(files))[: 2 * count]
+    size = network.side, network.side
+    images = np.stack([np.asarray(Image.open(files[i]).convert("RGB").resize(size)) for i in drawn])
+    return images[:count], images[count:], network.data
+
+
+def _moments(work: Workload, names: Sequence[str]) -> dict[str, tuple[Moments, ...]]:
+    """Of layers on the original network, one layer at a time where memory is short."""
+    jobs = [probe.Job(name, (name,), None) for name in names]
+    found = {}
+    for number, part in enumerate(parts := list(probe.parts_of(work, jobs))):
+        found.update(probe.gathered(work, part, number, len(parts)))
+    return found
+
+
+def _error(problem: Regression, solution: Any, columns: Array) -> float:
+    """Relative, of a solution for some columns of a regression."""
+    total = problem.moments.columns(columns).total
+    return total.error(solution.weight, solution.bias) / float(total.power.sum())
+
+
+def _groups(work: Workload, fresh: Workload, options: Options, found: probe.Probed) -> Iterator[Triple]:
+    for group in work.channels.prunable:
+        if group.name not in found.rankings or group.size < 8:
+            continue
+        ours, theirs = (probe.group_problems(one, group, _moments(one, group.consumers)) for one in (work, fresh))
+        problems = [problem for regressions in ours.values() for problem in regressions]
+        judges = [problem for regressions in theirs.values() for problem in regressions]
+        order, curve = removal_order(problems, group.size, options.select), found.rankings[group.name].curve
+        for share in _LEVELS:
+            gone = int(share * group.size)
+            true = flattering = 0.0
+            for problem, judge in zip(problems, judges, strict=True):
+                columns = kept_columns(problem, order[gone:])
+                solution = refit(problem, columns, _LINEAR)
+                true += _error(judge, solution, columns)
+                flattering += solution.error
+            yield float(curve[gone]), true, flattering
+
+
+def _forms(work: Workload, fresh: Workload, found: probe.Probed) -> Iterator[Triple]:
+    for name, candidates in found.candidates.items():
+        site = work.channels.sites[name]
+        ours, theirs = (probe.site_problems(one, name, _moments(one, (name,))[name]) for one in (work, fresh))
+        if len(ours) > 1:
+            continue
+        columns = np.arange(ours[0].weight.shape[1], dtype=np.int64)
+        for places in candidates.kinds().values():
+            place = int(places[len(places) // 2])
+            (solution,), _ = fit_chain(site, ours, columns, candidates.forms[place], _LINEAR, None)
+            true = _error(theirs[0], solution, columns)
+            yield float(candidates.error[place]), true, float(solution.error)
+
+
+def _row(name: str, kind: str, triples: Sequence[Triple]) -> list[object]:
+    promised, true, flattering = np.array(triples).T
+    apart, bias = promised / true - 1, np.exp(np.mean(np.log(promised / true))) - 1
+    flat = np.exp(np.mean(np.log(np.maximum(flattering, 1e-9) / true))) - 1
+    spread = np.percentile(apart, (10, 90)) * 100
+    cells = f"{100 * np.median(np.abs(apart)):.1f} %", f"{100 * bias:+.1f} %", f"{spread[0]:+.0f} .. {spread[1]:+.0f} %"
+    return [name, kind, len(triples), *cells, f"{100 * flat:+.1f} %"]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="*", help="networks")
+    given = parser.parse_args()
+    rows = []
+    for name, count in _ROWS:
+        if given.only and name not in given.only:
+            continue
+        ours, theirs, data = _pixels(name, count, given.data)
+        network = NETWORKS.get(name)
+        path = network.path(given.zoo) if network else str(given.zoo / "models" / f"{name}.onnx")
+        options = replace(Options(bench=False, recipe="3c"), data=data)
+        with opened(path, ours, options, silent) as job, opened(path, theirs, options, silent) as other:
+            work, fresh, cost = job.started.work, other.started.work, job.started.cost
+            shapes = shapes_of(work, cost, options)
+            found = probe.probe(work, job.groups, options.select, shapes, survey_options(options))
+            for kind, triples in (
+                ("channels", list(_groups(work, fresh, options, found))),
+                ("forms", list(_forms(work, fresh, found))),
+            ):
+                if triples:
+                    rows.append(_row(f"{name}, {count} inputs", kind, triples))
+                    print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    print(machine(), "\n")
+    header = ["network", "what", "number", "median apart", "bias", "10 to 90 %", "bias of the fitted error"]
+    print(table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
