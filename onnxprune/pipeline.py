@@ -292,7 +292,7 @@ def _verified(
     except VerifyError as error:
         left = compressed.net.tensors().keys()
         place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
-        where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
+        where = f"; the first tensor that diverges is '{place.name}'" if place else ""
         raise VerifyError(f"{error}{where}; nothing was written") from error
     return model, divergence
 
