@@ -82,6 +82,11 @@ class Timing:
         return self.stretch <= BUSY and self.ratio_high <= self.ratio_low * (1 + _CERTAIN)
 
     @property
+    def slower(self) -> bool:
+        """Whether the second model certainly takes longer: the interval is below 1, on a busy machine far below."""
+        return self.ratio_high < (1 if self.stretch <= BUSY else 1 / BUSY)
+
+    @property
     def warning(self) -> str:
         """Why the numbers are estimates, in one line; empty where they are not."""
         if self.stretch > BUSY:

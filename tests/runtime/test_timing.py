@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.runtime.clocks import cores, stretched, thread_clock
-from onnxprune.runtime.timing import Timing, interleaved
+from onnxprune.runtime.timing import Latency, Timing, interleaved
 
 MS = 1_000_000
 FEEDS = {"x": np.zeros((4, 3), np.float32), "scalar": np.zeros((), np.float32)}
@@ -47,7 +47,7 @@ def measure(before: float, after: float, *, jitter: float = 0.0, seed: int = 0, 
     sessions: list[Any] = [
         FakeSession(n, clock, ms, jitter, seed + i) for i, (n, ms) in enumerate(zip("ab", (before, after), strict=True))
     ]
-    timing = interleaved(*sessions, FEEDS, seed=seed, clock=clock, **options)
+    timing = interleaved(*sessions, FEEDS, seed=seed, clock=clock, others=lambda: 0, **options)
     return timing, "".join(clock.log)
 
 
@@ -116,7 +116,7 @@ def test_a_disturbance_of_both_leaves_the_ratio() -> None:
             return super().run(feeds)
 
     sessions: list[Any] = [Disturbed("a", clock, 4), Disturbed("b", clock, 2)]
-    assert interleaved(*sessions, FEEDS, clock=clock, most=40).ratio == pytest.approx(2)
+    assert interleaved(*sessions, FEEDS, clock=clock, most=40, others=lambda: 0).ratio == pytest.approx(2)
 
 
 SLICE = 4 * MS  # what the scheduler gives another program at a time
@@ -226,6 +226,15 @@ def test_an_uncertain_ratio_takes_up_to_three_times_the_time_and_is_said():
     assert 2.9e9 < clock.now < 4.5e9
     assert "UNSTEADY MACHINE" in timing.warning
     assert sure.before.runs * 30 * 1.05 < 1200
+
+
+def test_beside_other_programs_a_small_loss_does_not_make_a_model_certainly_slower():
+    one = Latency(1.0, 1.0, 9, 1.0)
+    idle, busy = (Timing(one, one, 0.92, 0.9, 0.94, "CPU", 1, 1, 3, "cpu", stretch) for stretch in (1.0, 2.0))
+    assert idle.slower
+    assert not busy.slower
+    assert replace(busy, ratio_high=0.8).slower
+    assert not replace(idle, ratio_high=1.01).slower
 
 
 def test_cores_that_are_free_are_not_missed():

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune import Options
+from onnxprune import Options, pipeline
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.plan import budget_from
 from onnxprune.runtime.latency import Task
@@ -94,6 +94,17 @@ def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(resnet, machi
     told = timed_note(resnet)
     assert seen[:2] == [False, True]
     assert "the one taken is 1.5" in told
+
+
+@pytest.mark.parametrize(("ratio", "missed"), [(1.2, True), (1.42, False), (1.6, False)])
+def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypatch, ratio, missed):
+    machine(overhead=0.0)
+    one = Latency(1.0, 1.0, 9, 1.0)
+    final = Timing(one, one, ratio, ratio - 0.03, ratio + 0.04, "CPU", 1, 1, 3)
+    monkeypatch.setattr(pipeline, "interleaved", lambda *_, **__: final)
+    options = replace(QUICK, bench=True, points=20, budget=budget_from(speedup=1.5, counted="latency"))
+    warnings = onnxprune.prune(tiny, options=options).report.warnings
+    assert any("TOO SLOW: speedup 1.5 in latency was asked for" in warning for warning in warnings) == missed
 
 
 def test_milliseconds_may_be_asked_for(resnet, machine):

@@ -180,6 +180,21 @@ def test_a_difference_is_a_share_and_sees_shapes_infinities_and_missing_numbers(
     assert least_difference(np.dtype(np.float16)) > 1000 * least_difference(np.dtype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "close"),
+    [
+        ([0, 1, 2, 3] * 50, [0, 1, 2, 3] * 50, True),
+        ([0, 1, 2, 3] * 50, [0, 1, 2, 3] * 49 + [0, 1, 2, 4], True),
+        ([0, 1, 2, 3] * 50, [1, 1, 2, 3] * 50, False),
+        ([0.0, np.inf], [0.0, np.inf], True),
+        ([0.0, np.inf], [0.0, 1.0], False),
+    ],
+)
+def test_numbers_of_classes_are_compared_one_by_one(left, right, close):
+    reference = np.array(right)
+    assert (difference(np.array(left), reference) <= least_difference(reference.dtype)) == close
+
+
 def test_yunet_on_pixels_of_0_to_1_has_outputs_that_round_by_a_hundredth_and_is_pruned_all_the_same(zoo):
     inputs = np.random.default_rng(0).random((8, 3, 128, 128)).astype(np.float32)
     generator = np.random.default_rng(5)
