@@ -218,7 +218,7 @@ def _predicted(given: argparse.Namespace) -> None:
                             continue
                         keep, forms = plan.resolve(work.channels)[0], plan.resolve_forms(work.channels)
                         predicted = cost.latency({}) / cost.latency(keep, forms)
-                        measured = bench.faster(keep, forms)
+                        measured = bench.timing(keep, forms).ratio
                         errors.append(abs(measured / predicted - 1))
                         rows.append([name, recipe, f"{speedup:g}x", predicted, measured, f"{100 * errors[-1]:.1f} %"])
                         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)

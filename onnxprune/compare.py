@@ -167,7 +167,8 @@ def run_comparison(
     divergence = meter.finish()
     drop, kind = _drop(divergence, hits.accuracy)
     costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
-    warning = calibration.description.get("warning")
+    timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
+    warnings = (calibration.description.get("warning"), timing.warning if timing else "")
     return Comparison(
         original=models[0][1],
         candidate=models[1][1],
@@ -180,9 +181,9 @@ def run_comparison(
         macs=Change(costs[0].macs({}), costs[1].macs({})),
         params=Change(costs[0].params({}), costs[1].params({})),
         file_bytes=Change(models[0][0].ByteSize(), models[1][0].ByteSize()),
-        timing=_timing(before, after, calibration, specs, chosen, options) if options.bench else None,
+        timing=timing,
         data=calibration.description,
-        warnings=(str(warning),) if warning else (),
+        warnings=tuple(str(warning) for warning in warnings if warning),
     )
 
 

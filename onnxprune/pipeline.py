@@ -200,7 +200,7 @@ class Job:
             model, divergence = _verified(work, self.original, compressed, inputs, options)
         with clock("bench"):
             timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
-        if timings and all(map(_slower, timings)) and plan is None and options.budget.unit != "params":
+        if timings and all(timing.slower for timing in timings) and plan is None and options.budget.unit != "params":
             return _returned(started, self.original, timings, cost.macs({}) / cost.macs(keep, forms))
         recovery = None
         if options.recover is not None:
@@ -227,11 +227,6 @@ class Job:
         options = replace(options, refit=replace(options.refit, refit=linear, rounds=0), cache_dir=None)
         cache = Cache(options, self.original, self.started.inputs)
         return _compressed(work, self.started.cost, decided, None, options, cache).net
-
-
-def _slower(timing: Timing) -> bool:
-    """Whether the result certainly takes longer than the original."""
-    return timing.ratio_high < 1
 
 
 def _returned(started: Started, original: onnx.ModelProto, timings: Sequence[Timing], fewer: float) -> Result:
@@ -292,7 +287,7 @@ def _verified(
     except VerifyError as error:
         left = compressed.net.tensors().keys()
         place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
-        where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
+        where = f"; the first tensor that diverges is '{place.name}'" if place else ""
         raise VerifyError(f"{error}{where}; nothing was written") from error
     return model, divergence
 
@@ -333,7 +328,7 @@ def _timings(
     after = work.engine.session(model, label="the result")
     feeds = inputs.calibration.load(batch.samples)
     timings = [interleaved(before, after, feeds, seed=options.seed)]
-    if _slower(timings[0]):
+    if timings[0].slower:
         timings.append(interleaved(before, after, feeds, seed=options.seed + 1))
     work.progress("measure latency", 1, 1)
     return tuple(timings)

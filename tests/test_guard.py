@@ -14,7 +14,7 @@ TIMED = Options(align=4, points=20)
 
 def timing(ratio: float) -> Timing:
     """Ten per cent either way."""
-    one = Latency(1.0, 1.1, 9)
+    one = Latency(1.0, 1.1, 9, 1.0)
     return Timing(one, one, ratio, ratio * 0.9, ratio * 1.1, "CPU", 1, 1, 3)
 
 

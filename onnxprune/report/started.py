@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
-    from onnxprune.plan import Explanation, Plan
+    from onnxprune.plan import Budget, Explanation, Plan
     from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Started", "Stopwatch"]
 
 _MOST_NAMED = 6
+_MISSED = 0.03  # of the asked speed-up, by which a plan in milliseconds may miss it
 
 
 class Stopwatch:
@@ -92,7 +93,13 @@ class Started:
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
-        warnings = (described.get("warning"), _few_samples(outcomes), returned or self._unchanged(keep, forms, plan))
+        warnings = (
+            described.get("warning"),
+            _few_samples(outcomes),
+            returned or self._unchanged(keep, forms, plan),
+            timing.warning if timing else "",
+            _missed(self.options.budget, timing) if timing and plan is None else "",
+        )
         return Report(
             version=__version__,
             model=self.model,
@@ -128,6 +135,18 @@ class Started:
             return ""
         align = self.options.align
         return f"NOTHING REMOVED: with --align {align} every group stays whole; ask for more, or try --align 1"
+
+
+def _missed(budget: Budget, timing: Timing) -> str:
+    """A warning where the budget counts milliseconds and the result certainly takes more than 3 % too many."""
+    asked = timing.before.quiet_ms / budget.ms if budget.ms is not None else 1 / budget.fraction
+    if budget.unit != "latency" or timing.ratio_high >= asked * (1 - _MISSED):
+        return ""
+    return (
+        f"TOO SLOW: {budget.text} was asked for, which is {asked:.2f}x faster than the original, and the result is "
+        f"{timing.ratio:.2f}x faster [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]: plan again when nothing else "
+        "runs"
+    )
 
 
 def _few_samples(outcomes: Mapping[str, SiteOutcome]) -> str:

@@ -200,10 +200,11 @@ def _latency(timing: Timing) -> str:
         verdict = ": SLOWER than the original"
     elif timing.ratio_low <= 1:
         verdict = ": no certain difference"
+    clock = ", speed-up by CPU time" if timing.clock == "cpu" else ""
     return (
         f"median {timing.before.median_ms:.3g} -> {timing.after.median_ms:.3g} ms, p90 {timing.before.p90_ms:.3g} -> "
         f"{timing.after.p90_ms:.3g} ms, {timing.ratio:.2f}x [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]{verdict} "
-        f"({timing.provider}, batch {timing.batch}, {threads})"
+        f"({timing.provider}, batch {timing.batch}, {threads}{clock})"
     )
 
 

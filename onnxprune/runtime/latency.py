@@ -4,6 +4,9 @@ On the CPU many layers stand side by side in one model, and onnxruntime's own pr
 activation fused and without what lays its tensors out anew at the borders of so small a model. Other providers do not
 tell times of single nodes: there each layer is a model of its own, and what a model takes that does nothing is
 subtracted.
+
+A layer's time is the mean of its fastest runs, and where one thread runs all of a model alone, CPU time: other
+programs only ever add to it. The profile knows wall time only, of nodes so short that most runs are left alone.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +23,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.runtime.clocks import low_mean, thread_clock
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxprune.graph.sites import Window
-    from onnxprune.runtime.sessions import Engine
+    from onnxprune.runtime.sessions import Engine, Session
 
     Array = np.ndarray[Any, Any]
 
@@ -34,6 +39,7 @@ _OPSET = 17
 _TOGETHER = 48  # layers in one model
 _MOST_ELEMENTS = 1 << 26  # of what one model reads and writes
 _RUNS, _LEAST_RUNS, _SECONDS, _WARMUP = 40, 5, 0.5, 2
+_PATIENCE = 3  # wall time over the time that counts, at most
 _PROFILED = "CPUExecutionProvider"
 _LABEL = "a model of layers to time"
 _NAMED = re.compile(r"(?<![0-9A-Za-z])t(\d+)t")
@@ -108,7 +114,7 @@ class Task:
 def measured(
     engine: Engine, tasks: Iterable[Task], scratch: Path, progress: Callable[[int, int], None]
 ) -> dict[Task, float]:
-    """Milliseconds of each task, the median of some runs.
+    """Measure the milliseconds of each task on an idle machine: the mean of the fastest quarter of some runs.
 
     Args:
         engine: what runs them.
@@ -143,10 +149,10 @@ def _chunks(tasks: Sequence[Task], most: int) -> Iterable[list[Task]]:
 
 
 def _profiled(engine: Engine, tasks: Sequence[Task], scratch: Path) -> dict[Task, float]:
-    """All in one model, by the profile; every node's time is the median over runs."""
+    """All in one model, by the profile."""
     model, feeds = _model(tasks)
     session = engine.session(model, label=_LABEL, profile=scratch / "profile")
-    _repeated(lambda: session.run(feeds))
+    _repeated(session, feeds)
     profile = session.end_profiling()
     times: dict[tuple[int, str], list[float]] = defaultdict(list)
     for event in json.loads(profile.read_text()):
@@ -157,7 +163,7 @@ def _profiled(engine: Engine, tasks: Sequence[Task], scratch: Path) -> dict[Task
     profile.unlink()
     total: dict[Task, float] = dict.fromkeys(tasks, 0.0)
     for (position, _), durations in times.items():
-        total[tasks[position]] += float(np.median(durations[_WARMUP:] or durations))
+        total[tasks[position]] += float(low_mean(np.array(durations[_WARMUP:] or durations)))
     return total
 
 
@@ -168,19 +174,22 @@ def _alone(engine: Engine, tasks: Sequence[Task]) -> dict[Task, float]:
         took = []
         for model, feeds in (_model([task]), _nothing(task)):
             session = engine.session(model, label=_LABEL)
-            took.append(float(np.median(_repeated(lambda: session.run(feeds))[_WARMUP:])))  # noqa: B023
+            took.append(float(low_mean(np.array(_repeated(session, feeds)[_WARMUP:]))))
         found[task] = max(took[0] - took[1], 0.0)
     return found
 
 
-def _repeated(run: Callable[[], object]) -> list[float]:
-    """Milliseconds of each run, warm-up first."""
+def _repeated(session: Session, feeds: Mapping[str, Array]) -> list[float]:
+    """Milliseconds of each run, warm-up first: for half a second, which beside other programs may take longer."""
     taken: list[float] = []
-    end = time.perf_counter() + _SECONDS
-    while len(taken) < _WARMUP + _LEAST_RUNS or (len(taken) < _RUNS and time.perf_counter() < end):
-        start = time.perf_counter_ns()
-        run()
-        taken.append((time.perf_counter_ns() - start) / 1e6)
+    clock = thread_clock(session) or time.perf_counter_ns
+    last = time.perf_counter() + _PATIENCE * _SECONDS
+    while len(taken) < _WARMUP + _LEAST_RUNS or (
+        len(taken) < _RUNS and sum(taken) < 1e3 * _SECONDS and time.perf_counter() < last
+    ):
+        start = clock()
+        session.run(feeds)
+        taken.append((clock() - start) / 1e6)
     return taken
 
 

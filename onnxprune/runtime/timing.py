@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+
+from onnxprune.runtime.clocks import cores, low_mean, others_ns, stretched, thread_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Latency", "Timing", "interleaved"]
+__all__ = ["BUSY", "Latency", "Timing", "interleaved"]
 
+BUSY = 1.15
+"""Wall time over undisturbed time from which a machine is called busy."""
+
+_CERTAIN = 0.05  # width of the ratio's interval, relative, from which more pairs are run, and then a warning is given
+_ROUNDS = 3  # so many times the given time, if the interval stays wider
 _RESAMPLES = 1000
+_BLOCKS = 12  # neighbouring pairs are resampled together, or drifts would not count
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one run: the median and the 90th percentile of `runs` runs."""
+    """Milliseconds of one run of a model.
+
+    Attributes:
+        median_ms: median of the wall time.
+        p90_ms: 90th percentile of the wall time.
+        runs: how many.
+        quiet_ms: estimate for an idle machine: mean of the fastest quarter of the runs, by the timing's `clock`.
+    """
 
     median_ms: float
     p90_ms: float
     runs: int
+    quiet_ms: float
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,17 @@ class Timing:
     Attributes:
         before: the first model.
         after: the second.
-        ratio: median of the first over median of the second; above 1, the second is faster.
-        ratio_low: lower end of the 95 % bootstrap interval of the ratio.
+        ratio: `quiet_ms` of the first over that of the second; above 1, the second is faster.
+        ratio_low: lower end of the 95 % interval of the ratio, by a bootstrap over blocks of neighbouring pairs.
         ratio_high: upper end.
         provider: what both ran on.
         threads: within an operator; 0: onnxruntime's default.
         batch: samples a run.
         warmup: runs of each that were not counted.
+        clock: what `quiet_ms` and the ratio are measured by: ``cpu``, the CPU time of the one thread that runs the
+            models, or ``wall``.
+        stretch: wall time over CPU time, or where the clock is ``wall`` an estimate from what other programs used of
+            the machine's cores; 1: idle.
     """
 
     before: Latency
@@ -52,6 +72,34 @@ class Timing:
     threads: int
     batch: int
     warmup: int
+    clock: Literal["cpu", "wall"] = "wall"
+    stretch: float = 1.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether the machine was idle enough, and the interval narrow enough, for the ratio to be more than an
+        estimate: programs on a core's other half slow down two models unequally, all of the time alike."""
+        return self.stretch <= BUSY and self.ratio_high <= self.ratio_low * (1 + _CERTAIN)
+
+    @property
+    def slower(self) -> bool:
+        """Whether the second model certainly takes longer: the interval is below 1, on a busy machine far below."""
+        return self.ratio_high < (1 if self.stretch <= BUSY else 1 / BUSY)
+
+    @property
+    def warning(self) -> str:
+        """Why the numbers are estimates, in one line; empty where they are not."""
+        if self.stretch > BUSY:
+            others = f"BUSY MACHINE: beside other programs a run takes {self.stretch:.1f} times as long as alone"
+            rough = "a rough one" if self.clock == "wall" else "one in CPU time"
+            return (
+                f"{others}: milliseconds are too high, and the speed-up of {self.ratio:.2f}x is an estimate, {rough}; "
+                "measure again when it is idle"
+            )
+        if not self.steady:
+            spread = f"the speed-up lies between {self.ratio_low:.2f}x and {self.ratio_high:.2f}x"
+            return f"UNSTEADY MACHINE: {spread}, which is an estimate; measure again when nothing else runs"
+        return ""
 
 
 class Runnable(Protocol):
@@ -80,52 +128,83 @@ def interleaved(
     warmup: int = 3,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
+    cpu_clock: Callable[[], int] | None = None,
+    others: Callable[[], int] = others_ns,
 ) -> Timing:
     """Run both in pairs, in random order within a pair, so that what disturbs one disturbs the other.
+
+    Where the ratio stays uncertain, or other programs take part, up to three times the time is taken.
 
     Args:
         before: first model.
         after: second model.
         feeds: inputs of both.
-        seconds: time for all pairs, the warm-up not counted.
+        seconds: wall time for all pairs, the warm-up not counted.
         least: pairs in any case.
-        most: pairs at most.
+        most: pairs in that time at most.
         warmup: pairs in front that do not count.
         seed: of the order and of the bootstrap.
-        clock: nanoseconds.
+        clock: wall time in nanoseconds.
+        cpu_clock: CPU time of the thread that runs both, in nanoseconds; None: see `thread_clock`.
+        others: CPU time of other programs, in nanoseconds.
     """
     generator = np.random.default_rng(seed)
     sessions = (before, after)
+    own = cpu_clock or thread_clock(before, after)
     for _ in range(warmup):
         for session in sessions:
             session.run(feeds)
-    pairs: list[tuple[float, float]] = []
-    end = clock() + int(seconds * 1e9)
-    while len(pairs) < least or (len(pairs) < most and clock() < end):
-        taken = [0.0, 0.0]
-        for which in generator.permutation(2).tolist():
-            start = clock()
-            sessions[which].run(feeds)
-            taken[which] = (clock() - start) / 1e6
-        pairs.append((taken[0], taken[1]))
-    times = np.array(pairs)
-    picks = generator.integers(0, len(times), (_RESAMPLES, len(times)))
-    medians = np.median(times[picks], axis=1)
-    low, high = np.percentile(medians[:, 0] / medians[:, 1], (2.5, 97.5))
-    middle = np.median(times, axis=0)
-    ratio = float(middle[0] / middle[1])
-    return Timing(
-        before=_latency(times[:, 0]),
-        after=_latency(times[:, 1]),
-        ratio=ratio,
-        ratio_low=min(float(low), ratio),
-        ratio_high=max(float(high), ratio),
-        provider=after.provider,
-        threads=after.threads,
-        batch=max((len(array) for array in feeds.values() if array.ndim), default=1),
-        warmup=warmup,
-    )
+    pairs: list[list[tuple[float, float]]] = []
+    started, used = clock(), others()
+    for turn in range(1, _ROUNDS + 1):
+        end = clock() + int(seconds * 1e9)
+        while len(pairs) < least or (len(pairs) < turn * most and clock() < end):
+            order = generator.permutation(2).tolist()
+            pair = {which: _once(sessions[which], feeds, clock, own or clock) for which in order}
+            pairs.append([pair[0], pair[1]])
+        times = np.array(pairs)  # (pairs, models, clocks)
+        wall, quiet = times[:, :, 0], times[:, :, 1]
+        ratio, low, high = _ratio(quiet, generator)
+        busy = (others() - used) / max(clock() - started, 1)
+        timing = Timing(
+            before=_latency(wall[:, 0], quiet[:, 0]),
+            after=_latency(wall[:, 1], quiet[:, 1]),
+            ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            provider=after.provider,
+            threads=after.threads,
+            batch=max((len(array) for array in feeds.values() if array.ndim), default=1),
+            warmup=warmup,
+            clock="cpu" if own else "wall",
+            stretch=max(float(wall.sum() / quiet.sum()), 1.0) if own else stretched(busy, after, cores()),
+        )
+        if timing.steady:
+            break
+    return timing
 
 
-def _latency(times: Array) -> Latency:
-    return Latency(float(np.median(times)), float(np.percentile(times, 90)), len(times))
+def _once(
+    session: Runnable, feeds: Mapping[str, Array], clock: Callable[[], int], own: Callable[[], int]
+) -> tuple[float, float]:
+    """Milliseconds of one run by two clocks."""
+    start, start_own = clock(), own()
+    session.run(feeds)
+    spent = own() - start_own
+    return (clock() - start) / 1e6, spent / 1e6
+
+
+def _ratio(times: Array, generator: np.random.Generator) -> tuple[float, float, float]:
+    """Ratio of the two columns' low means, and its 95 % interval; times: (pairs, 2)."""
+    first, second = low_mean(times)
+    ratio = float(first / second)
+    size = -(-len(times) // _BLOCKS)
+    blocks = times[len(times) % size :].reshape(-1, size, 2)
+    picks = generator.integers(0, len(blocks), (_RESAMPLES, len(blocks)))
+    lows = low_mean(blocks[picks].reshape(_RESAMPLES, -1, 2), axis=1)
+    low, high = np.percentile(lows[:, 0] / lows[:, 1], (2.5, 97.5))
+    return ratio, min(float(low), ratio), max(float(high), ratio)
+
+
+def _latency(wall: Array, quiet: Array) -> Latency:
+    return Latency(float(np.median(wall)), float(np.percentile(wall, 90)), len(wall), float(low_mean(quiet)))

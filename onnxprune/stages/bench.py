@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.net import Net
     from onnxprune.options import Options
     from onnxprune.runtime.sessions import Engine
+    from onnxprune.runtime.timing import Timing
     from onnxprune.stages.workload import Inputs, Workload
 
     Array = np.ndarray[Any, Any]
@@ -47,13 +48,14 @@ class Bench:
 
     @property
     def before_ms(self) -> float:
-        """Of one run of the original."""
-        return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.median_ms
+        """Milliseconds of one run of the original on an idle machine, see `Latency.quiet_ms`."""
+        return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.quiet_ms
 
-    def faster(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> float:
-        """Latency of the original over that of a network of these sizes."""
+    def timing(self, keep: Mapping[str, int], forms: Mapping[str, Form], *, again: bool = False) -> Timing:
+        """Time the original against a network of these sizes; `again`: for twice as long, in another order."""
         session = self._work.engine.session(self._sized(keep, forms).to_model(), label="a network of the planned sizes")
-        return interleaved(self._original, session, self._feeds, seconds=_SECONDS, seed=self._seed).ratio
+        seconds, seed = _SECONDS * (1 + again), self._seed + again
+        return interleaved(self._original, session, self._feeds, seconds=seconds, seed=seed)
 
     def _sized(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> Net:
         channels = self._work.channels

@@ -2,7 +2,7 @@
 
 Three questions, each with its own answer when it fails: does removing channels equal zeroing them on this very
 network, is every output finite and of the original's shape, and is the difference from the original within what was
-asked for.
+asked for. Two networks that compute the same may differ by what rounding does to them, see `rounding`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnxprune.graph.save import finished_model
 from onnxprune.graph.schedule import segment
 from onnxprune.graph.surgery import remove, zero
 from onnxprune.runtime.divergence import DivergenceMeter
+from onnxprune.stages.rounding import Excess, beyond_rounding, difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -33,24 +34,19 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
-    Limits = tuple[Mapping[np.dtype[Any], float], float]
 
 __all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
 
-# Share of the largest value of a tensor by which two ways of the same sum may differ.
-_TOLERANCE: dict[np.dtype[Any], float] = {np.dtype(np.float16): 3e-2, np.dtype(np.float64): 1e-6}
-_USUAL_TOLERANCE = 1e-3
-_FLIPPED = 1e-2  # share of integers that rounding may flip
 _SENSELESS = 10.0  # relative error, of whatever network
 
 
 def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
-    """Run the original, and what loading and folding made of it: both must answer the same.
+    """Run the original, and the network that loading and folding made of it: both must give the same outputs.
 
     Raises:
         ModelError: the shapes that the model declares contradict its nodes.
-        DataError: the original's answer is not finite.
-        VerifyError: an answer differs.
+        DataError: an output of the original is not finite.
+        VerifyError: an output differs by more than rounding explains.
         EngineError: one of them cannot be run.
     """
     try:
@@ -59,17 +55,18 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
         raise ModelError(f"{net.source}: {error}".replace("the result is not a valid model", "not valid")) from error
     feeds = calibration.load(batch.samples)
     wanted = engine.session(original, label="the original").run(feeds)
-    found = engine.session(plain, label="the original, folded").run(feeds)
     for name, reference in wanted.items():
         if not _finite(reference):
             raise DataError(
                 f"the original's output '{name}' is not finite on calibration inputs: check the preprocessing"
             )
-        if not _close(found[name], reference):
-            raise VerifyError(
-                f"folding constants and normalisations changed output '{name}' by "
-                f"{_difference(found[name], reference):.2g} of its largest value: nothing was written; report the model"
-            )
+    found = engine.session(plain, label="the original, folded").run(feeds)
+    wrong = beyond_rounding(engine, found, wanted, (plain,), feeds)
+    if wrong:
+        raise VerifyError(
+            f"folding constants and normalisations changed output '{wrong.name}' {wrong}: nothing was written; report "
+            "the model"
+        )
 
 
 def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
@@ -79,76 +76,59 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
         The largest difference, as a share of the largest value of the output.
 
     Raises:
-        VerifyError: they differ; the message has the first tensor that does.
+        VerifyError: an output differs by more than rounding explains; the message has the first tensor that does.
     """
     smaller = remove(work.net, work.channels, work.channels.all_alive(), alive)
     masked = zero(work.net, work.channels, alive)
     feeds = work.calibration.load(batch.samples)
     outputs = work.net.output_names
-    removed, zeroed = (_run(work, net, feeds, outputs) for net in (smaller, masked))
-    worst = max((_difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
-    if all(_close(removed[name], zeroed[name]) for name in outputs):
-        return worst
-    limits: Limits = (_TOLERANCE, _USUAL_TOLERANCE)
-    name, difference = first_difference(work, smaller, masked, alive, batch, limits) or (
-        ", ".join(outputs),
-        worst,
-    )
-    raise VerifyError(
-        f"removing channels is not the same as zeroing them in this model: tensor '{name}' is the first to differ, by "
-        f"{difference:.2g} of its largest value; exclude the layers around it with --exclude, and report the model"
-    )
+    pieces = [_piece(work, net, outputs) for net in (smaller, masked)]
+    removed, zeroed = (_run(work, piece, feeds, outputs) for piece in pieces)
+    wrong = beyond_rounding(work.engine, removed, zeroed, pieces[1:], feeds)
+    if wrong:
+        wrong = first_difference(work, smaller, masked, alive, batch, share=0.0) or wrong
+        raise VerifyError(
+            f"removing channels is not the same as zeroing them in this model: tensor '{wrong.name}' is the first to "
+            f"differ, {wrong}; exclude the layers around it with --exclude, and report the model"
+        )
+    return max((difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
 
 
 def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibration: Calibration, batch: Batch) -> None:
     """Run the result, and the network in which one node stands for every V, H and P and no branch is cut: both must
-    answer the same.
+    give the same outputs.
 
     Raises:
-        VerifyError: an answer differs.
+        VerifyError: an output differs by more than rounding explains.
         EngineError: one of them cannot be run.
     """
     feeds = calibration.load(batch.samples)
-    wanted = engine.session(finished_model(dense), label="the result in one piece a layer").run(feeds)
+    whole = finished_model(dense)
+    wanted = engine.session(whole, label="the result in one piece a layer").run(feeds)
     found = engine.session(model, label="the result").run(feeds)
-    for name, reference in wanted.items():
-        if not _close(found[name], reference):
-            raise VerifyError(
-                f"output '{name}' of the result is {_difference(found[name], reference):.2g} of its largest value away "
-                "from what it was before layers were decomposed and branches cut: exclude layers with --exclude, and "
-                "report the model"
-            )
+    # Factors may round where their product does not: both networks say by how much.
+    wrong = beyond_rounding(engine, found, wanted, (whole, model), feeds)
+    if wrong:
+        raise VerifyError(
+            f"output '{wrong.name}' of the result differs {wrong} from what it was before layers were decomposed and "
+            "branches cut: exclude layers with --exclude, and report the model"
+        )
 
 
-def _run(work: Workload, net: Net, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
-    piece = segment(net, work.order, 0, len(work.order.order), names)
-    model = gs.export_onnx(piece, do_type_check=False)
+def _piece(work: Workload, net: Net, names: Sequence[str]) -> onnx.ModelProto:
+    """The whole network as a model with these tensors among its outputs."""
+    model: onnx.ModelProto = gs.export_onnx(
+        segment(net, work.order, 0, len(work.order.order), names), do_type_check=False
+    )
     model.ir_version = max(net.header.ir_version, 4)
-    session = work.engine.for_pieces().session(model, label="self check")
+    return model
+
+
+def _run(work: Workload, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    session = work.engine.for_pieces().session(piece, label="self check")
     results = session.run({name: feeds[name] for name in session.input_names}, list(session.output_names))
     # A graph may hand an input straight through.
     return {name: results.get(name, feeds.get(name, np.zeros(0))) for name in names}
-
-
-def _difference(left: Array, right: Array) -> float:
-    if left.shape != right.shape:
-        return np.inf
-    if left.size == 0:
-        return 0.0
-    if left.dtype.kind != "f":  # numbers of classes and the like: how many differ
-        return float((left != right).mean())
-    same = left == right  # infinities, too
-    if same.all():
-        return 0.0
-    apart = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    largest = float(np.abs(right.astype(np.float64)).max())
-    return float(apart.max()) / largest if largest > 0 else float(apart.max())
-
-
-def _close(left: Array, right: Array) -> bool:
-    difference = _difference(left, right)
-    usual = _USUAL_TOLERANCE if left.dtype.kind == "f" else _FLIPPED
-    return bool(difference <= _TOLERANCE.get(left.dtype, usual))
 
 
 def first_difference(
@@ -157,10 +137,11 @@ def first_difference(
     full: Net,
     alive: Mask,
     batch: Batch,
-    limits: Limits = ({}, 0.5),
+    *,
+    share: float = 0.5,
     among: Collection[str] | None = None,
-) -> tuple[str, float] | None:
-    """The first tensor, in order of execution, that two networks do not agree on, on the channels that both have.
+) -> Excess | None:
+    """Find the first tensor, in order of execution, in which two networks differ on the channels that both have.
 
     Args:
         work: the original.
@@ -168,11 +149,12 @@ def first_difference(
         full: one with all channels.
         alive: (units,) bool.
         batch: inputs.
-        limits: largest difference, as a share of the tensor's largest value, per type and for all other types.
+        share: difference that is allowed, as a share of the tensor's largest value; a difference that rounding
+            explains is allowed in any case.
         among: names of the tensors to look at; None: all.
 
     Returns:
-        Its name and the difference; None if there is none.
+        The tensor and by how much it differs; None if there is none.
     """
     tensors = full.tensors()
     names = [
@@ -183,16 +165,17 @@ def first_difference(
         and _is_float(tensors[name])
         and (among is None or name in among)
     ]
-    feeds = work.calibration.load(batch.samples)
-    ours, theirs = (_run(work, net, feeds, names) for net in (smaller, full))
-    for name in names:
-        reference = theirs[name]
+
+    def cut(name: str, values: Array) -> Array:
         for axis in work.channels.by_tensor.get(name, ()):
-            reference = np.take(reference, work.channels.alive_slots(axis, alive), axis=axis.axis)
-        difference = _difference(ours[name], reference)
-        if not difference <= limits[0].get(reference.dtype, limits[1]):
-            return name, difference
-    return None
+            values = np.take(values, work.channels.alive_slots(axis, alive), axis=axis.axis)
+        return values
+
+    feeds = work.calibration.load(batch.samples)
+    pieces = [_piece(work, net, names) for net in (smaller, full)]
+    ours, theirs = (_run(work, piece, feeds, names) for piece in pieces)
+    theirs = {name: cut(name, values) for name, values in theirs.items()}
+    return beyond_rounding(work.engine, ours, theirs, pieces[1:], feeds, share=share, cut=cut)
 
 
 def _is_float(tensor: Any) -> bool:

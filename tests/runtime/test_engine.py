@@ -107,7 +107,7 @@ class Clock:
 def timed(first: int, second: int, **options):
     clock = Clock()
     sessions = FakeSession(clock, "a", first), FakeSession(clock, "b", second)
-    return interleaved(*sessions, {"x": np.zeros((4, 2))}, clock=clock, **options), clock
+    return interleaved(*sessions, {"x": np.zeros((4, 2))}, clock=clock, others=lambda: 0, **options), clock
 
 
 @given(first=st.integers(10_000, 10**8), second=st.integers(10_000, 10**8))
