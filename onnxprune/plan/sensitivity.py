@@ -2,7 +2,8 @@
 
 Trials are made one at a time, while in the end all layers err together and later ones are fitted to put earlier ones
 right; taken at their word, they would concentrate the errors in few places. So they are damped: a power of the damage
-per error over the geometric mean of all, the square root unless another is asked for.
+per error over the geometric mean of all, the square root unless another is asked for. Nothing puts the errors of the
+last layers right: they count several times.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Sensitivity"]
 
 _MOST = 100.0  # and at least one over that
+_LAST = float(__import__("os").environ.get("LASTF", "4"))  # times as much, what no later layer puts right
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,17 @@ class Sensitivity:
         groups: per group, when channels are removed.
         sites: per site and kind of form.
         damping: the power; at 0 all errors count alike, at 1 as the trials say.
+        last: groups and sites behind which nothing is fitted.
     """
 
     groups: Mapping[str, float]
     sites: Mapping[str, Mapping[Kind, float]]
     damping: float = 0.5
+    last: frozenset[str] = frozenset()
 
     def curves(self, curves: Mapping[str, Array]) -> dict[str, Array]:
         """Errors of groups, each multiplied by how much it counts."""
-        return {name: curve * self._weight(self.groups.get(name, np.nan)) for name, curve in curves.items()}
+        return {name: curve * self._weight(name, self.groups.get(name, np.nan)) for name, curve in curves.items()}
 
     def candidates(self, candidates: Mapping[str, Candidates]) -> dict[str, Candidates]:
         """Errors of forms, likewise."""
@@ -47,12 +51,15 @@ class Sensitivity:
         for name, known in candidates.items():
             error = known.error.copy()
             for kind, places in known.kinds().items():
-                error[places] *= self._weight(self.sites.get(name, {}).get(kind, np.nan))
+                error[places] *= self._weight(name, self.sites.get(name, {}).get(kind, np.nan))
             found[name] = replace(known, error=error)
         return found
 
-    def _weight(self, value: float) -> float:
-        """1 for what is not known, and for what is as sensitive as the geometric mean."""
+    def _weight(self, name: str, value: float) -> float:
+        """1 for what is not known, and for what is as sensitive as the geometric mean; more for the last layers."""
+        return self._damped(value) * (_LAST if name in self.last else 1.0)
+
+    def _damped(self, value: float) -> float:
         known = list(_usable([*self.groups.values(), *(v for kinds in self.sites.values() for v in kinds.values())]))
         if not known or not any(_usable([value])):
             return 1.0

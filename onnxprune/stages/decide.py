@@ -16,7 +16,7 @@ from onnxprune.stages.bench import machine
 from onnxprune.stages.by_latency import plan_by_latency
 from onnxprune.stages.choose import eligible_branches, eligible_sites
 from onnxprune.stages.probe import Probed, load_probed, probe, save_probed
-from onnxprune.stages.steps import early_groups
+from onnxprune.stages.steps import early_groups, last_sites
 from onnxprune.stages.survey import SurveyOptions
 
 if TYPE_CHECKING:
@@ -217,7 +217,13 @@ def _probed(
     if found is None:
         found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)
         save_probed(checkpoint, found)
-    return found
+    return replace(found, sensitivity=replace(found.sensitivity, last=_last(work, groups))) if weighed else found
+
+
+def _last(work: Workload, groups: Sequence[ChannelGroup]) -> frozenset[str]:
+    """Name the sites, and the groups all of whose consumers are such sites, behind which nothing is fitted."""
+    sites = last_sites(work.net, work.order, work.channels)
+    return sites.union(group.name for group in groups if sites.issuperset(group.consumers))
 
 
 def survey_options(options: Options) -> SurveyOptions:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.schedule import Schedule
     from onnxprune.graph.sites import Site
 
-__all__ = ["Step", "Target", "early_groups", "is_depthwise", "plan_steps"]
+__all__ = ["Step", "Target", "early_groups", "is_depthwise", "last_sites", "plan_steps"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,22 @@ class Step:
 def is_depthwise(net: Net, site: Site) -> bool:
     """Whether each group of a conv has one input channel: it carries channels and mixes none."""
     return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
+
+
+def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str]:
+    """Name the sites behind which no other one is fitted, so that nothing can put their errors right."""
+    nodes = {node.name: node for node in net.nodes}
+    fitted = {site.name for site in channels.sites.values() if not is_depthwise(net, site)}
+    before: set[str] = set()  # tensors in front of a fitted site
+    last = set()
+    for name in reversed(order.order):
+        node = nodes[name]
+        leads = any(tensor.name in before for tensor in node.outputs)
+        if name in fitted and not leads:
+            last.add(name)
+        if leads or name in fitted:
+            before.update(tensor.name for tensor in node.inputs)
+    return frozenset(last)
 
 
 def early_groups(
