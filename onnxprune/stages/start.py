@@ -19,6 +19,7 @@ from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
 from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.meaning import meanings, with_labels
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
 from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
@@ -53,12 +54,18 @@ def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ..
 
 
 def open_inputs(source: object, data: CalibrationSource | None, net: Net, options: Options) -> Inputs:
-    """The calibration inputs, and which of them are fitted on and held back."""
-    specs = input_specs(net)
+    """Open the calibration inputs; return which of them are fitted on and held back, and what the outputs mean.
+
+    Raises:
+        UsageError: `Options.outputs` does not fit the network.
+        OnnxPruneError: the inputs cannot be opened.
+    """
+    specs, outputs = input_specs(net), meanings(net, options.outputs)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
     fit, held = split(calibration, options.samples, seed=options.seed)
-    return Inputs(specs, calibration, fit, held)
+    outputs = with_labels(net, outputs, calibration.labels, str(calibration.description["source"]))
+    return Inputs(specs, calibration, fit, held, outputs)
 
 
 @contextmanager
@@ -80,6 +87,7 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
             memory=memory,
             scratch=Path(scratch),
             progress=progress,
+            outputs=inputs.outputs,
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.schedule import Schedule
     from onnxprune.runtime.capture import Positions
     from onnxprune.runtime.frontier import Batch
+    from onnxprune.runtime.meaning import Meaning
     from onnxprune.runtime.sessions import Engine
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -38,12 +39,23 @@ def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model's inputs, the calibration, and which of its samples are fitted on and held back."""
+    """What a job reads: the model's inputs, the calibration, and which of its samples are fitted on and held back.
+
+    Attributes:
+        specs: the model's inputs.
+        calibration: the samples.
+        fit: indices of the samples that layers are fitted on.
+        held: indices of the held-back samples.
+        outputs: what each output means, by name.
+        distinct: held-back samples that are no near-duplicates of each other; None: all.
+    """
 
     specs: tuple[InputSpec, ...]
     calibration: Calibration
     fit: Indices
     held: Indices
+    outputs: Mapping[str, Meaning] = field(default_factory=dict)
+    distinct: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +75,7 @@ class Workload:
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
         weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
+        outputs: what each output of the network means, by name.
     """
 
     net: Net
@@ -77,6 +90,7 @@ class Workload:
     scratch: Path
     progress: Progress
     weights: Mapping[str, Array] = field(default_factory=dict)
+    outputs: Mapping[str, Meaning] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Half (0: even image, 1: odd) of each of the rows that its real images gave, image by image."""
