@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,6 +30,7 @@ from onnxprune.flags import (
     EnginePanel,
     InputFlags,
     InputPanel,
+    Kinds,
     MethodFlags,
     MethodPanel,
     PixelPanel,
@@ -41,11 +43,13 @@ from onnxprune.flags import (
     TrainFlags,
     TrainPanel,
     amounts,
+    filled,
     options_from,
     recover_options,
 )
 from onnxprune.graph.save import write_bytes
 from onnxprune.inspection import run_inspection
+from onnxprune.note import RunWarning
 from onnxprune.options import Options
 from onnxprune.pipeline import run
 from onnxprune.plan import Plan
@@ -56,6 +60,7 @@ from onnxprune.report.pareto import plot_pareto, show_pareto
 from onnxprune.report.progress import StageBars
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_recovery, show_report
+from onnxprune.runtime.meaning import checked_kinds
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.study import run_study
 from onnxprune.sweep import Pareto, Point, run_largest, run_pareto
@@ -93,6 +98,7 @@ def prune(
     explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan_out: Path | None = None,
     max_drop: Drop = None,
+    output_kind: Kinds = (),
     pareto: Path | None = None,
     recover: str | None = None,
     budget: BudgetPanel = BudgetFlags(),
@@ -123,6 +129,8 @@ def prune(
     max_drop
         Points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on held-back
         inputs: the largest speed-up within it is looked for; with a budget, it is an error to lose more.
+    output_kind
+        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     pareto
         A dozen speed-ups instead of one: models, table, JSON and a plot go to this folder.
     recover
@@ -136,12 +144,14 @@ def prune(
         _check_points(pareto, budget, given=(output, plan_out, dry_run or None, explain or None))
         _check_targets([model, data], [show.json])
         options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
+        options = replace(options, outputs=checked_kinds(output_kind))
         _write_points(model, data, options, pareto, show)
         return
     if output is None and not dry_run:
         raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
     _check_targets([model, data, budget.plan], [output, show.json, plan_out])
     options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
+    options = replace(options, outputs=checked_kinds(output_kind))
     plan = None if budget.plan is None else Plan.load(budget.plan)
     search = options.max_drop is not None and plan is None and not (dry_run or amounts(budget))
     with _bars(show) as bars:
@@ -173,6 +183,7 @@ def compare(
     label_offset: int = 0,
     samples: int | None = None,
     max_drop: Drop = None,
+    output_kind: Kinds = (),
     seed: int = 0,
     preprocessing: PixelPanel = AS_IT_IS,
     engine: EnginePanel = EngineFlags(),
@@ -198,6 +209,8 @@ def compare(
     max_drop
         Exit with 8 if the second model loses more: points of accuracy, without labels points of top-1 agreement,
         for other outputs per cent of relative error.
+    output_kind
+        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     seed
         Of the choice of inputs.
     """
@@ -211,6 +224,7 @@ def compare(
         seed=seed,
         data=preprocessing,
         engine=EngineOptions(provider=engine.provider, threads=engine.threads),
+        outputs=checked_kinds(output_kind),
     )
     with _bars(show) as bars:
         comparison = run_comparison(original, candidate, data, labels, options, bars)
@@ -219,7 +233,8 @@ def compare(
     if not show.quiet:
         show_comparison(_paper(), comparison)
     if not comparison.within:
-        raise DropError(f"{comparison.drop_kind}: {comparison.drop:.3f}, --max-drop allows {max_drop:g}")
+        hint = f"; {comparison.hint}" if comparison.hint else ""
+        raise DropError(f"{comparison.drop:.3f} {comparison.drop_kind}, --max-drop allows {max_drop:g}{hint}")
 
 
 @app.command
@@ -230,6 +245,7 @@ def recover(
     output: Annotated[Path, Parameter(alias="-o")],
     data: Path | None = None,
     epochs: str = AUTO,
+    output_kind: Kinds = (),
     training: TrainPanel = TrainFlags(),
     inputs: InputPanel = InputFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
@@ -250,11 +266,14 @@ def recover(
         Inputs to train on, as for the main command.
     epochs
         Passes over the inputs, or auto.
+    output_kind
+        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     """
     _check_targets([original, candidate, data], [output, show.json])
     sampling = SampleFlags(**vars(inputs))
     options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, EngineFlags(**vars(engine)), None)
-    chosen = replace(options, recover=recover_options(epochs, training, inputs.seed))
+    learnt = recover_options(epochs, training, inputs.seed)
+    chosen = replace(options, recover=learnt, outputs=checked_kinds(output_kind))
     with _bars(show) as bars:
         result = run_recovery(original, candidate, data, chosen, bars)
     result.save(output)
@@ -381,6 +400,7 @@ def _check_targets(sources: Sequence[Path | None], targets: Sequence[Path | None
 
 
 def _bars(show: ShowFlags) -> StageBars:
+    warnings.simplefilter("ignore" if show.quiet else "always", RunWarning)
     console = Console(stderr=True)
     return StageBars(console, enabled=not show.quiet and console.is_terminal)
 
@@ -399,19 +419,15 @@ def main(arguments: list[str] | None = None) -> Literal[0] | int:
     """Run a command and return its exit code; users' errors are one line on stderr."""
     with suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGTERM, _terminate)
-    given = _filled(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
+    given = filled(sys.argv[1:] if arguments is None else arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _tell
+        return _guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
 
 
-def _filled(arguments: Sequence[str]) -> list[str]:
-    """A bare ``--recover`` means ``--recover auto``."""
-    filled: list[str] = []
-    for place, argument in enumerate(arguments):
-        filled.append(argument)
-        following = arguments[place + 1] if place + 1 < len(arguments) else ""
-        if argument == "--recover" and following != AUTO and not following.lstrip("-").isdigit():
-            filled.append(AUTO)
-    return filled
+def _tell(message: Warning | str, *where: object, **more: object) -> None:
+    """Print a warning as one line."""
+    print(f"onnxprune: warning: {message}", file=sys.stderr)
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -15,9 +15,12 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import load, read_model
-from onnxprune.report.record import Change
+from onnxprune.note import warn
+from onnxprune.report.record import Change, plain
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
+from onnxprune.runtime.drop import Lost, damage, estimate, expected_estimate, losses, reach, settles
 from onnxprune.runtime.inputs import batches, input_specs
+from onnxprune.runtime.meaning import AskedKind, Meaning, meanings, with_labels
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import Timing, interleaved
@@ -25,7 +28,7 @@ from onnxprune.stages.batching import batch_size, sample_shapes
 from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["CompareOptions", "Comparison", "run_comparison"]
 
 _MEMORY = 1 << 30
+_NO_CLASS = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class CompareOptions:
         seed: of the choice of inputs, and of the timing.
         data: preprocessing.
         engine: onnxruntime's provider and threads.
+        outputs: what outputs mean, by name: ``classes``, ``pixels`` or ``values``; see `Options.outputs`.
     """
 
     samples: int | None = None
@@ -64,6 +69,7 @@ class CompareOptions:
     seed: int = 0
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    outputs: Mapping[str, AskedKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
@@ -84,8 +90,8 @@ class Comparison:
         samples: inputs compared.
         divergence: per output.
         accuracy: top-1 in per cent, before and after; None without labels.
-        drop: what was lost: points of accuracy, or without labels points of top-1 agreement, or for other outputs the
-            worst relative error in per cent.
+        drop: what was lost, the worst of all outputs: points of accuracy, or without labels points of agreement, for
+            values the relative error in per cent, for undecided outputs both.
         drop_kind: which of them.
         max_drop: what was allowed.
         macs: for one sample.
@@ -93,7 +99,10 @@ class Comparison:
         file_bytes: sizes of the models.
         timing: latency; None if it was not measured.
         data: the inputs' description.
-        warnings: what must not be overlooked.
+        warnings: what must not be overlooked; the damage first.
+        damaged: whether the second model is useless as a stand-in for the first, see `runtime.drop.damage`.
+        estimate: whether the drop is known less surely than ``max_drop``.
+        hint: what would settle the meaning of the output that lost most; empty where it is settled.
     """
 
     original: str
@@ -110,6 +119,9 @@ class Comparison:
     timing: Timing | None
     data: dict[str, object]
     warnings: tuple[str, ...] = ()
+    damaged: bool = False
+    estimate: bool = False
+    hint: str = ""
 
     @property
     def within(self) -> bool:
@@ -117,8 +129,8 @@ class Comparison:
         return self.max_drop is None or self.drop <= self.max_drop
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"schema": 1, **asdict(self), "within": self.within}
+        """JSON-able; what is not finite is None."""
+        return plain({"schema": 1, **asdict(self), "within": self.within})
 
 
 def run_comparison(
@@ -146,44 +158,53 @@ def run_comparison(
     models = [read_model(source) for source in (original, candidate)]
     nets = [load(model, label=label)[0] for model, label in models]
     specs = _common_inputs(nets, [label for _, label in models])
+    outputs = meanings(nets[0], options.outputs)
     path = Path(original) if isinstance(original, (str, os.PathLike)) else None
     calibration = open_calibration(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
     )
     known = calibration.labels if labels is None else read_labels(labels, len(calibration))
     chosen = _chosen(len(calibration), options)
+    source = str(calibration.description["source"]) if labels is None else "--labels"
+    outputs = with_labels(nets[0], outputs, None if known is None else known + options.label_offset, source)
+    warn(expected_estimate(outputs.values(), len(chosen), options.max_drop, "compared"))
     engine = Engine.open(options.engine)
     before, after = (engine.session(model, label=label) for model, label in models)
-    meter, hits = DivergenceMeter(), _Hits()
+    meter, hits = DivergenceMeter(outputs), _Hits(outputs)
     size = batch_size(nets[0], sample_shapes(calibration, specs), _MEMORY)
     for samples, real in batches(chosen, specs, size):
         progress("compare", hits.seen, len(chosen))
         feeds = calibration.load(samples)
-        outputs = before.run(feeds), after.run(feeds)
-        meter.add(*outputs, real)
+        answers = before.run(feeds), after.run(feeds)
+        meter.add(*answers, real, len(samples))
         wanted = None if known is None else known[samples[:real]] + options.label_offset
-        hits.add(outputs, wanted, real)
+        hits.add(answers, wanted, real)
     progress("compare", len(chosen), len(chosen))
     divergence = meter.finish()
-    drop, kind = _drop(divergence, hits.accuracy)
+    lost = _lost(divergence, hits)
+    worst = max(lost, key=lambda one: one.amount, default=None)
     costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
     timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
-    warnings = (calibration.description.get("warning"), timing.warning if timing else "")
+    damaged, sure = damage(divergence, "compared"), estimate(lost, options.max_drop)
+    warnings = (damaged, sure, calibration.description.get("warning"), timing.warning if timing else "")
     return Comparison(
         original=models[0][1],
         candidate=models[1][1],
         samples=len(chosen),
         divergence=divergence,
         accuracy=hits.accuracy,
-        drop=drop,
-        drop_kind=kind,
+        drop=0.0 if worst is None else worst.amount,
+        drop_kind="nothing" if worst is None else worst.words,
         max_drop=options.max_drop,
         macs=Change(costs[0].macs({}), costs[1].macs({})),
         params=Change(costs[0].params({}), costs[1].params({})),
         file_bytes=Change(models[0][0].ByteSize(), models[1][0].ByteSize()),
         timing=timing,
         data=calibration.description,
-        warnings=tuple(str(warning) for warning in warnings if warning),
+        warnings=tuple(str(text) for text in warnings if text),
+        damaged=bool(damaged),
+        estimate=bool(sure),
+        hint=settles(worst.output) if worst is not None and worst.undecided else "",
     )
 
 
@@ -217,44 +238,61 @@ def _chosen(count: int, options: CompareOptions) -> list[int]:
 
 
 class _Hits:
-    """Right answers of two models."""
+    """Right answers of two models, by the output of classes."""
 
-    def __init__(self) -> None:
-        self.seen, self._right, self._labelled = 0, [0, 0], 0
+    def __init__(self, outputs: Mapping[str, Meaning]) -> None:
+        self.seen, self.labelled, self.changed, self._right = 0, 0, 0, [0, 0]
+        self._names = [name for name, meaning in outputs.items() if meaning.kind == "classes"]
+        self._outputs = outputs
 
     def add(self, outputs: tuple[dict[str, Array], dict[str, Array]], wanted: Array | None, rows: int) -> None:
         self.seen += rows
         if wanted is None:
             return
+        right = []
         for which, found in enumerate(outputs):
-            scores = next((s for s in map(class_scores, found.values()) if s is not None), None)
-            if scores is None:
-                raise UsageError("the data has labels, but no output is a classifier's (N, C): leave --labels out")
-            known = ~np.isnan(scores[:rows]).any(axis=1)
-            self._right[which] += int((known & (scores[:rows].argmax(axis=1) == wanted)).sum())
-        self._labelled += rows
+            right.append(self._answers(found, rows) == wanted)
+            self._right[which] += int(right[which].sum())
+        self.changed += int((right[0] != right[1]).sum())
+        self.labelled += rows
+
+    def _answers(self, found: dict[str, Array], rows: int) -> Array:
+        """(rows,) classes; no class where a score is no number."""
+        for name in self._names:
+            array, meaning = found[name], self._outputs[name]
+            if array.dtype.kind in "iu" and array.size == len(array):
+                return array.reshape(-1)[:rows]
+            scores = class_scores(array, meaning.axis)
+            if scores is not None:
+                return np.where(np.isnan(scores[:rows]).any(axis=1), _NO_CLASS, scores[:rows].argmax(axis=1))
+        undecided = [name for name, meaning in self._outputs.items() if meaning.kind == "undecided"]
+        if undecided:
+            raise UsageError(
+                f"the data has labels, but they may belong to {' or '.join(undecided)}: say --output "
+                f"{undecided[0]}=classes, or leave --labels out"
+            )
+        raise UsageError("the data has labels, but no output is a classifier's (N, C): leave --labels out")
 
     @property
     def accuracy(self) -> tuple[float, float] | None:
         """Top-1 in per cent, before and after; None without labels."""
-        if not self._labelled:
+        if not self.labelled:
             return None
-        before, after = (100 * right / self._labelled for right in self._right)
+        before, after = (100 * right / self.labelled for right in self._right)
         return before, after
 
 
-def _drop(divergence: Sequence[OutputDivergence], accuracy: tuple[float, float] | None) -> tuple[float, str]:
-    """The worst loss of all outputs, each in its own kind; a classifier's in accuracy where there are labels."""
-    losses = [
-        (100 * output.relative_error, "relative error, per cent")
-        if output.top1_agreement is None
-        else (100 * (1 - output.top1_agreement), "top-1 agreement lost, points")
-        for output in divergence
-        if accuracy is None or output.top1_agreement is None
-    ]
-    if accuracy is not None:
-        losses.append((accuracy[0] - accuracy[1], "top-1 accuracy lost, points"))
-    return max(losses, default=(0.0, "relative error, per cent"))
+def _lost(divergence: Sequence[OutputDivergence], hits: _Hits) -> tuple[Lost, ...]:
+    """What each output lost by its kind; those of classes lose accuracy instead where there are labels."""
+    lost = losses(divergence)
+    if hits.accuracy is None:
+        return lost
+    before, after = hits.accuracy
+    unsure = 100 * reach(hits.changed / hits.labelled, hits.labelled)
+    kinds = {output.name: output.kind for output in divergence}
+    name = next((name for name, kind in kinds.items() if kind == "classes"), "")
+    accuracy = Lost(name, before - after, "points of top-1 accuracy lost", unsure, hits.labelled)
+    return (accuracy, *(one for one in lost if kinds[one.output] != "classes"))
 
 
 def _timing(

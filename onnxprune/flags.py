@@ -28,6 +28,7 @@ __all__ = [
     "EnginePanel",
     "InputFlags",
     "InputPanel",
+    "Kinds",
     "MethodFlags",
     "MethodPanel",
     "PixelPanel",
@@ -40,6 +41,7 @@ __all__ = [
     "TrainFlags",
     "TrainPanel",
     "amounts",
+    "filled",
     "options_from",
     "recover_options",
 ]
@@ -63,6 +65,17 @@ def _points(type_: object, tokens: Sequence[Token]) -> float:
 
 Drop = Annotated[float | None, Parameter(converter=_points)]
 """Of ``--max-drop``."""
+
+
+Kinds = Annotated[tuple[str, ...], Parameter(name="--output-kind", consume_multiple=False, show_default=False)]
+"""Of ``--output NAME=KIND``, see `filled`."""
+
+
+def _says_kind(value: str) -> bool:
+    """Whether the value of ``--output`` says what an output means, ``NAME=KIND``, and names no file to write: it has an
+    equals sign, and a plain word behind the last one."""
+    name, equals, kind = value.rpartition("=")
+    return bool(name and equals) and kind.isalpha()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,3 +335,18 @@ def options_from(
         bench=engine.bench,
         bench_batch=engine.bench_batch,
     )
+
+
+def filled(arguments: Sequence[str]) -> list[str]:
+    """A bare ``--recover`` means ``--recover auto``; ``--output NAME=KIND`` is an ``--output-kind``."""
+    filled: list[str] = []
+    for place, argument in enumerate(arguments):
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if argument == "--output" and _says_kind(following):
+            argument = "--output-kind"
+        elif argument.startswith("--output=") and _says_kind(argument.removeprefix("--output=")):
+            argument = argument.replace("--output=", "--output-kind=", 1)
+        filled.append(argument)
+        if argument == "--recover" and following != AUTO and not following.lstrip("-").isdigit():
+            filled.append(AUTO)
+    return filled

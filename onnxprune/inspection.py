@@ -11,8 +11,10 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
+from onnxprune.graph.net import dims
 from onnxprune.options import Options
 from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.meaning import meanings
 from onnxprune.stages.choose import forbidden_sites
 from onnxprune.stages.start import prepared
 
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup, ChannelMap
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.net import Net
+    from onnxprune.runtime.meaning import OutputKind
 
-__all__ = ["GroupReport", "Inspection", "LayerReport", "run_inspection"]
+__all__ = ["GroupReport", "Inspection", "LayerReport", "OutputReport", "run_inspection"]
 
 SCHEMA = 1
 
@@ -69,6 +72,23 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class OutputReport:
+    """One output of the network.
+
+    Attributes:
+        name: of the output.
+        shape: with symbols where sizes are open; None where the rank is unknown.
+        kind: ``classes``, ``pixels``, ``values``, or ``undecided``: (N, C) scores of classes or C values.
+        evidence: why, in words.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...] | None
+    kind: OutputKind
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The whole network, BatchNorms folded.
 
@@ -83,6 +103,7 @@ class Inspection:
         reach: share of the MACs that is in layers of which outputs or inputs may go, 0 to 1.
         halved: MACs over what is left of them when every group loses half of its channels.
         notes: what was made up.
+        outputs: what each output means.
     """
 
     model: str
@@ -95,6 +116,7 @@ class Inspection:
     reach: float
     halved: float
     notes: tuple[str, ...] = ()
+    outputs: tuple[OutputReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -135,6 +157,15 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
         reach=within / total if total else 0.0,
         halved=total / max(cost.macs(half), 1),
         notes=tuple(f"'{name}' leaves sizes open: taken to be {size}, see --size" for name in made_up),
+        outputs=_outputs(net),
+    )
+
+
+def _outputs(net: Net) -> tuple[OutputReport, ...]:
+    tensors = net.tensors()
+    return tuple(
+        OutputReport(name, dims(tensors[name]), meaning.kind, meaning.evidence)
+        for name, meaning in meanings(net).items()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.plan import Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
+from onnxprune.runtime.meaning import AskedKind
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import MetricChoice, RefitOptions, SelectOptions
 
@@ -66,6 +68,8 @@ class Options:
         bench: measure latency before and after.
         bench_batch: at this batch size.
         recover: train the result on the original's answers; None: do not.
+        outputs: what outputs mean, by name: ``classes`` (one label an input), ``pixels`` (a label a position) or
+            ``values``; for an output that is not named, the end of the graph and the data's labels tell.
     """
 
     budget: Budget = field(default_factory=budget_from)
@@ -93,6 +97,7 @@ class Options:
     bench: bool = True
     bench_batch: int = 1
     recover: RecoverOptions | None = None
+    outputs: Mapping[str, AskedKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for flag, value in (

@@ -17,12 +17,13 @@ from onnxprune.errors import PlanError, VerifyError
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model
-from onnxprune.note import Note
+from onnxprune.note import Note, warn
 from onnxprune.plan import RECIPES, Plan, budget_from
 from onnxprune.recovery import require_torch
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Started, Stopwatch
 from onnxprune.result import ModelResult
+from onnxprune.runtime.drop import expected_estimate
 from onnxprune.runtime.providers import unused
 from onnxprune.runtime.timing import interleaved
 from onnxprune.stages.batching import group_batches, sample_shapes
@@ -133,6 +134,7 @@ def opened(
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
         inputs = open_inputs(source, data, net, options)
+    warn(expected_estimate(inputs.outputs.values(), len(inputs.held), options.max_drop, "held-back"))
     with workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
         uses = RECIPES[options.recipe]
@@ -281,7 +283,7 @@ def _verified(
     if compressed.net is not compressed.dense:
         check_rewritten(work.engine, compressed.dense, model, inputs.calibration, batches[0])
     try:
-        divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
+        divergence = compare_outputs(work.engine, original, model, inputs, batches, work.progress)
         if options.recover is None:  # or else what it drops is known later
             check_drop(divergence, options.max_drop)
     except VerifyError as error:

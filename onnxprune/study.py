@@ -20,6 +20,7 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.forms import DENSE, Form, LayerShape
 from onnxprune.graph.load import read_model
+from onnxprune.report.record import plain
 from onnxprune.runtime.divergence import OutputDivergence
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
@@ -89,8 +90,8 @@ class Study:
     data: dict[str, object]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """JSON-able; what is not finite is None."""
+        return plain({"schema": SCHEMA, **asdict(self)})
 
 
 @dataclass(frozen=True)

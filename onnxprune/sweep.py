@@ -18,6 +18,7 @@ from onnxprune.errors import PlanError, UsageError, VerifyError
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened
 from onnxprune.plan import Counted, budget_from
+from onnxprune.report.record import plain
 
 if TYPE_CHECKING:
     import os
@@ -75,7 +76,7 @@ class Pareto:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         points = [point.to_dict() for point in self.points]
-        return {"schema": SCHEMA, "model": self.model, "counted": self.counted, "points": points}
+        return plain({"schema": SCHEMA, "model": self.model, "counted": self.counted, "points": points})
 
 
 def run_pareto(

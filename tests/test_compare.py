@@ -31,7 +31,7 @@ def with_weight(name: str, factor: float) -> onnx.ModelProto:
 def test_the_worst_output_counts_beside_a_classifier():
     found = onnxprune.compare(TWO, with_weight("w4", 50), data=DATA, options=OPTIONS)
     assert not found.within
-    assert found.drop > 4000
+    assert found.drop > 100
     assert "relative error" in found.drop_kind
 
 

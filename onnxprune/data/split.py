@@ -40,6 +40,7 @@ class Split:
         held: to report on.
         halves: (len(calibration),) int8, the half (0 or 1) of each sample that is fitted on.
         distinct: number of samples of all parts, near-duplicates counted once.
+        distinct_held: number of those to report on, counted so.
     """
 
     fit: Indices
@@ -47,6 +48,7 @@ class Split:
     held: Indices
     halves: NDArray[np.int8]
     distinct: int
+    distinct_held: int
 
 
 def split(calibration: Calibration, samples: int | None, *, choosing: bool = False, seed: int = 0) -> Split:
@@ -76,15 +78,17 @@ def split(calibration: Calibration, samples: int | None, *, choosing: bool = Fal
         )
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(calibration))[:count]).astype(np.int64)
-    groups = near_duplicates(calibration, drawn)
-    distinct = int(groups.max()) + 1
-    if distinct < least:
+    known = groups = near_duplicates(calibration, drawn)
+    distinct = int(known.max()) + 1
+    if distinct < least:  # they cannot be kept together: that there are so few is all that can be said
         groups = np.arange(count, dtype=np.int64)
     wanted = min(_MOST_HELD, max(1, round(count * _HELD_SHARE)))
     parts = _parts(groups, [wanted, wanted if choosing else 0], generator)
     halves = np.zeros(len(calibration), dtype=np.int8)
     halves[drawn[parts == 0]] = _halves(groups[parts == 0])
-    return Split(drawn[parts == 0], drawn[parts == 2], drawn[parts == 1], halves, distinct)
+    held = parts == 1
+    distinct_held = len(np.unique(known[held]))
+    return Split(drawn[parts == 0], drawn[parts == 2], drawn[held], halves, distinct, distinct_held)
 
 
 def _parts(groups: Indices, wanted: list[int], generator: np.random.Generator) -> Indices:

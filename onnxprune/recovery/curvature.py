@@ -4,7 +4,8 @@ For a classifier, with p the softmax of its logits over the temperature and c a 
 channel is the square of d log p(c) / d v, summed over the channel's values v, mean over inputs: half of that is, to
 second order, what a squared error of v does to the KL of the softened outputs. For outputs that are numbers y it is the
 same of d (z y) / d v, z drawn from the normal distribution and divided by y's standard deviation: what an error does to
-their relative squared error (the Gauss-Newton matrix). Several outputs add up.
+their relative squared error (the Gauss-Newton matrix). Several outputs add up, and
+so do both for an output that may be scores or numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxprune.graph.net import Net
 from onnxprune.recovery.ends import End, loss_ends
 from onnxprune.recovery.program import TorchNet
 from onnxprune.recovery.trainable import trainable
+from onnxprune.runtime.meaning import Meaning
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +40,7 @@ def channel_weights(
     draws: int,
     seed: int,
     device: torch.device | None = None,
+    outputs: Mapping[str, Meaning] | None = None,
 ) -> dict[str, Array]:
     """The diagonal Fisher information, channel by channel.
 
@@ -49,6 +52,7 @@ def channel_weights(
         draws: of labels, or of z, for each input.
         seed: of the draws.
         device: of torch; the CPU unless given.
+        outputs: what each output means; None: what the network itself says.
 
     Returns:
         Per tensor (channels,) float64; tensors on which no output depends are left out.
@@ -59,7 +63,7 @@ def channel_weights(
     weights = trainable(net)
     if not weights:
         raise ModelError(f"{net.source}: no output depends on weights that can be differentiated")
-    ends, _ = loss_ends(net, weights)
+    ends, _ = loss_ends(net, weights, outputs=outputs)
     names = list(dict.fromkeys([*(end.tensor for end in ends), *axes]))
     device = device or torch.device("cpu")
     module = TorchNet(net, weights, names).to(device)
@@ -87,13 +91,18 @@ def _objective(end: End, output: Tensor, temperature: float, generator: torch.Ge
     """A scalar whose gradient's outer product is, on average over draws, the metric at an output."""
     output = output.float()
     if end.classes is None:
-        spread = float(output.detach().std()) or float(output.detach().abs().max()) or 1.0
-        draw = torch.randn(output.shape, generator=generator).to(output.device)
-        return (draw * output).sum() / spread
+        return _of_numbers(output, generator)
     logits = output.clamp(min=_LEAST_PROBABILITY).log() if end.probabilities else output
     scores = torch.log_softmax(logits.movedim(end.classes, -1) / temperature, -1).flatten(0, -2)
     labels = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(scores.device)
-    return scores.gather(1, labels).sum()
+    objective = scores.gather(1, labels).sum()
+    return objective + _of_numbers(output, generator) if end.both else objective
+
+
+def _of_numbers(output: Tensor, generator: torch.Generator) -> Tensor:
+    spread = float(output.detach().std()) or float(output.detach().abs().max()) or 1.0
+    draw = torch.randn(output.shape, generator=generator).to(output.device)
+    return (draw * output).sum() / spread
 
 
 def _per_channel(square: Tensor, axis: int) -> Tensor:

@@ -25,6 +25,7 @@ from onnxprune.recovery.program import TorchNet, affordable, with_weights_of
 from onnxprune.recovery.record import Recovery
 from onnxprune.recovery.train import Course, Trainer, tensors_of
 from onnxprune.recovery.trainable import balanced, trainable
+from onnxprune.runtime.divergence import mean_distance
 from onnxprune.stages.batching import group_batches
 from onnxprune.stages.verify import compare_outputs
 
@@ -84,7 +85,7 @@ def recovered(
     weights = trainable(smaller, options.freeze)
     if not weights:
         raise ModelError(f"{smaller.source}: no weights that can be trained: leave --recover out")
-    ends, notes = loss_ends(smaller, weights, original.tensors())
+    ends, notes = loss_ends(smaller, weights, original.tensors(), inputs.outputs)
     names = [end.tensor for end in ends]
     absent = [name for name in names if name not in original.tensors()]
     if absent:
@@ -234,10 +235,7 @@ def _better_of(
     batches = group_batches(inputs.held, inputs.specs, course.batch)
     reference = finished_model(original)
     start, end = finished_model(smaller), finished_model(with_weights_of(smaller, student))
-    before = compare_outputs(engine, reference, start, inputs.calibration, batches, progress)
-    after = compare_outputs(engine, reference, end, inputs.calibration, batches, progress)
-    return (end, before, after) if _distance(after) <= _distance(before) else (start, before, before)
-
-
-def _distance(found: Sequence[OutputDivergence]) -> float:
-    return sum(output.relative_error**2 if output.kl is None else output.kl for output in found)
+    before = compare_outputs(engine, reference, start, inputs, batches, progress)
+    after = compare_outputs(engine, reference, end, inputs, batches, progress)
+    better = mean_distance(after) <= mean_distance(before)
+    return (end, before, after) if better else (start, before, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.net import Net, dims, numpy_dtype
+from onnxprune.graph.outputs import ending, softmax_axis
 from onnxprune.note import Note
 from onnxprune.recovery.ops import op_for
 from onnxprune.recovery.program import needed_nodes, unsupported
+from onnxprune.runtime.meaning import Meaning, meanings
 
 __all__ = ["End", "dependent", "loss_ends"]
 
@@ -27,12 +29,14 @@ class End:
     Attributes:
         tensor: its name.
         classes: axis of the logits of classes; None: numbers.
-        probabilities: of classes; their logarithms are the logits.
+        probabilities: whether the classes' scores are probabilities; their logarithms are the logits.
+        both: whether the tensor may hold classes or numbers, so that the loss compares it as both.
     """
 
     tensor: str
     classes: int | None = None
     probabilities: bool = False
+    both: bool = False
 
 
 def dependent(net: Net, weights: Collection[str]) -> set[str]:
@@ -45,7 +49,10 @@ def dependent(net: Net, weights: Collection[str]) -> set[str]:
 
 
 def loss_ends(
-    net: Net, weights: Collection[str], known: Container[str] | None = None
+    net: Net,
+    weights: Collection[str],
+    known: Container[str] | None = None,
+    outputs: Mapping[str, Meaning] | None = None,
 ) -> tuple[tuple[End, ...], tuple[Note, ...]]:
     """Where two networks are compared, and what is to be said of it.
 
@@ -53,6 +60,7 @@ def loss_ends(
         net: the network to train.
         weights: the initializers to train.
         known: tensors of the network that it is compared with; `net`'s own unless given.
+        outputs: what each output means; None: what the network itself says.
 
     Raises:
         ModelError: nothing that depends on the weights can be compared, or torch cannot run a node in front of a layer.
@@ -90,7 +98,8 @@ def loss_ends(
         if name not in live
     ]
     known = tensors if known is None else known
-    return tuple(_end(net, tensors[name], known) for name in dict.fromkeys(chosen)), tuple(notes)
+    outputs = meanings(net) if outputs is None else outputs
+    return tuple(_ends(net, dict.fromkeys(chosen), known, outputs)), tuple(notes)
 
 
 def _behind_the_last_layer(nodes: Iterable[Any], live: Collection[str], weights: Collection[str]) -> set[str]:
@@ -111,23 +120,41 @@ def _is_float(tensor: Any) -> bool:
     return tensor.dtype is None or bool(np.issubdtype(numpy_dtype(tensor.dtype), np.floating))
 
 
-def _end(net: Net, tensor: Any, known: Container[str]) -> End:
+def _ends(net: Net, names: Iterable[str], known: Container[str], outputs: Mapping[str, Meaning]) -> Iterator[End]:
+    """One end a tensor: an output by what it means, a tensor in front of one by the nodes around it."""
+    tensors = net.tensors()
+    for name in names:
+        meaning = outputs.get(name)
+        axis = None if meaning is not None else _label_axis(tensors[name])
+        if axis is not None:
+            yield End(name, axis)
+        elif meaning is not None and (meaning.kind == "values" or (meaning.says is None and meaning.axis is None)):
+            yield End(name)
+        elif meaning is not None and meaning.says is None:
+            yield End(name, meaning.axis, both=meaning.kind == "undecided")
+        else:
+            yield _softmax_end(net, tensors[name], known)
+
+
+def _label_axis(tensor: Any) -> int | None:
+    """Class axis of scores that an ArgMax reads; None where none does."""
+    shape = dims(tensor)
+    for node in tensor.outputs:
+        if node.op == "ArgMax" and shape is not None:
+            return int(node.attrs.get("axis", 0)) % max(len(shape), 1)
+    return None
+
+
+def _softmax_end(net: Net, tensor: Any, known: Container[str]) -> End:
     """A softmax at the end is taken off: its input says more, at any temperature."""
     place = tensor
     while place.inputs and place.inputs[0].op in _RESHAPING:
         place = place.inputs[0].inputs[0]
     made = place.inputs[0] if place.inputs else None
     if made is not None and made.op in ("Softmax", "LogSoftmax"):
-        source = made.inputs[0]
-        shape = dims(source)
-        old = net.opset < 13  # then it runs over all axes from its own on
-        axis = int(made.attrs.get("axis", 1 if old else -1)) % max(len(shape or ()), 1)
-        if shape is not None and not (old and any(size != 1 for size in shape[axis + 1 :])):
-            if source.name in known:
-                return End(source.name, axis)
-            if place is tensor:
-                return End(tensor.name, axis, probabilities=made.op == "Softmax")
-    shape = dims(tensor)
-    # (N, C) and (N, C, 1, 1); (N, C, 1) are rather scores of places.
-    scores = shape is not None and len(shape) in (2, 4, 5) and shape[1] != 1 and all(size == 1 for size in shape[2:])
-    return End(tensor.name, 1 if scores else None)
+        axis = softmax_axis(net, made)
+        if axis is not None and made.inputs[0].name in known:
+            return End(made.inputs[0].name, axis)
+    end = ending(net, tensor.name)
+    axis = None if end is None else end.axis
+    return End(tensor.name, axis, probabilities=end is not None and end.says == "probabilities")

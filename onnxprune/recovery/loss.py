@@ -5,6 +5,7 @@ With a the original's and b the small network's values, T the temperature:
 - classes: ``T^2 KL(softmax(a / T) || softmax(b / T))``, mean over samples (and over all axes but that of the classes),
   plus a share of the error below, since KL does not see what is added to all classes alike (Hinton et al., "Distilling
   the Knowledge in a Neural Network", 2015, for the softened KL and the factor);
+- what may be classes or numbers: the KL plus the whole of the error below;
 - numbers, and tensors between the layers: the squared error over the variance of a.
 
 Terms are weighed so that at the start each output counts as much as another, and all tensors between the layers
@@ -83,7 +84,7 @@ class Loss:
             logits = [t.clamp(min=_LEAST_PROBABILITY).log() for t in logits]
         a, b = (torch.log_softmax(t / self.temperature, end.classes) for t in logits)
         kl = (a.exp() * (a - b)).sum(end.classes).mean() * self.temperature**2
-        return kl + _VALUES_SHARE * self.error(end.tensor, wanted, found)
+        return kl + (1.0 if end.both else _VALUES_SHARE) * self.error(end.tensor, wanted, found)
 
 
 def settled(

@@ -17,7 +17,9 @@ from onnxprune.options import Options
 from onnxprune.recovery import require_torch
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.recovery.record import Recovery
+from onnxprune.report.record import plain
 from onnxprune.result import ModelResult
+from onnxprune.runtime.drop import damage
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.cache import Cache
 from onnxprune.stages.start import open_inputs, prepared
@@ -50,7 +52,8 @@ class RecoveryReport:
         data: the calibration's description, with `fit` and `held_back` counts.
         provider: what the original ran on.
         notes: what was changed or left alone on the way in, and the like.
-        warnings: what must not be overlooked.
+        warnings: what must not be overlooked; the damage first.
+        damaged: whether the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
         recovery: the training.
     """
 
@@ -63,11 +66,12 @@ class RecoveryReport:
     provider: str
     notes: tuple[Note, ...] = ()
     warnings: tuple[str, ...] = ()
+    damaged: bool = False
     recovery: Recovery
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; field names as above, `schema` in front."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """JSON-able; field names as above, `schema` in front; what is not finite is None."""
+        return plain({"schema": SCHEMA, **asdict(self)})
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def run_recovery(
         progress=progress,
     )
     described = inputs.calibration.description
-    warning = described.get("warning")
+    damaged, warning = damage(recovery.after, "held-back", trained=True), described.get("warning")
     return Recovered(
         model,
         RecoveryReport(
@@ -132,10 +136,11 @@ def run_recovery(
             original=first[1],
             candidate=second[1],
             options=asdict(training),
-            data={**described, "fit": len(inputs.fit), "held_back": len(inputs.held)},
+            data={**described, "fit": len(inputs.fit), "held_back": len(inputs.held), "distinct": inputs.distinct},
             provider=engine.provider,
             notes=(*notes, *recovery.notes),
-            warnings=(str(warning),) if warning else (),
+            warnings=tuple(str(text) for text in (damaged, warning) if text),
+            damaged=bool(damaged),
             recovery=recovery,
         ),
     )

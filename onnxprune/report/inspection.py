@@ -47,6 +47,10 @@ def show_inspection(console: Console, found: Inspection, *, verbose: bool = Fals
         console.print(f"[dim]{number:>4}[/dim]  {escape(reason)}", highlight=False)
     for note in found.notes:
         console.print(f"[dim]note[/dim] {escape(note)}", highlight=False)
+    for output in found.outputs:
+        shape = "unknown shape" if output.shape is None else "x".join(str(size or "?") for size in output.shape)
+        line = f"output {output.name} ({shape}): {output.kind}; {output.evidence}"
+        console.print(escape(line), highlight=False)
     prunable = sum(not group.pins for group in found.groups)
     whole = f"; {len(found.branches)} residual branches may go whole" if found.branches else ""
     lines = [

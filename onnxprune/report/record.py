@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,23 @@ if TYPE_CHECKING:
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
 
-__all__ = ["Change", "LayerRow", "Report"]
+__all__ = ["Change", "LayerRow", "Report", "plain"]
 
 SCHEMA = 1
 """Version of the JSON document; it grows when a field changes its meaning or goes."""
+
+
+def plain(content: dict[str, Any]) -> dict[str, Any]:
+    """Replace numbers that JSON does not have (infinities, NaN) by None, at any depth."""
+    return {key: _finite(value) for key, value in content.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return plain(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_finite, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,9 @@ class Report:
         provider: onnxruntime's provider in use.
         threads: its threads; 0: its own default.
         notes: what was changed or left alone on the way in, and the like.
-        warnings: what must not be overlooked.
+        warnings: what must not be overlooked; the damage first.
+        damaged: whether the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
+        estimate: whether what is lost is known less surely than ``max_drop``, on so few inputs.
         layers: in topological order.
         macs: for one sample.
         params: floating-point numbers in all constants of the file.
@@ -99,6 +115,8 @@ class Report:
     threads: int
     notes: tuple[Note, ...] = ()
     warnings: tuple[str, ...] = ()
+    damaged: bool = False
+    estimate: bool = False
     layers: tuple[LayerRow, ...]
     macs: Change
     params: Change
@@ -110,5 +128,5 @@ class Report:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; field names as above, `schema` in front."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """JSON-able; field names as above, `schema` in front; what is not finite is None."""
+        return plain({"schema": SCHEMA, **asdict(self)})

@@ -15,6 +15,7 @@ from onnxprune._version import __version__
 from onnxprune.note import Note
 from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
+from onnxprune.runtime.drop import damage, estimate, losses
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
@@ -93,7 +94,11 @@ class Started:
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
+        damaged = damage(divergence, "held-back", trained=recovery is not None)
+        sure = estimate(losses(divergence), self.options.max_drop)
         warnings = (
+            damaged,
+            sure,
             described.get("warning"),
             _few_samples(outcomes),
             returned or self._unchanged(keep, forms, plan),
@@ -117,6 +122,8 @@ class Started:
             threads=self.options.engine.threads or 0,
             notes=(*self.notes, *notes),
             warnings=tuple(str(warning) for warning in warnings if warning),
+            damaged=bool(damaged),
+            estimate=bool(sure),
             layers=layer_rows(work.net, work.channels, cost, keep, forms, outcomes, self.skipped),
             macs=macs,
             params=Change(self.params, self.params if returned else cost.params(keep, forms)),
@@ -186,5 +193,6 @@ def _options(options: Options) -> dict[str, object]:
         "seed": options.seed,
         "memory": options.memory_bytes,
         "max_drop": options.max_drop,
+        "outputs": dict(options.outputs),
         "recover": None if options.recover is None else asdict(options.recover),
     }

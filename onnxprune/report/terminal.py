@@ -27,6 +27,7 @@ _NAME_WIDTH = 40
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
     """Print the table of layers, warnings and notes, and the summary."""
     width = None if verbose else _NAME_WIDTH
+    warnings = _warned(console, report.warnings, damaged=report.damaged)
     reasons = {reason: number for number, reason in enumerate(_reasons(report.layers), 1)}
     console.print(_layers(report.layers, reasons, width))
     for reason, number in reasons.items():
@@ -39,20 +40,21 @@ def show_report(console: Console, report: Report, *, verbose: bool = False) -> N
     if verbose:
         for stage, seconds in report.seconds.items():
             console.print(f"[dim]time[/dim] {stage}: {seconds:.1f} s", highlight=False)
-    for warning in report.warnings:
-        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    _warned(console, warnings)
     console.print(Panel(_summary(report), title=_title(report), title_align="left"))
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print two models side by side."""
-    table = _plain("output", "relative error", "largest difference", "top-1 agreement", "KL")
+    warnings = _warned(console, comparison.warnings, damaged=comparison.damaged)
+    table = _plain("output", "kind", "relative error", "largest difference", "agreement", "KL")
     for output in comparison.divergence:
         table.add_row(
             escape(output.name),
-            f"{output.relative_error:.4f}",
+            output.kind,
+            f"{output.relative_error:.4f}{_interval(output.error_bound)}",
             f"{output.max_abs:.3g}",
-            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}{_percent(output.agreement_bound)}",
             "" if output.kl is None else f"{output.kl:.2e}",
         )
     console.print(table)
@@ -67,13 +69,21 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     rows.append(("compared on", f"{comparison.samples} inputs"))
     if comparison.max_drop is not None:
         verdict = "within" if comparison.within else "OUTSIDE"
-        allowed = f"{verdict} --max-drop {comparison.max_drop:g}"
-        rows.append((comparison.drop_kind, f"{max(comparison.drop, 0.0):.3f}: {allowed}"))
+        sure = ", an estimate" if comparison.estimate else ""
+        lost = f"{max(comparison.drop, 0.0):.3f} {comparison.drop_kind}"
+        rows.append(("drop", f"{lost}: {verdict} --max-drop {comparison.max_drop:g}{sure}"))
     if comparison.timing is not None:
         rows.append(("latency", _latency(comparison.timing)))
-    for warning in comparison.warnings:
-        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    _warned(console, warnings)
     console.print(Panel(_pairs(rows), title="before -> after", title_align="left"))
+
+
+def _warned(console: Console, warnings: tuple[str, ...], *, damaged: bool | None = None) -> tuple[str, ...]:
+    """Print all warnings, or with ``damaged`` the first one if it says so; return those that are left."""
+    shown = warnings if damaged is None else warnings[:damaged]
+    for warning in shown:
+        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    return warnings[len(shown) :]
 
 
 def _title(report: Report) -> str:
@@ -142,6 +152,7 @@ def _summary(report: Report) -> RenderableType:
 
 def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = False) -> None:
     """Print what a training did."""
+    warnings = _warned(console, report.warnings, damaged=report.damaged)
     width = None if verbose else _NAME_WIDTH
     for note in report.notes:
         console.print(f"[dim]note[/dim] {escape(end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
@@ -151,8 +162,7 @@ def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = F
             agreement = "" if epoch.agreement is None else f"{epoch.agreement:.2%}"
             table.add_row(str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.held:.4f}", agreement)
         console.print(table)
-    for warning in report.warnings:
-        console.print(Panel(escape(warning), title="warning", style="bold red"))
+    _warned(console, warnings)
     held = report.data.get("held_back")
     rows = _recovery(report.recovery, held)
     rows += [(f"output {output.name}", _agreement(output, held)) for output in report.recovery.after]
@@ -187,10 +197,23 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
 
 
 def _agreement(output: OutputDivergence, held: object) -> str:
-    text = f"relative error {output.relative_error:.4f}"
+    parts = []
     if output.top1_agreement is not None:
-        text = f"top-1 agreement {output.top1_agreement:.2%}, KL {output.kl:.2e}, {text}"
-    return f"{text} on {held} held-back inputs"
+        words = "agreement of positions" if output.kind == "pixels" else "top-1 agreement"
+        parts.append(f"{words} {output.top1_agreement:.2%}{_percent(output.agreement_bound)}")
+    if output.kl is not None:
+        parts.append(f"KL {output.kl:.2e}")
+    if output.top1_agreement is None or output.kl is not None:
+        parts.append(f"relative error {output.relative_error:.4f}{_interval(output.error_bound)}")
+    return f"{output.kind}: {', '.join(parts)} on {held} held-back inputs"
+
+
+def _percent(bound: tuple[float, float] | None) -> str:
+    return "" if bound is None else f" [{100 * bound[0]:.1f}, {100 * bound[1]:.1f}]"
+
+
+def _interval(bound: tuple[float, float] | None) -> str:
+    return "" if bound is None else f" [{bound[0]:.3f}, {bound[1]:.3f}]"
 
 
 def _latency(timing: Timing) -> str:

@@ -33,6 +33,7 @@ class Cache:
                 "samples": hashlib.sha256(inputs.fit.tobytes() + inputs.parts.halves.tobytes()).hexdigest(),
                 "points": options.points,
                 "seed": options.seed,
+                "outputs": repr(sorted((name, one.kind) for name, one in inputs.outputs.items())),
             }
 
     def checkpoint(self, stage: str, *depends: object) -> Checkpoint:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.graph.sites import with_weights
-from onnxprune.runtime.divergence import DivergenceMeter
+from onnxprune.runtime.divergence import TEMPERATURE, DivergenceMeter, mean_distance
 from onnxprune.runtime.frontier import Batch
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ _MEMORY_SHARE = 8
 class Damage:
     """Runs the original once, and then as often as asked with other weights."""
 
-    def __init__(self, work: Workload, batches: Sequence[Batch], temperature: float = 1.0) -> None:
+    def __init__(self, work: Workload, batches: Sequence[Batch], temperature: float = TEMPERATURE) -> None:
         """``batches``: what it is measured on, as many of them as fit in a share of the memory, and one in any case.
-        ``temperature``: of the KL of classifiers."""
+        ``temperature``: softmax temperature of the distance of scores."""
         self._work, self._temperature = work, temperature
         self._engine = work.engine.for_pieces()
         session = self._engine.session(work.net.to_model(), label="the original")
@@ -50,25 +50,18 @@ class Damage:
 
     def _divergence(self, net: Net, label: str) -> tuple[OutputDivergence, ...]:
         session = self._engine.session(net.to_model(), label=label)
-        meter = DivergenceMeter(self._temperature)
+        meter = DivergenceMeter(self._work.outputs, self._temperature)
         for batch, feeds, wanted in self._held:
-            meter.add(wanted, session.run(feeds), batch.real)
+            meter.add(wanted, session.run(feeds), batch.real, len(batch.samples))
         return meter.finish()
 
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
-        """One number: KL times the squared temperature for a classifier's output, else the squared relative error,
-        the sum over outputs."""
-        return self._sum(self.divergence(weights))
+        """The distance of the outputs from the original's, mean over outputs; 0: equal, about 1: a constant answer."""
+        return mean_distance(self.divergence(weights))
 
     def of_net(self, net: Net, label: str) -> float:
-        """The same of another network with these inputs and outputs."""
-        return self._sum(self._divergence(net, label))
-
-    def _sum(self, found: Iterable[OutputDivergence]) -> float:
-        total = 0.0
-        for output in found:
-            total += output.relative_error**2 if output.kl is None else output.kl * self._temperature**2
-        return total
+        """The distance of another network's outputs from the original's, the mean over outputs."""
+        return mean_distance(self._divergence(net, label))
 
 
 def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:

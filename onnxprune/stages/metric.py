@@ -94,6 +94,7 @@ def _fisher(work: Workload) -> dict[str, Array]:
             draws=_DRAWS,
             seed=work.positions.seed,
             device=device_beside(work.engine),
+            outputs=work.outputs,
         )
     return {name: found[site.response] for name, site in sites.items() if site.response in found}
 

@@ -19,6 +19,7 @@ from onnxprune.graph.schedule import schedule
 from onnxprune.graph.sites import ensure_biases
 from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
+from onnxprune.runtime.meaning import meanings, with_labels
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
 from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
@@ -55,15 +56,25 @@ def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ..
 def open_inputs(
     source: object, data: CalibrationSource | None, net: Net, options: Options, *, choosing: bool = False
 ) -> Inputs:
-    """Open the calibration inputs, and part them; `choosing`: some are set apart to choose between results by.
+    """Open the calibration inputs, part them, and find out what the outputs mean.
+
+    Args:
+        source: the model; inputs may lie beside it.
+        data: see `open_calibration`.
+        net: the network.
+        options: see there.
+        choosing: set some inputs apart to choose between results by.
 
     Raises:
+        UsageError: `Options.outputs` does not fit the network.
         DataError: the inputs cannot be read, or are too few.
     """
-    specs = input_specs(net)
+    specs, outputs = input_specs(net), meanings(net, options.outputs)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
-    return Inputs(specs, calibration, split(calibration, options.samples, choosing=choosing, seed=options.seed))
+    parts = split(calibration, options.samples, choosing=choosing, seed=options.seed)
+    outputs = with_labels(net, outputs, calibration.labels, str(calibration.description["source"]))
+    return Inputs(specs, calibration, parts, outputs)
 
 
 @contextmanager
@@ -86,6 +97,7 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
             memory=memory,
             scratch=Path(scratch),
             progress=progress,
+            outputs=inputs.outputs,
         )
 
 

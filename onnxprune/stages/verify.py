@@ -18,6 +18,7 @@ from onnxprune.graph.save import finished_model
 from onnxprune.graph.schedule import segment
 from onnxprune.graph.surgery import remove, zero
 from onnxprune.runtime.divergence import DivergenceMeter
+from onnxprune.runtime.drop import losses, settles
 from onnxprune.stages.rounding import Excess, beyond_rounding, difference
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.frontier import Batch
     from onnxprune.runtime.sessions import Engine
-    from onnxprune.stages.workload import Progress, Workload
+    from onnxprune.stages.workload import Inputs, Progress, Workload
 
     Array = np.ndarray[Any, Any]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 __all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
 
-_SENSELESS = 10.0  # relative error, of whatever network
+_SENSELESS = 10.0  # difference over size of an output, of whatever network
 
 
 def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
@@ -186,11 +187,11 @@ def compare_outputs(
     engine: Engine,
     original: onnx.ModelProto | bytes,
     result: onnx.ModelProto | bytes,
-    calibration: Calibration,
+    inputs: Inputs,
     batches: Sequence[Batch],
     progress: Progress,
 ) -> tuple[OutputDivergence, ...]:
-    """Outputs of two models side by side on the given inputs.
+    """Compare the outputs of two models on batches of the inputs.
 
     Raises:
         DataError: the original gives NaN or infinity on these inputs.
@@ -199,10 +200,10 @@ def compare_outputs(
     """
     before = engine.session(original, label="the original")
     after = engine.session(result, label="the result")
-    meter = DivergenceMeter()
+    meter = DivergenceMeter(inputs.outputs)
     for number, batch in enumerate(batches):
         progress("verify", number, len(batches))
-        feeds = calibration.load(batch.samples)
+        feeds = inputs.calibration.load(batch.samples)
         reference, candidate = before.run(feeds), after.run(feeds)
         for name, array in reference.items():
             if not _finite(array):
@@ -212,9 +213,9 @@ def compare_outputs(
         for name, array in candidate.items():
             if not _finite(array):
                 raise VerifyError(f"the result's output '{name}' is not finite on held-back inputs")
-        meter.add(reference, candidate, batch.real)
+        meter.add(reference, candidate, batch.real, len(batch.samples))
     progress("verify", len(batches), len(batches))
-    return meter.finish()
+    return meter.finish(inputs.distinct)
 
 
 def _finite(array: Array) -> bool:
@@ -222,30 +223,28 @@ def _finite(array: Array) -> bool:
 
 
 def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -> None:
-    """Hold the result to what was asked for, and to what makes any sense: a constant answer has a relative error of 1.
+    """Hold the result to what was asked for, and to what makes any sense.
 
     Args:
         divergence: see `compare_outputs`.
-        max_drop: percentage points of top-1 agreement that a classifier may lose; for other outputs, relative error in
-            per cent.
+        max_drop: percentage points of agreement that outputs of classes and pixels may lose; for values, relative error
+            in per cent; undecided outputs are held to both.
 
     Raises:
-        VerifyError: an output is further away.
+        VerifyError: an output is further away, or its difference is ten times as large as itself.
     """
     for output in divergence:
-        if not output.relative_error <= _SENSELESS and not output.of_size <= 1:
+        if not output.of_size <= _SENSELESS:
             raise VerifyError(
-                f"output '{output.name}' has a relative error of {output.relative_error:.3g} on held-back inputs, of "
-                "which a constant has 1, and is further off than it is large: ask for less, or give more --samples"
+                f"output '{output.name}' differs from the original's by {output.of_size:.3g} times its size on "
+                "held-back inputs: ask for less, or give more --samples"
             )
     if max_drop is None:
         return
-    for output in divergence:
-        classifier = output.top1_agreement is not None
-        lost = 100 * (1 - output.top1_agreement) if output.top1_agreement is not None else 100 * output.relative_error
-        if lost > max_drop:
-            words = "top-1 agreement lost" if classifier else "relative error"
+    for lost in losses(divergence):
+        if not lost.amount <= max_drop:
+            hint = f"; {settles(lost.output)}" if lost.undecided else ""
             raise VerifyError(
-                f"output '{output.name}': {lost:.2f} {'points of ' if classifier else '% '}{words} on held-back "
-                f"inputs, --max-drop allows {max_drop:g}: ask for less, or give more --samples"
+                f"output '{lost.output}': {lost.amount:.2f} {lost.words} on {lost.samples} held-back inputs, "
+                f"--max-drop allows {max_drop:g}: ask for less, or give more --samples{hint}"
             )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.net import Net
     from onnxprune.graph.schedule import Schedule
     from onnxprune.runtime.capture import Positions
+    from onnxprune.runtime.meaning import Meaning
     from onnxprune.runtime.sessions import Engine
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -40,11 +41,19 @@ def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model's inputs, the calibration, and which of its samples are fitted on, chosen by and reported on."""
+    """What a job reads: the model's inputs, the calibration, and which of its samples serve for what.
+
+    Attributes:
+        specs: the model's inputs.
+        calibration: the samples.
+        parts: which samples are fitted on, chosen by and reported on.
+        outputs: what each output means, by name.
+    """
 
     specs: tuple[InputSpec, ...]
     calibration: Calibration
     parts: Split
+    outputs: Mapping[str, Meaning] = field(default_factory=dict)
 
     @property
     def fit(self) -> Indices:
@@ -60,6 +69,11 @@ class Inputs:
     def held(self) -> Indices:
         """(n,) samples to report on."""
         return self.parts.held
+
+    @property
+    def distinct(self) -> int:
+        """Number of samples to report on, near-duplicates counted once."""
+        return self.parts.distinct_held
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +94,7 @@ class Workload:
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
         weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
+        outputs: what each output of the network means, by name.
     """
 
     net: Net
@@ -95,6 +110,7 @@ class Workload:
     scratch: Path
     progress: Progress
     weights: Mapping[str, Array] = field(default_factory=dict)
+    outputs: Mapping[str, Meaning] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Half (0 or 1) of each of the rows that the real images of a batch gave, image by image."""

@@ -15,6 +15,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.sites import find_sites
 from onnxprune.recovery.curvature import channel_weights
 from onnxprune.recovery.program import TorchNet
+from onnxprune.runtime.meaning import Meaning
 
 TWO = (
     "a = Constant <value = float[3,2] {1,2, -1,1, 0.5,3}> () b = Constant <value = float[3] {0.1,0,-0.2}> () "
@@ -28,7 +29,9 @@ def two(end: str = "", outputs: str = "float[N,4] y"):
 
 
 def weights_of(net, x, axes, draws=400, temperature=2.0):
-    return channel_weights(net, axes, [{"x": x[:50]}, {"x": x[50:]}], temperature=temperature, draws=draws, seed=0)
+    outputs = {name: Meaning("classes", 1) for name in net.output_names if name == "y"} or None
+    batches = [{"x": x[:50]}, {"x": x[50:]}]
+    return channel_weights(net, axes, batches, temperature=temperature, draws=draws, seed=0, outputs=outputs)
 
 
 X = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)

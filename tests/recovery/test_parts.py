@@ -21,13 +21,14 @@ from onnxprune.recovery.features import common_tensors
 from onnxprune.recovery.loss import Loss, settled
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.recovery.trainable import trainable
+from onnxprune.runtime.meaning import meanings
 
 CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
 
 
-def ends_of(body: str, outputs: str):
+def ends_of(body: str, outputs: str, **asked: str):
     net = load(parse(CONV + body, "float[N,3,4,4] x", outputs))[0]
-    return loss_ends(net, trainable(net))
+    return loss_ends(net, trainable(net), outputs=meanings(net, asked))
 
 
 def test_logits_are_compared_where_a_softmax_ends_the_network():
@@ -38,20 +39,29 @@ def test_logits_are_compared_where_a_softmax_ends_the_network():
     assert ends == (End("g", 1),)
 
 
-def test_numbers_are_compared_as_numbers():
+def test_numbers_are_compared_as_numbers_and_what_may_be_scores_as_both():
     assert ends_of("y = Relu (c)", "float[N,4,4,4] y")[0] == (End("y"),)
-    assert ends_of("g = GlobalAveragePool (c) y = Flatten (g)", "float[N,4] y")[0] == (End("y", 1),)
+    assert ends_of("g = GlobalAveragePool (c) y = Flatten (g)", "float[N,4] y")[0] == (End("y", 1, both=True),)
     # Scores of many places, and not of many classes.
     one = "s = ReduceSum <keepdims = 0> (c, a) y = Reshape (s, r)"
     ints = "a = Constant <value = int64[1] {1}> () r = Constant <value = int64[3] {0, 16, 1}> () "
     assert ends_of(ints + one, "float[N,16,1] y")[0] == (End("y"),)
 
 
+def test_the_users_word_decides_what_the_loss_compares():
+    maps, row = ("y = Relu (c)", "float[N,4,4,4] y"), ("g = GlobalAveragePool (c) y = Flatten (g)", "float[N,4] y")
+    assert ends_of(*maps, y="pixels")[0] == (End("y", 1),)
+    assert ends_of(*row, y="classes")[0] == (End("y", 1),)
+    assert ends_of(*row, y="values")[0] == (End("y"),)
+    softmax = "g = GlobalAveragePool (c) f = Flatten (g) y = Softmax (f)"
+    assert ends_of(softmax, "float[N,4] y", y="values")[0] == (End("y"),)
+
+
 def test_what_stands_behind_the_last_layer_without_a_gradient_is_cut_off_and_said():
     ends, notes = ends_of(
         "r = Relu (c) y = ArgMax <axis = 1> (r) z = Sigmoid (r)", "int64[N,1,4,4] y, float[N,4,4,4] z"
     )
-    assert {end.tensor for end in ends} == {"r", "z"}
+    assert set(ends) == {End("r", 1), End("z")}, "an ArgMax reads scores, a Sigmoid gives numbers"
     assert [note.text for note in notes] == ["ArgMax: the loss is taken in front of it"]
     ends, notes = ends_of("r = Relu (c) h = Hardmax (r) d = Det (r) y = Relu (h)", "float[N,4,4,4] y, float[N,4] d")
     assert ends == (End("r"),), "neither runs with torch, and nothing behind them is compared"

@@ -13,7 +13,7 @@ from graph.families import FAMILIES, SIDE
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, RecoverOptions, cli, pipeline
+from onnxprune import Options, RecoverOptions, cli, flags, pipeline
 from onnxprune.errors import ModelError, UsageError, VerifyError
 from onnxprune.recovery import distil, train
 from onnxprune.recovery.program import TorchNet
@@ -126,7 +126,8 @@ def test_nothing_better_means_the_start(tiny, pruned):
 def test_where_nothing_gets_better_it_begins_again_in_smaller_steps(tiny, pruned, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "_LEAST_PATIENCE", (8, 0))
     monkeypatch.setattr(train, "_PATIENCE", 60)
-    options = replace(QUICK, recover=RecoverOptions(epochs=60, batch=12, learning_rate=1.0), cache_dir=tmp_path)
+    steep = RecoverOptions(epochs=60, batch=12, learning_rate=1.0)
+    options = replace(QUICK, recover=steep, cache_dir=tmp_path, outputs={"t19_0": "classes"})
     result = onnxprune.recover(tiny, pruned, options=options)
     assert any("began again" in note.text for note in result.report.notes)
     assert result.report.recovery.best > 0
@@ -266,7 +267,7 @@ def test_the_command_for_any_pair(tiny, pruned, tmp_path, capsys):
     ],
 )
 def test_a_bare_recover_means_auto(arguments, filled):
-    assert cli._filled(arguments) == filled
+    assert flags.filled(arguments) == filled
 
 
 def test_what_would_do_nothing_or_take_for_ever_is_refused(tiny, capsys, tmp_path):

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from onnxprune.errors import VerifyError
+from onnxprune.runtime.distance import bounded
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
+from onnxprune.runtime.meaning import Meaning
 
 Array = np.ndarray[Any, Any]
 seeds = st.integers(0, 10_000)
@@ -61,9 +63,9 @@ def test_the_relative_error_does_not_depend_on_scale(seed: int, scale: float) ->
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
-def test_the_relative_error_is_one_for_a_candidate_that_only_knows_the_mean(seed: int) -> None:
+def test_the_relative_error_is_about_one_for_a_candidate_that_only_knows_the_mean(seed: int) -> None:
     a, _ = pair(seed)
-    assert between(a, np.broadcast_to(a.mean(axis=0), a.shape)).relative_error == pytest.approx(1)
+    assert 0.8 < between(a, np.broadcast_to(a.mean(axis=0), a.shape)).relative_error <= 1
 
 
 @settings(max_examples=20, deadline=None)
@@ -216,8 +218,14 @@ def test_texts_are_the_same_or_not() -> None:
 @given(seeds, st.floats(1, 8), st.booleans())
 def test_a_temperature_softens_probabilities_and_logits_alike(seed: int, temperature: float, probable: bool) -> None:
     a, b = pair(seed)
-    meter = DivergenceMeter(temperature)
-    left, right = (softmax(v, axis=1) if probable else v for v in (a, b))
-    meter.add({"y": left}, {"y": right}, len(a))
+    found = []
+    for probabilities in (False, probable):
+        meter = DivergenceMeter({"y": Meaning("classes", 1)}, temperature)
+        left, right = (softmax(v, axis=1) if probabilities else v for v in (a, b))
+        meter.add({"y": left}, {"y": right}, len(a))
+        found.append(meter.finish()[0])
+    assert found[0].distance == pytest.approx(found[1].distance, rel=1e-6, abs=1e-12)
     p, q = softmax(a / temperature, axis=1), softmax(b / temperature, axis=1)
-    assert meter.finish()[0].kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-6, abs=1e-12)
+    constant = p.mean(axis=0)
+    kl, worst = ((p * np.log(p / other)).sum(axis=1) for other in (q, constant))
+    assert found[0].distance == pytest.approx(bounded(1.0, kl / worst.mean()).mean(), rel=1e-6)
