@@ -34,6 +34,7 @@ Triple = tuple[float, float, float]
 
 _LINEAR = RefitOptions(refit="linear", rounds=0)
 _LEVELS = (0.25, 0.5, 0.75)
+_LEAST = 1e-4  # errors below it, of channels that are all but dead, decide nothing
 _ROWS = (
     ("cifar10_resnet56", 300),
     ("imagenet_mobilenet_v2", 150),
@@ -107,12 +108,12 @@ def _forms(work: Workload, fresh: Workload, found: probe.Probed) -> Iterator[Tri
 
 
 def _row(name: str, kind: str, triples: Sequence[Triple]) -> list[object]:
-    promised, true, flattering = np.array(triples).T
+    promised, true, flattering = np.array([triple for triple in triples if min(triple[:2]) > _LEAST]).T
     apart, bias = promised / true - 1, np.exp(np.mean(np.log(promised / true))) - 1
     flat = np.exp(np.mean(np.log(np.maximum(flattering, 1e-9) / true))) - 1
     spread = np.percentile(apart, (10, 90)) * 100
     cells = f"{100 * np.median(np.abs(apart)):.1f} %", f"{100 * bias:+.1f} %", f"{spread[0]:+.0f} .. {spread[1]:+.0f} %"
-    return [name, kind, len(triples), *cells, f"{100 * flat:+.1f} %"]
+    return [name, kind, len(true), *cells, f"{100 * flat:+.1f} %"]
 
 
 def main() -> None:

@@ -114,6 +114,7 @@ def opened(
     *,
     must_prune: bool = True,
     timed: bool = True,
+    choosing: bool = False,
 ) -> Iterator[Job]:
     """Load a model and its inputs, and find out what can be done: as often as wanted, to one budget or another.
 
@@ -124,6 +125,7 @@ def opened(
         progress: likewise.
         must_prune: it is an error if there is nothing that a budget could take.
         timed: time the layers, if the budget counts milliseconds.
+        choosing: set inputs apart to choose between results by; always so where one is trained.
     """
     clock = Stopwatch()
     if options.recover is not None:
@@ -133,7 +135,7 @@ def opened(
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
-        inputs = open_inputs(source, data, net, options)
+        inputs = open_inputs(source, data, net, options, choosing=choosing or options.recover is not None)
     warn(expected_estimate(inputs.outputs.values(), len(inputs.held), options.max_drop, "held-back"))
     with workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(work.channels, options.include, options.exclude)

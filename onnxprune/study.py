@@ -163,7 +163,7 @@ def run_study(
         progress("study", total, total)
     if not points:
         raise UsageError(f"--speedups: no layer of {', '.join(sites)} can be made {min(speedups):g} times cheaper")
-    return Study(label, tuple(points), {**inputs.calibration.description, "held_back": len(inputs.held)})
+    return Study(label, tuple(points), {**inputs.calibration.description, **inputs.parts.counts})
 
 
 def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:

@@ -50,6 +50,12 @@ class Split:
     distinct: int
     distinct_held: int
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of samples, for the report."""
+        found = {"fit": len(self.fit), "chosen_by": len(self.choose), "held_back": len(self.held)}
+        return {**found, "distinct": self.distinct}
+
 
 def split(calibration: Calibration, samples: int | None, *, choosing: bool = False, seed: int = 0) -> Split:
     """Draw samples at random, without replacement, and part them.

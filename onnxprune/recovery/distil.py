@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.stages.workload import Inputs, Progress
 
 Array = np.ndarray[Any, Any]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["recovered"]
 
@@ -75,7 +76,7 @@ def recovered(
         progress: told how far it is.
 
     Returns:
-        The model with the best weights that were found, and the record; never worse on the held-back inputs than at
+        The model with the best weights that were found, and the record; never worse on the inputs to choose by than at
         the start.
 
     Raises:
@@ -175,7 +176,7 @@ def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> C
     free = fixed is None and options.batch is None
     most = affordable(net, inputs.calibration.load([int(inputs.fit[0])]), memory) if free else _BATCH
     batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=most)
-    return Course(epochs, batch, fixed is not None, inputs.fit, inputs.held)
+    return Course(epochs, batch, fixed is not None, inputs.fit, inputs.choose)
 
 
 def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affordable: int) -> tuple[int, int]:
@@ -231,11 +232,16 @@ def _better_of(
     course: Course,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...], tuple[OutputDivergence, ...]]:
-    """The trained model, or the one from before where onnxruntime finds that closer to the original."""
-    batches = group_batches(inputs.held, inputs.specs, course.batch)
+    """Choose the trained model, or the one from before where that is closer to the original on the inputs to choose by;
+    return it with the divergence of both on the inputs to report on."""
     reference = finished_model(original)
     start, end = finished_model(smaller), finished_model(with_weights_of(smaller, student))
-    before = compare_outputs(engine, reference, start, inputs, batches, progress)
-    after = compare_outputs(engine, reference, end, inputs, batches, progress)
-    better = mean_distance(after) <= mean_distance(before)
-    return (end, before, after) if better else (start, before, before)
+
+    def apart(model: onnx.ModelProto, samples: Indices) -> tuple[OutputDivergence, ...]:
+        batches = group_batches(samples, inputs.specs, course.batch)
+        return compare_outputs(engine, reference, model, inputs, batches, progress)
+
+    before = apart(start, inputs.held)
+    if mean_distance(apart(end, inputs.choose)) > mean_distance(apart(start, inputs.choose)):
+        return start, before, before
+    return end, before, apart(end, inputs.held)

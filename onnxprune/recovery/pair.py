@@ -112,7 +112,7 @@ def run_recovery(
     teacher, notes, _ = prepared(*first)
     student, _, _ = prepared(*second)
     _check_pair(teacher, student, first[1], second[1])
-    inputs = open_inputs(original, data, teacher, options)
+    inputs = open_inputs(original, data, teacher, options, choosing=True)
     cache = Cache(options, first[0], inputs)
     digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
     engine = Engine.open(options.engine)
@@ -136,7 +136,7 @@ def run_recovery(
             original=first[1],
             candidate=second[1],
             options=asdict(training),
-            data={**described, "fit": len(inputs.fit), "held_back": len(inputs.held), "distinct": inputs.distinct},
+            data={**described, **inputs.parts.counts},
             provider=engine.provider,
             notes=(*notes, *recovery.notes),
             warnings=tuple(str(text) for text in (damaged, warning) if text),

@@ -17,8 +17,8 @@ class Epoch:
     Attributes:
         epoch: from 1 on.
         loss: mean over its steps.
-        held: loss of the averaged weights at the outputs, on held-back inputs in several views.
-        agreement: their share of held-back inputs with the original's class; None without classes.
+        held: loss of the averaged weights at the outputs, on the inputs to choose by in several views.
+        agreement: their share of these inputs with the original's class; None without classes.
     """
 
     epoch: int
@@ -41,8 +41,8 @@ class Recovery:
         ends: the tensors at which the loss was taken.
         features: tensors between the layers that were compared too.
         best: the epoch that the weights are from; 0: the start, since nothing was better.
-        held: loss on held-back inputs at the start and in the end.
-        before: outputs against the original's on held-back inputs, at the start.
+        held: loss on the inputs to choose by, at the start and in the end.
+        before: outputs against the original's on the inputs to report on, at the start.
         after: the same in the end.
         history: epoch by epoch.
         notes: what is to be known.
