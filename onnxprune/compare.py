@@ -12,9 +12,11 @@ import numpy as np
 from onnxprune.data import DataOptions, open_calibration
 from onnxprune.data.labels import read_labels
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.evaluation import Evaluate, Evaluation, Evaluator
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import load, read_model
+from onnxprune.idle import Rule, check_idle
 from onnxprune.report.record import Change
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
 from onnxprune.runtime.inputs import batches, input_specs
@@ -49,6 +51,7 @@ class CompareOptions:
         samples: inputs at most, drawn with `seed`; None: all.
         label_offset: added to every label: 1 for models whose class 0 is "background" with labels that do not count it.
         max_drop: what the second model may lose, see `Comparison.drop`; None: anything.
+        evaluate: the user's own measure, as in `Options`; it decides `max_drop`. None: accuracy or the outputs do.
         bench: measure latency.
         bench_batch: at this batch size.
         seed: of the choice of inputs, and of the timing.
@@ -59,6 +62,7 @@ class CompareOptions:
     samples: int | None = None
     label_offset: int = 0
     max_drop: float | None = None
+    evaluate: Evaluate | None = None
     bench: bool = True
     bench_batch: int = 1
     seed: int = 0
@@ -72,6 +76,8 @@ class CompareOptions:
             raise UsageError(f"--bench-batch must be 1 or more, found {self.bench_batch}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.evaluate is not None and not callable(self.evaluate):
+            raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +90,9 @@ class Comparison:
         samples: inputs compared.
         divergence: per output.
         accuracy: top-1 in per cent, before and after; None without labels.
-        drop: what was lost: points of accuracy, or without labels points of top-1 agreement, or for other outputs the
-            worst relative error in per cent.
+        evaluation: values of the user's own measure; None without one.
+        drop: what was lost: of the user's own measure where there is one; else points of accuracy, or without labels
+            points of top-1 agreement, or for other outputs the worst relative error in per cent.
         drop_kind: which of them.
         max_drop: what was allowed.
         macs: for one sample.
@@ -101,6 +108,7 @@ class Comparison:
     samples: int
     divergence: tuple[OutputDivergence, ...]
     accuracy: tuple[float, float] | None
+    evaluation: Evaluation | None
     drop: float
     drop_kind: str
     max_drop: float | None
@@ -135,7 +143,7 @@ def run_comparison(
         original: the first model.
         candidate: the second; its inputs and outputs must be named and shaped alike.
         data: inputs, see `open_calibration`; None: ``<original>.test.npz`` beside the first model if there is one, then
-            ``<original>.calib.npz``, then synthetic ones.
+            ``<original>.calib.npz``.
         labels: a file or integers, see `read_labels`; None: those that the data has, if any.
         options: how.
         progress: told how far it is.
@@ -143,6 +151,7 @@ def run_comparison(
     Raises:
         OnnxPruneError: see `errors`.
     """
+    check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
     models = [read_model(source) for source in (original, candidate)]
     nets = [load(model, label=label)[0] for model, label in models]
     specs = _common_inputs(nets, [label for _, label in models])
@@ -151,8 +160,12 @@ def run_comparison(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
     )
     known = calibration.labels if labels is None else read_labels(labels, len(calibration))
+    check_idle(options, CompareOptions(), (Rule(("label_offset",), known is not None, "without labels"),))
     chosen = _chosen(len(calibration), options)
     engine = Engine.open(options.engine)
+    evaluation = None
+    if options.evaluate is not None:
+        evaluation = Evaluator.open(options.evaluate, models[0][0], specs, engine).of(models[1][0])
     before, after = (engine.session(model, label=label) for model, label in models)
     meter, hits = DivergenceMeter(), _Hits()
     size = batch_size(nets[0], sample_shapes(calibration, specs), _MEMORY)
@@ -166,6 +179,8 @@ def run_comparison(
     progress("compare", len(chosen), len(chosen))
     divergence = meter.finish()
     drop, kind = _drop(divergence, hits.accuracy)
+    if evaluation is not None:
+        drop, kind = evaluation.drop, f"{evaluation.name} lost"
     costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
     warning = calibration.description.get("warning")
     return Comparison(
@@ -174,6 +189,7 @@ def run_comparison(
         samples=len(chosen),
         divergence=divergence,
         accuracy=hits.accuracy,
+        evaluation=evaluation,
         drop=drop,
         drop_kind=kind,
         max_drop=options.max_drop,

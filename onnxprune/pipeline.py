@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.errors import PlanError, VerifyError
+from onnxprune.errors import LostTooMuchError, PlanError, VerifyError
+from onnxprune.evaluation import Evaluator
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model
+from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.plan import RECIPES, Plan, budget_from
 from onnxprune.recovery import require_torch
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import CalibrationSource
+    from onnxprune.evaluation import Evaluation
     from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
@@ -75,6 +78,11 @@ class Result(ModelResult):
     plan: Plan
     report: Report
 
+    @property
+    def returned(self) -> bool:
+        """Whether the model is the original, since nothing faster was found within a time budget."""
+        return self.report.returned
+
 
 def run(
     source: onnx.ModelProto | bytes | str | os.PathLike[str],
@@ -98,9 +106,11 @@ def run(
     Raises:
         OnnxPruneError: see `errors`; nothing was written.
     """
+    check_options(options, plan)
     if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
         options = replace(options, budget=budget_from())
-    with opened(source, data, options, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
+    shown = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
+    with opened(source, data, shown, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
         return job.run(options, plan=plan, dry_run=dry_run)
 
 
@@ -144,13 +154,18 @@ def opened(
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = Cache(options, original, inputs)
+        evaluator = None
+        if options.evaluate is not None:
+            with clock("evaluate"):
+                evaluator = Evaluator.open(options.evaluate, original, inputs.specs, work.engine)
         if options.budget.kind == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
         if options.metric == "fisher":
             with clock("weigh outputs"):
                 work = replace(work, weights=output_weights(work, cache.checkpoint("metric")))
-        yield Job(original, Started(label, work, cost, params, skipped, notes, options, inputs, clock), groups, cache)
+        started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
+        yield Job(original, started, groups, cache, evaluator)
 
 
 @dataclass(frozen=True)
@@ -161,6 +176,7 @@ class Job:
     started: Started
     groups: tuple[ChannelGroup, ...]
     cache: Cache
+    evaluator: Evaluator | None = None
 
     def run(self, options: Options, *, plan: Plan | None = None, dry_run: bool = False) -> Result:
         """Prune it.
@@ -198,15 +214,18 @@ class Job:
             raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep, forms)}")
         with clock("verify"):
             model, divergence = _verified(work, self.original, compressed, inputs, options)
+        evaluation = None if options.recover is not None else self._evaluated(model, options, clock)
         with clock("bench"):
             timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
-        if timings and all(map(_slower, timings)) and plan is None and options.budget.unit != "params":
-            return _returned(started, self.original, timings, cost.macs({}) / cost.macs(keep, forms))
+        slower = _slower(timings, cost.macs({}) / cost.macs(keep, forms))
+        if slower and plan is None and options.budget.unit == "latency":
+            return self._returned(started, slower)
         recovery = None
         if options.recover is not None:
             with clock("recover"):
                 model, recovery = _recovered(work, compressed, inputs, options, self.cache)
                 divergence = recovery.after
+            evaluation = self._evaluated(model, options, clock)
         report = started.report(
             keep,
             forms,
@@ -217,9 +236,36 @@ class Job:
             recovery=recovery,
             file_bytes=Change(self.original.ByteSize(), model.ByteSize()),
             divergence=divergence,
+            evaluation=evaluation,
             timing=timings[-1] if timings else None,
+            warnings=(f"SLOWER: {slower}; ask for --budget latency to save time",) if slower else (),
         )
         return Result(model, planned(compressed.kept, forms), report)
+
+    def _evaluated(self, model: onnx.ModelProto, options: Options, clock: Stopwatch) -> Evaluation | None:
+        """Value of the user's own measure, held to the greatest drop; None if there is no measure."""
+        if self.evaluator is None:
+            return None
+        with clock("evaluate"):
+            found = self.evaluator.of(model)
+        try:
+            found.check(options.max_drop)
+        except LostTooMuchError as error:
+            raise LostTooMuchError(f"{error}; nothing was written") from error
+        return found
+
+    def _returned(self, started: Started, slower: str) -> Result:
+        """The original as the result of a time budget within which nothing faster was found."""
+        size = self.original.ByteSize()
+        report = started.report(
+            {},
+            {},
+            None,
+            returned=f"RETURNED UNCHANGED: {slower}, so the result is the original",
+            file_bytes=Change(size, size),
+            evaluation=None if self.evaluator is None else self.evaluator.unchanged(),
+        )
+        return Result(self.original, Plan((), started.model, started.budget(None)), report)
 
     def _tried(self, options: Options, work: Workload, decided: Decision) -> Net:
         """A plan carried out for a trial: nothing of it is kept, and weights are fitted the quickest way."""
@@ -229,22 +275,20 @@ class Job:
         return _compressed(work, self.started.cost, decided, None, options, cache).net
 
 
-def _slower(timing: Timing) -> bool:
-    """Whether the result certainly takes longer than the original."""
-    return timing.ratio_high < 1
+def _slower(timings: Sequence[Timing], fewer: float) -> str:
+    """How much slower than the original the result is, in words; empty unless every measurement is certain of it.
 
-
-def _returned(started: Started, original: onnx.ModelProto, timings: Sequence[Timing], fewer: float) -> Result:
-    """The original itself: nobody wants a smaller network that is slower."""
+    Args:
+        timings: measurements of the pair.
+        fewer: MACs of the original over MACs of the result.
+    """
+    if not timings or any(timing.ratio_high >= 1 for timing in timings):
+        return ""
     times = " and ".join(f"{t.ratio:.2f}x [{t.ratio_low:.2f}, {t.ratio_high:.2f}]" for t in timings)
-    why = (
-        f"RETURNED UNCHANGED: with {fewer:.2f}x fewer MACs the network is slower than the original ({times} of its "
-        f"speed, {timings[0].provider}, batch {timings[0].batch}), so the result is the original; ask for "
-        "--budget latency, for more, or with --no-bench for the smaller network whatever it takes"
+    return (
+        f"with {fewer:.2f}x fewer MACs the network is slower than the original ({times} of its speed, "
+        f"{timings[0].provider}, batch {timings[0].batch})"
     )
-    size = original.ByteSize()
-    report = started.report({}, {}, None, returned=why, file_bytes=Change(size, size))
-    return Result(original, Plan((), started.model, started.budget(None)), report)
 
 
 def _compressed(
@@ -288,12 +332,12 @@ def _verified(
     try:
         divergence = compare_outputs(work.engine, original, model, inputs.calibration, batches, work.progress)
         if options.recover is None:  # or else what it drops is known later
-            check_drop(divergence, options.max_drop)
+            check_drop(divergence, _allowed(options))
     except VerifyError as error:
         left = compressed.net.tensors().keys()
         place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
         where = f"; the first tensor that diverges is '{place[0]}'" if place else ""
-        raise VerifyError(f"{error}{where}; nothing was written") from error
+        raise type(error)(f"{error}{where}; nothing was written") from error
     return model, divergence
 
 
@@ -317,10 +361,15 @@ def _recovered(
         progress=work.progress,
     )
     try:
-        check_drop(record.after, options.max_drop)
+        check_drop(record.after, _allowed(options))
     except VerifyError as error:
-        raise VerifyError(f"{error}; nothing was written") from error
+        raise type(error)(f"{error}; nothing was written") from error
     return model, record
+
+
+def _allowed(options: Options) -> float | None:
+    """Greatest drop of the outputs; None where the user's own measure decides instead."""
+    return options.max_drop if options.evaluate is None else None
 
 
 def _timings(
@@ -333,7 +382,7 @@ def _timings(
     after = work.engine.session(model, label="the result")
     feeds = inputs.calibration.load(batch.samples)
     timings = [interleaved(before, after, feeds, seed=options.seed)]
-    if _slower(timings[0]):
+    if timings[0].ratio_high < 1:
         timings.append(interleaved(before, after, feeds, seed=options.seed + 1))
     work.progress("measure latency", 1, 1)
     return tuple(timings)

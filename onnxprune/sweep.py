@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import PlanError, UsageError, VerifyError
+from onnxprune.errors import LostTooMuchError, OutOfReachError, UsageError
+from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened
 from onnxprune.plan import Counted, budget_from
@@ -56,7 +57,7 @@ class Point:
         """JSON-able: without the model."""
         report = self.result.report if self.result is not None else None
         found: dict[str, Any] = {"asked": self.asked, "why": self.why}
-        for field in ("output", "macs", "params", "file_bytes", "timing"):
+        for field in ("output", "macs", "params", "file_bytes", "evaluation", "timing"):
             value = getattr(report, field, None)
             found[field] = value if value is None or isinstance(value, str) else asdict(value)
         found["divergence"] = [asdict(output) for output in report.divergence] if report is not None else []
@@ -95,16 +96,23 @@ def run_pareto(
         speedups: from small to large.
 
     Raises:
-        OnnxPruneError: what is not a matter of the speed-up.
+        LostTooMuchError: the first speed-up loses more than it may.
+        OutOfReachError: the first speed-up is out of reach.
+        OnnxPruneError: see `pipeline.run`; whatever is no matter of the speed-up.
     """
+    check_options(options)
     counted: Counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
-        for asked in speedups:
+        for number, asked in enumerate(speedups):
             try:
-                yield Point(asked, _run(job, shared, asked, counted))
-            except (PlanError, VerifyError) as error:
+                result = _run(job, shared, asked, counted)
+            except (LostTooMuchError, OutOfReachError) as error:
+                if not number:
+                    raise
                 yield Point(asked, None, str(error))
                 break
+            # Its last warning says why the original came back.
+            yield Point(asked, None, result.report.warnings[-1]) if result.returned else Point(asked, result)
 
 
 def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
@@ -117,12 +125,14 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         progress: likewise.
 
     Raises:
-        VerifyError: even the smallest speed-up loses more.
+        LostTooMuchError: even the smallest speed-up loses more.
+        OutOfReachError: even the smallest speed-up is out of reach.
         UsageError: each that is tried would be trained.
         OnnxPruneError: see `pipeline.run`.
     """
     if options.recover is not None:
         raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
+    check_options(options)
     counted: Counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
         quick = replace(shared, bench=False)
@@ -135,12 +145,12 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
                 _run(job, quick, asked, counted)
                 within = asked
                 tried.append(f"{asked:.3g}x is within")
-            except (PlanError, VerifyError) as error:
+            except (LostTooMuchError, OutOfReachError) as error:
                 beyond, why = asked, str(error)
                 tried.append(f"{asked:.3g}x is not")
+                if within == 1 and beyond <= _LEAST:
+                    raise type(error)(f"even {_LEAST:g}x is too much: {why}") from error
             progress(f"try {asked:.3g}x", 1, 1)
-            if within == 1 and beyond <= _LEAST:
-                raise VerifyError(f"even {_LEAST:g}x is too much: {why}")
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
         result = _run(job, shared, within, counted)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune._version import __version__
+from onnxprune.evaluation import name_of
 from onnxprune.note import Note
 from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation import Evaluation
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
@@ -82,8 +84,10 @@ class Started:
         recovery: Recovery | None = None,
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
+        evaluation: Evaluation | None = None,
         timing: Timing | None = None,
         returned: str = "",
+        warnings: tuple[str, ...] = (),
     ) -> Report:
         """The record of the run; ``returned``: why its result is the original."""
         outcomes = outcomes or {}
@@ -92,7 +96,8 @@ class Started:
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
-        warnings = (described.get("warning"), _few_samples(outcomes), returned or self._unchanged(keep, forms, plan))
+        unchanged = returned or self._unchanged(keep, forms, plan)
+        told = (described.get("warning"), _few_samples(outcomes), unchanged, *warnings)
         return Report(
             version=__version__,
             model=self.model,
@@ -103,13 +108,15 @@ class Started:
             provider=work.engine.provider,
             threads=self.options.engine.threads or 0,
             notes=(*self.notes, *notes),
-            warnings=tuple(str(warning) for warning in warnings if warning),
+            warnings=tuple(str(warning) for warning in told if warning),
             layers=layer_rows(work.net, work.channels, cost, keep, forms, outcomes, self.skipped),
             macs=macs,
             params=Change(self.params, self.params if returned else cost.params(keep, forms)),
             file_bytes=file_bytes,
             divergence=divergence,
+            evaluation=evaluation,
             timing=timing,
+            returned=bool(returned),
             explanation=explanation,
             recovery=recovery,
             seconds=self.clock.seconds,
@@ -161,5 +168,6 @@ def _options(options: Options) -> dict[str, object]:
         "seed": options.seed,
         "memory": options.memory_bytes,
         "max_drop": options.max_drop,
+        "evaluate": None if options.evaluate is None else name_of(options.evaluate),
         "recover": None if options.recover is None else asdict(options.recover),
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.errors import PlanError
+from onnxprune.errors import OutOfReachError, PlanError
 from onnxprune.graph.forms import DENSE, Forms
 from onnxprune.note import Note
 from onnxprune.plan import Choice, search
@@ -58,7 +58,8 @@ def plan_by_latency(
         Channels to keep, forms, and what was measured.
 
     Raises:
-        PlanError: the original is fast enough, or no plan is.
+        PlanError: the original is fast enough.
+        OutOfReachError: no plan is fast enough.
     """
     if not (probed.rankings or probed.candidates):
         return {}, {}, ()
@@ -104,7 +105,7 @@ def _raced(
                 align=options.align,
                 droppable=droppable,
             )
-        except PlanError:
+        except OutOfReachError:
             if not tried:
                 raise
             break
@@ -118,7 +119,9 @@ def _raced(
     enough = [one for one in tried if one.reached >= asked * (1 - _TOLERANCE)]
     if not enough:
         most = max(one.reached for one in tried)
-        raise PlanError(f"{budget.text} is out of reach: the fastest of {len(tried)} plans was {most:.2f}x faster")
+        raise OutOfReachError(
+            f"{budget.text} is out of reach: the fastest of {len(tried)} plans was {most:.2f}x faster"
+        )
     return replace(min(enough, key=lambda one: one.reached), plans=len(tried))
 
 

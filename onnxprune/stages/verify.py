@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.errors import DataError, ModelError, VerifyError
+from onnxprune.errors import DataError, LostTooMuchError, ModelError, VerifyError
 from onnxprune.graph.net import numpy_dtype
 from onnxprune.graph.save import finished_model
 from onnxprune.graph.schedule import segment
@@ -247,11 +247,11 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
             per cent.
 
     Raises:
-        VerifyError: an output is further away.
+        LostTooMuchError: an output is further away.
     """
     for output in divergence:
         if not output.relative_error <= _SENSELESS and not output.of_size <= 1:
-            raise VerifyError(
+            raise LostTooMuchError(
                 f"output '{output.name}' has a relative error of {output.relative_error:.3g} on held-back inputs, of "
                 "which a constant has 1, and is further off than it is large: ask for less, or give more --samples"
             )
@@ -262,7 +262,7 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
         lost = 100 * (1 - output.top1_agreement) if output.top1_agreement is not None else 100 * output.relative_error
         if lost > max_drop:
             words = "top-1 agreement lost" if classifier else "relative error"
-            raise VerifyError(
+            raise LostTooMuchError(
                 f"output '{output.name}': {lost:.2f} {'points of ' if classifier else '% '}{words} on held-back "
                 f"inputs, --max-drop allows {max_drop:g}: ask for less, or give more --samples"
             )

@@ -15,7 +15,7 @@ def calibration(count):
 
 @given(count=st.integers(2, 60), samples=st.none() | st.integers(2, 80), seed=st.integers(0, 1000))
 def test_both_parts_are_sorted_disjoint_and_as_many_as_asked_for(count, samples, seed):
-    data = open_calibration(None, [nchw()], NO_OPTIONS, synthetic_count=count)
+    data = open_calibration("synthetic", [nchw()], NO_OPTIONS, synthetic_count=count)
     fit, held = split(data, samples, seed=seed)
     total = min(count, samples or count)
     assert fit.dtype == held.dtype == np.int64
@@ -29,7 +29,7 @@ def test_both_parts_are_sorted_disjoint_and_as_many_as_asked_for(count, samples,
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (9, 1), (100, 10), (2560, 256), (9000, 256)])
 def test_a_tenth_is_held_back_but_at_least_one_and_at_most_256(count, held):
-    data = open_calibration(None, [nchw()], NO_OPTIONS, synthetic_count=count)
+    data = open_calibration("synthetic", [nchw()], NO_OPTIONS, synthetic_count=count)
     assert len(split(data, None)[1]) == held
 
 
