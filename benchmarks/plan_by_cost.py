@@ -229,11 +229,11 @@ def _predicted(given: argparse.Namespace) -> None:
 def _ablation(given: argparse.Namespace) -> None:
     linear, plain = RefitOptions(refit="linear"), RefitOptions(refit="linear", rounds=0)
     whole = replace(_HARD, select_inputs=False)
-    pruned = replace(_BASE, recipe="prune", sensitivity=False, refit=plain)
+    pruned = replace(_BASE, recipe="prune")
     steps: list[tuple[str, Options]] = [
         ("channels, the same share everywhere", replace(pruned, allocation="uniform")),
-        ("by closed-form error (greedy)", pruned),
-        ("+ weighed by trials (sensitivity)", replace(pruned, sensitivity=True)),
+        ("by closed-form error (greedy)", replace(pruned, sensitivity=False)),
+        ("+ weighed by trials (sensitivity)", pruned),
         ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
         ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
         ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),

@@ -33,7 +33,6 @@ _USUAL = replace(
     allocation="uniform",
     select=SelectOptions(selector="magnitude"),
     refit=RefitOptions(refit="none"),
-    downstream=False,
 )
 _WAYS = {"ours": (_OURS, RecoverOptions()), "usual": (_USUAL, RecoverOptions(features=0.0, blockwise=0.0))}
 

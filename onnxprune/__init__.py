@@ -7,7 +7,7 @@
 
 from onnxprune._version import __version__
 from onnxprune.api import compare, from_torch, inspect, pareto, prune, prune_to_drop, recover, to_torch
-from onnxprune.compare import Comparison
+from onnxprune.compare import CompareOptions, Comparison
 from onnxprune.data import DataOptions
 from onnxprune.errors import OnnxPruneError
 from onnxprune.inspection import Inspection
@@ -21,6 +21,7 @@ from onnxprune.result import ModelResult
 from onnxprune.sweep import Point
 
 __all__ = [
+    "CompareOptions",
     "Comparison",
     "DataOptions",
     "Inspection",

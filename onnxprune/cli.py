@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import warnings
@@ -19,7 +18,9 @@ from rich.console import Console
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
 from onnxprune.data.recipe import OPEN_SIDE
-from onnxprune.errors import DropError, OnnxPruneError, OutputError, UsageError
+from onnxprune.errors import DropError, NothingFasterError, OnnxPruneError, OutputError, UsageError
+from onnxprune.evaluation import load_function
+from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
     AS_IT_IS,
     AUTO,
@@ -33,6 +34,8 @@ from onnxprune.flags import (
     Kinds,
     MethodFlags,
     MethodPanel,
+    NotesFlags,
+    NotesPanel,
     PixelPanel,
     RunFlags,
     RunPanel,
@@ -70,8 +73,9 @@ __all__ = ["app", "main"]
 EXIT_CODES = """\
 Exit codes: 0 done, 2 an option cannot be used, 3 the model cannot be read or pruned, 4 the data cannot be used,
 5 no plan (nothing to prune, or the budget is out of reach), 6 the result failed its verification, 7 onnxruntime
-cannot run it, 8 compare: outside --max-drop, 9 a file cannot be written, 130 interrupted. Nothing is written unless
-the exit code is 0."""
+cannot run it, 8 compare: outside --max-drop, 9 a file cannot be written, 10 the measure of --evaluate failed, 11 a time
+budget was given and nothing faster was found: the original was written, 130 interrupted. Otherwise nothing is written
+unless the exit code is 0."""
 
 _NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
 
@@ -93,12 +97,13 @@ def prune(
     model: Path,
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    data: Path | None = None,
+    data: str | None = None,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan_out: Path | None = None,
     max_drop: Drop = None,
     output_kind: Kinds = (),
+    evaluate: str | None = None,
     pareto: Path | None = None,
     recover: str | None = None,
     budget: BudgetPanel = BudgetFlags(),
@@ -107,7 +112,7 @@ def prune(
     sampling: SamplePanel = SampleFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
     engine: EnginePanel = EngineFlags(),
-    show: ShowPanel = ShowFlags(),
+    show: NotesPanel = NotesFlags(),
 ) -> None:
     """Prune the channels of a network: onnxprune model.onnx -o pruned.onnx
 
@@ -118,8 +123,8 @@ def prune(
     output
         Where the result goes; required unless --dry-run.
     data
-        Inputs to calibrate on: an image folder, .npy or .npz. Without it MODEL.calib.npz beside MODEL.onnx, or
-        synthetic images with a warning.
+        Inputs to calibrate on: an image folder, .npy or .npz, or the word synthetic for made-up images (a folder of
+        that name is ./synthetic). Without it MODEL.calib.npz beside MODEL.onnx.
     dry_run
         Only plan, and show the plan.
     explain
@@ -128,34 +133,41 @@ def prune(
         Write the plan to this file.
     max_drop
         Points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on held-back
-        inputs: the largest speed-up within it is looked for; with a budget, it is an error to lose more.
+        inputs, with --evaluate how much its value may fall: the largest speed-up within it is looked for; with a
+        budget, it is an error to lose more.
     output_kind
         What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+    evaluate
+        FILE.py:FUNCTION, your own measure: it gets run(inputs) -> outputs, both dicts of arrays by name, and returns
+        one number, higher is better. It decides --max-drop.
     pareto
         A dozen speed-ups instead of one: models, table, JSON and a plot go to this folder.
     recover
         Train the result on the original's answers, without labels: a number of epochs, or auto, which a bare --recover
         means.
     """
-    learnt = None if recover is None else recover_options(recover, training, sampling.seed)
-    if learnt is None and training != TrainFlags():
-        raise UsageError("options of the training do nothing without --recover: add it, or leave them out")
+    learnt = recover_options(recover, training, sampling.seed)
+    options = options_from(budget, method, sampling, preprocessing, engine, max_drop, evaluate)
+    options = replace(options, recover=learnt, outputs=checked_kinds(output_kind))
     if pareto is not None:
-        _check_points(pareto, budget, given=(output, plan_out, dry_run or None, explain or None))
-        _check_targets([model, data], [show.json])
-        options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
-        options = replace(options, outputs=checked_kinds(output_kind))
+        _check_points(pareto, budget, given=(output, plan_out, dry_run, explain, show.verbose))
+        check_targets([model, data], [show.json])
         _write_points(model, data, options, pareto, show)
         return
     if output is None and not dry_run:
         raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
-    _check_targets([model, data, budget.plan], [output, show.json, plan_out])
-    options = replace(options_from(budget, method, sampling, preprocessing, engine, max_drop), recover=learnt)
-    options = replace(options, outputs=checked_kinds(output_kind))
+    check_targets([model, data, budget.plan], [output, show.json, plan_out])
+    unweighed = budget.plan is not None or options.budget.kind in ("keep-ratio", "selector")
+    if explain and (show.quiet or unweighed):
+        why = "with --quiet" if show.quiet else "where nothing was weighed: with --plan, --keep-ratio or --lasso fixed"
+        raise UsageError(f"--explain does nothing {why}: leave it out")
+    search = options.max_drop is not None and budget.plan is None and not amounts(budget)
+    search = search and options.budget.kind != "selector"
+    if search and dry_run:
+        raise UsageError("--max-drop alone tries one network after another, --dry-run makes none: give a budget too")
     plan = None if budget.plan is None else Plan.load(budget.plan)
-    search = options.max_drop is not None and plan is None and not (dry_run or amounts(budget))
     with _bars(show) as bars:
-        if search and options.budget.kind != "selector":
+        if search:
             result = run_largest(model, data, options, bars)
         else:
             result = run(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
@@ -166,11 +178,13 @@ def prune(
     if plan_out is not None:
         write_bytes(plan_out, result.plan.to_json().encode())
     if show.json is not None:
-        write_bytes(show.json, _json({**report.to_dict(), "plan": result.plan.to_dict()}))
+        write_bytes(show.json, json_bytes({**report.to_dict(), "plan": result.plan.to_dict()}))
     if not show.quiet:
         if explain and report.explanation is not None:
             show_explanation(_paper(), report.explanation, verbose=show.verbose)
         show_report(_paper(), report, verbose=show.verbose)
+    if result.returned:
+        raise NothingFasterError(f"{report.budget}: nothing faster was found: the result is the original")
 
 
 @app.command
@@ -178,12 +192,13 @@ def compare(
     original: Path,
     candidate: Path,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     labels: Path | None = None,
     label_offset: int = 0,
     samples: int | None = None,
     max_drop: Drop = None,
     output_kind: Kinds = (),
+    evaluate: str | None = None,
     seed: int = 0,
     preprocessing: PixelPanel = AS_IT_IS,
     engine: EnginePanel = EngineFlags(),
@@ -198,8 +213,7 @@ def compare(
     candidate
         The second model.
     data
-        Inputs: an image folder, .npy or .npz. Without it ORIGINAL.test.npz or ORIGINAL.calib.npz beside the first
-        model, or synthetic images.
+        Inputs, as for the main command. Without it ORIGINAL.test.npz or ORIGINAL.calib.npz beside the first model.
     labels
         Classes: .npy, .npz with 'labels', or one integer a line; the data's own 'labels' unless given.
     label_offset
@@ -208,17 +222,20 @@ def compare(
         Inputs at most.
     max_drop
         Exit with 8 if the second model loses more: points of accuracy, without labels points of top-1 agreement,
-        for other outputs per cent of relative error.
+        for other outputs per cent of relative error; with --evaluate, if its value falls by more.
     output_kind
         What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+    evaluate
+        FILE.py:FUNCTION, your own measure, as for the main command.
     seed
         Of the choice of inputs.
     """
-    _check_targets([original, candidate, data, labels], [show.json])
+    check_targets([original, candidate, data, labels], [show.json])
     options = CompareOptions(
         samples=samples,
         label_offset=label_offset,
         max_drop=max_drop,
+        evaluate=load_function(evaluate),
         bench=engine.bench,
         bench_batch=engine.bench_batch,
         seed=seed,
@@ -229,7 +246,7 @@ def compare(
     with _bars(show) as bars:
         comparison = run_comparison(original, candidate, data, labels, options, bars)
     if show.json is not None:
-        write_bytes(show.json, _json(comparison.to_dict()))
+        write_bytes(show.json, json_bytes(comparison.to_dict()))
     if not show.quiet:
         show_comparison(_paper(), comparison)
     if not comparison.within:
@@ -243,14 +260,15 @@ def recover(
     candidate: Path,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    data: Path | None = None,
+    data: str | None = None,
     epochs: str = AUTO,
     output_kind: Kinds = (),
+    evaluate: str | None = None,
     training: TrainPanel = TrainFlags(),
     inputs: InputPanel = InputFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
     engine: RunPanel = RunFlags(),
-    show: ShowPanel = ShowFlags(),
+    show: NotesPanel = NotesFlags(),
 ) -> None:
     """Train a smaller network on the original's answers, without labels: any pair with the same inputs and outputs.
 
@@ -268,10 +286,13 @@ def recover(
         Passes over the inputs, or auto.
     output_kind
         What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+    evaluate
+        FILE.py:FUNCTION, your own measure, as for the main command: its value is shown before and after.
     """
-    _check_targets([original, candidate, data], [output, show.json])
+    check_targets([original, candidate, data], [output, show.json])
     sampling = SampleFlags(**vars(inputs))
-    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, EngineFlags(**vars(engine)), None)
+    run_flags = EngineFlags(**vars(engine))
+    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, run_flags, None, evaluate)
     learnt = recover_options(epochs, training, inputs.seed)
     chosen = replace(options, recover=learnt, outputs=checked_kinds(output_kind))
     with _bars(show) as bars:
@@ -279,7 +300,7 @@ def recover(
     result.save(output)
     result = result.written_to(output)
     if show.json is not None:
-        write_bytes(show.json, _json(result.report.to_dict()))
+        write_bytes(show.json, json_bytes(result.report.to_dict()))
     if not show.quiet:
         show_recovery(_paper(), result.report, verbose=show.verbose)
 
@@ -289,12 +310,12 @@ def study(
     model: Path,
     *,
     site: tuple[str, ...],
-    data: Path | None = None,
+    data: str | None = None,
     speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 5.0),
     plot: Path | None = None,
     sampling: SamplePanel = SampleFlags(),
     preprocessing: PixelPanel = AS_IT_IS,
-    engine: EnginePanel = EngineFlags(),
+    engine: RunPanel = RunFlags(),
     show: ShowPanel = ShowFlags(),
 ) -> None:
     """Study layers one at a time: error, damage and cost by every method and size; the model is not changed.
@@ -312,22 +333,22 @@ def study(
     plot
         Draw error against speed-up to this file, .png or .svg.
     """
-    _check_targets([model, data], [plot, show.json])
+    check_targets([model, data], [plot, show.json])
     if plot is not None:
         check_plot(plot)
-    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, engine, None)
+    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, EngineFlags(**vars(engine)), None)
     with _bars(show) as bars:
         found = run_study(model, data, site, options, speedups, bars)
     if plot is not None:
         write_bytes(plot, plot_study(found, plot.suffix.lower()))
     if show.json is not None:
-        write_bytes(show.json, _json(found.to_dict()))
+        write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
         show_study(_paper(), found)
 
 
 @app.command
-def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()) -> None:
+def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags()) -> None:
     """List what of a network may be pruned, layer by layer, and what stands in the way; nothing is run.
 
     Parameters
@@ -337,18 +358,18 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: ShowPanel = ShowFlags()
     size
         Of the axes that its inputs leave open, the batch apart.
     """
-    _check_targets([model], [show.json])
+    check_targets([model], [show.json])
     found = run_inspection(model, size=size)
     if show.json is not None:
-        write_bytes(show.json, _json(found.to_dict()))
+        write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
         show_inspection(_paper(), found, verbose=show.verbose)
 
 
 def _check_points(folder: Path, budget: BudgetFlags, *, given: Sequence[object]) -> None:
     """Whether a dozen speed-ups can be written there, and nothing else was asked for."""
-    names = ["-o", "--plan-out", "--dry-run", "--explain"]
-    others = [name for name, value in zip(names, given, strict=True) if value is not None]
+    names = ["-o", "--plan-out", "--dry-run", "--explain", "--verbose"]
+    others = [name for name, value in zip(names, given, strict=True) if value]
     others += [f"--{name.replace('_', '-')}" for name in (*amounts(budget), *(["plan"] if budget.plan else []))]
     if others:
         raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
@@ -358,12 +379,12 @@ def _check_points(folder: Path, budget: BudgetFlags, *, given: Sequence[object])
         raise OutputError(f"{folder}: the folder that it would lie in does not exist")
 
 
-def _write_points(model: Path, data: Path | None, options: Options, folder: Path, show: ShowFlags) -> None:
+def _write_points(model: Path, data: str | None, options: Options, folder: Path, show: ShowFlags) -> None:
     """Each model as soon as it is there, and the JSON with it: what is done is not lost."""
-    folder.mkdir(exist_ok=True)
     points: list[Point] = []
     with _bars(show) as bars:
         for point in run_pareto(model, data, options, bars):
+            folder.mkdir(exist_ok=True)
             done = point
             if point.result is not None:
                 path = folder / f"{model.stem}-{point.asked:g}x.onnx"
@@ -374,29 +395,13 @@ def _write_points(model: Path, data: Path | None, options: Options, folder: Path
             points.append(done)
             found = Pareto(str(model), options.budget.unit, tuple(points))
             for target in filter(None, (folder / "pareto.json", show.json)):
-                write_bytes(target, _json(found.to_dict()))
+                write_bytes(target, json_bytes(found.to_dict()))
     drawn = find_spec("matplotlib") is not None
     if drawn:
         write_bytes(folder / "pareto.svg", plot_pareto(found, ".svg"))
     if not show.quiet:
         show_pareto(_paper(), found)
         print(f"models, pareto.json{', pareto.svg' if drawn else ''} in {folder}" + ("" if drawn else _NO_PLOT))
-
-
-def _check_targets(sources: Sequence[Path | None], targets: Sequence[Path | None]) -> None:
-    """Find out before the work, not after it, that a file cannot be written, or is one that is read."""
-    taken: set[Path] = set()
-    for path in (target for target in targets if target is not None):
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder, expected a file to write")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: its folder does not exist")
-        for source in sources:
-            if source is not None and path.exists() and source.exists() and path.samefile(source):
-                raise UsageError(f"{path}: is read; give the result another name")
-        if path.resolve() in taken:
-            raise UsageError(f"{path}: two results would go to one file")
-        taken.add(path.resolve())
 
 
 def _bars(show: ShowFlags) -> StageBars:
@@ -409,10 +414,6 @@ def _paper() -> Console:
     """Stdout; wide enough for the tables where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 120))
-
-
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=1, default=str) + "\n").encode()
 
 
 def main(arguments: list[str] | None = None) -> Literal[0] | int:
@@ -430,9 +431,13 @@ def _tell(message: Warning | str, *where: object, **more: object) -> None:
     print(f"onnxprune: warning: {message}", file=sys.stderr)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM; a type of its own, so that it is no ``sys.exit`` of the user's measure."""
+
+
 def _terminate(number: int, frame: object) -> None:
     """Leave as after Ctrl-C, so that held activations are deleted."""
-    sys.exit(128 + number)
+    raise _Terminated(128 + number)
 
 
 def _guarded(command: Callable[[], object]) -> int:

@@ -12,9 +12,11 @@ import numpy as np
 from onnxprune.data import DataOptions, open_calibration
 from onnxprune.data.labels import read_labels
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.evaluation import Evaluate, Evaluation, Evaluator
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import load, read_model
+from onnxprune.idle import Rule, check_idle
 from onnxprune.note import warn
 from onnxprune.report.record import Change, plain
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
@@ -53,6 +55,7 @@ class CompareOptions:
         samples: inputs at most, drawn with `seed`; None: all.
         label_offset: added to every label: 1 for models whose class 0 is "background" with labels that do not count it.
         max_drop: what the second model may lose, see `Comparison.drop`; None: anything.
+        evaluate: the user's own measure, as in `Options`; it decides `max_drop`. None: accuracy or the outputs do.
         bench: measure latency.
         bench_batch: at this batch size.
         seed: of the choice of inputs, and of the timing.
@@ -64,6 +67,7 @@ class CompareOptions:
     samples: int | None = None
     label_offset: int = 0
     max_drop: float | None = None
+    evaluate: Evaluate | None = None
     bench: bool = True
     bench_batch: int = 1
     seed: int = 0
@@ -78,6 +82,8 @@ class CompareOptions:
             raise UsageError(f"--bench-batch must be 1 or more, found {self.bench_batch}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.evaluate is not None and not callable(self.evaluate):
+            raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +96,10 @@ class Comparison:
         samples: inputs compared.
         divergence: per output.
         accuracy: top-1 in per cent, before and after; None without labels.
-        drop: what was lost, the worst of all outputs: points of accuracy, or without labels points of agreement, for
-            values the relative error in per cent, for undecided outputs both.
+        evaluation: values of the user's own measure; None without one.
+        drop: what was lost: of the user's own measure where there is one; else the worst of all outputs: points of
+            accuracy, or without labels points of agreement, for values the relative error in per cent, for undecided
+            outputs both.
         drop_kind: which of them.
         max_drop: what was allowed.
         macs: for one sample.
@@ -110,6 +118,7 @@ class Comparison:
     samples: int
     divergence: tuple[OutputDivergence, ...]
     accuracy: tuple[float, float] | None
+    evaluation: Evaluation | None
     drop: float
     drop_kind: str
     max_drop: float | None
@@ -147,7 +156,7 @@ def run_comparison(
         original: the first model.
         candidate: the second; its inputs and outputs must be named and shaped alike.
         data: inputs, see `open_calibration`; None: ``<original>.test.npz`` beside the first model if there is one, then
-            ``<original>.calib.npz``, then synthetic ones.
+            ``<original>.calib.npz``.
         labels: a file or integers, see `read_labels`; None: those that the data has, if any.
         options: how.
         progress: told how far it is.
@@ -155,6 +164,7 @@ def run_comparison(
     Raises:
         OnnxPruneError: see `errors`.
     """
+    check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
     models = [read_model(source) for source in (original, candidate)]
     nets = [load(model, label=label)[0] for model, label in models]
     specs = _common_inputs(nets, [label for _, label in models])
@@ -164,11 +174,15 @@ def run_comparison(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
     )
     known = calibration.labels if labels is None else read_labels(labels, len(calibration))
+    check_idle(options, CompareOptions(), (Rule(("label_offset",), known is not None, "without labels"),))
     chosen = _chosen(len(calibration), options)
     source = str(calibration.description["source"]) if labels is None else "--labels"
     outputs = with_labels(nets[0], outputs, None if known is None else known + options.label_offset, source)
     warn(expected_estimate(outputs.values(), len(chosen), options.max_drop, "compared"))
     engine = Engine.open(options.engine)
+    evaluation = None
+    if options.evaluate is not None:
+        evaluation = Evaluator.open(options.evaluate, models[0][0], specs, engine).of(models[1][0])
     before, after = (engine.session(model, label=label) for model, label in models)
     meter, hits = DivergenceMeter(outputs), _Hits(outputs)
     size = batch_size(nets[0], sample_shapes(calibration, specs), _MEMORY)
@@ -183,6 +197,9 @@ def run_comparison(
     divergence = meter.finish()
     lost = _lost(divergence, hits)
     worst = max(lost, key=lambda one: one.amount, default=None)
+    drop, drop_kind = (0.0, "nothing") if worst is None else (worst.amount, worst.words)
+    if evaluation is not None:
+        worst, drop, drop_kind = None, evaluation.drop, f"{evaluation.name} lost"
     costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
     timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
     damaged, sure = damage(divergence, "compared"), estimate(lost, options.max_drop)
@@ -193,8 +210,9 @@ def run_comparison(
         samples=len(chosen),
         divergence=divergence,
         accuracy=hits.accuracy,
-        drop=0.0 if worst is None else worst.amount,
-        drop_kind="nothing" if worst is None else worst.words,
+        evaluation=evaluation,
+        drop=drop,
+        drop_kind=drop_kind,
         max_drop=options.max_drop,
         macs=Change(costs[0].macs({}), costs[1].macs({})),
         params=Change(costs[0].params({}), costs[1].params({})),

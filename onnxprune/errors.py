@@ -6,11 +6,15 @@
     |-- UsageError            2   an option or an argument that cannot be used
     |-- ModelError            3   the model file cannot be read, or is not a model that can be pruned
     |-- DataError             4   calibration or test data cannot be read or does not fit the model
-    |-- PlanError             5   nothing to prune, the budget is out of reach, or a plan does not fit the model
+    |-- PlanError             5   nothing to prune, or a plan does not fit the model
+    |   `-- OutOfReachError   5   no plan meets the budget
     |-- VerifyError           6   the result failed its verification; nothing was written
+    |   `-- LostTooMuchError  6   the result is further from the original than was allowed
     |-- EngineError           7   onnxruntime cannot run the model with the provider that was asked for
     |-- DropError             8   ``compare``: the difference is outside ``--max-drop``
-    `-- OutputError           9   a result cannot be written
+    |-- OutputError           9   a result cannot be written
+    |-- EvaluateError        10   the user's own measure (``--evaluate``) failed, or returned no finite number
+    `-- NothingFasterError   11   a time budget was given and no faster network was found: the original was written
 
 A message is one line: what was expected, what was found, at which file, node or option, and the way out.
 An interrupted run (Ctrl-C) exits with 130. Anything else that escapes is a bug and keeps its traceback.
@@ -22,8 +26,12 @@ __all__ = [
     "DataError",
     "DropError",
     "EngineError",
+    "EvaluateError",
+    "LostTooMuchError",
     "ModelError",
+    "NothingFasterError",
     "OnnxPruneError",
+    "OutOfReachError",
     "OutputError",
     "PlanError",
     "UsageError",
@@ -64,10 +72,18 @@ class PlanError(OnnxPruneError):
     exit_code = 5
 
 
+class OutOfReachError(PlanError):
+    """No plan meets the budget."""
+
+
 class VerifyError(OnnxPruneError):
     """The compressed network failed its verification."""
 
     exit_code = 6
+
+
+class LostTooMuchError(VerifyError):
+    """The result is further from the original than was allowed: a smaller budget may pass."""
 
 
 class EngineError(OnnxPruneError):
@@ -86,3 +102,15 @@ class OutputError(OnnxPruneError):
     """A file cannot be written."""
 
     exit_code = 9
+
+
+class EvaluateError(OnnxPruneError):
+    """The user's own measure failed, or returned no finite number."""
+
+    exit_code = 10
+
+
+class NothingFasterError(OnnxPruneError):
+    """Raised by the command line alone: within a time budget nothing faster was found, so the original was written."""
+
+    exit_code = 11

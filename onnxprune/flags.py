@@ -11,6 +11,8 @@ from cyclopts import Group, Parameter, Token
 
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
+from onnxprune.evaluation import load_function
+from onnxprune.idle import BY_PLAN, SETTLED, Rule, check_idle
 from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import Allocation, Budget, Counted, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
@@ -31,6 +33,8 @@ __all__ = [
     "Kinds",
     "MethodFlags",
     "MethodPanel",
+    "NotesFlags",
+    "NotesPanel",
     "PixelPanel",
     "RunFlags",
     "RunPanel",
@@ -214,10 +218,20 @@ class ShowFlags:
 
     json: Path | None = None
     "Write everything that the terminal shows to this file, as JSON."
-    verbose: Annotated[bool, Parameter(alias="-v", negative=(), show_default=False)] = False
-    "Show all notes, and the time of each stage."
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), show_default=False)] = False
     "Show errors only."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotesFlags(ShowFlags):
+    """What is shown and kept beside the model, of commands that have notes."""
+
+    verbose: Annotated[bool, Parameter(alias="-v", negative=(), show_default=False)] = False
+    "Show all notes, and the time of each stage."
+
+    def __post_init__(self) -> None:
+        if self.verbose and self.quiet:
+            raise UsageError("--verbose and --quiet contradict each other: give one of them")
 
 
 # In the order of the help.
@@ -230,8 +244,8 @@ PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * sc
 RunPanel = Annotated[RunFlags, _panel("Engine")]
 EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
+NotesPanel = Annotated[NotesFlags, _panel("Output")]
 _AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")
-_CHOICES = ("budget", "recipe", "select_inputs", "drop_branches", "allocation", "align", "sensitivity", "damping")
 AUTO = "auto"
 """Epochs of a recovery that are left to us."""
 AS_IT_IS = DataOptions()
@@ -243,12 +257,16 @@ def amounts(budget: BudgetFlags) -> list[str]:
     return [name for name in _AMOUNTS if getattr(budget, name) is not None]
 
 
-def recover_options(epochs: str, training: TrainFlags, seed: int) -> RecoverOptions:
-    """Of ``--recover EPOCHS`` or ``--recover auto``.
+def recover_options(epochs: str | None, training: TrainFlags, seed: int) -> RecoverOptions | None:
+    """Of ``--recover EPOCHS`` or ``--recover auto``; None without it.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or there are options of the training without it.
     """
+    asked = epochs is not None
+    check_idle(training, TrainFlags(), (Rule(tuple(vars(training)), asked, "without --recover"),))
+    if epochs is None:
+        return None
     try:
         count = None if epochs == AUTO else int(epochs)
     except ValueError:
@@ -266,16 +284,6 @@ def recover_options(epochs: str, training: TrainFlags, seed: int) -> RecoverOpti
     )
 
 
-def _check_alone(budget: BudgetFlags) -> None:
-    """A plan says what is done: what would decide it otherwise is not to be passed over in silence."""
-    usual = BudgetFlags()
-    others = [name for name in (*_AMOUNTS, *_CHOICES) if getattr(budget, name) != getattr(usual, name)]
-    if others:
-        off = {name for name in others if getattr(budget, name) is False}
-        flags = ", ".join(f"--{'no-' * (name in off)}{name.replace('_', '-')}" for name in others)
-        raise UsageError(f"--plan says what is done: leave {flags} out")
-
-
 def options_from(
     budget: BudgetFlags,
     method: MethodFlags,
@@ -283,14 +291,16 @@ def options_from(
     preprocessing: DataOptions,
     engine: EngineFlags,
     max_drop: float | None,
+    evaluate: str | None = None,
 ) -> Options:
     """What was asked for, with the defaults filled in.
 
     Raises:
-        UsageError: two options contradict each other.
+        UsageError: two options contradict each other, or one does nothing.
     """
-    if budget.plan is not None:
-        _check_alone(budget)
+    usual, unplanned = BudgetFlags(), budget.plan is None
+    check_idle(budget, usual, (Rule((*_AMOUNTS, "budget", *SETTLED), unplanned, BY_PLAN),))
+    check_idle(sampling, type(sampling)(), (Rule(("cache_dir",), sampling.cache, "with --no-cache"),))
     counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
     default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else None
     cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None
@@ -332,6 +342,7 @@ def options_from(
         memory=None if sampling.memory is None else parse_bytes("--memory", sampling.memory),
         cache_dir=cache_dir,
         max_drop=max_drop,
+        evaluate=load_function(evaluate),
         bench=engine.bench,
         bench_batch=engine.bench_batch,
     )

@@ -10,6 +10,7 @@ import psutil
 
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
+from onnxprune.evaluation import Evaluate
 from onnxprune.plan import Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.meaning import AskedKind
@@ -63,8 +64,11 @@ class Options:
         engine: onnxruntime's provider and threads.
         memory: bytes for held activations and moments; None: a quarter of what the machine has.
         cache_dir: where finished steps are kept; None: nowhere.
-        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; None:
-            anything.
+        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; with
+            `evaluate`, how much lower its value may be; None: anything.
+        evaluate: the user's own measure, a function that gets ``run`` and returns one finite number, higher is better;
+            ``run`` takes arrays by input name, the first axis the batch, and returns arrays by output name. It decides
+            `max_drop`. None: the outputs' difference from the original's does.
         bench: measure latency before and after.
         bench_batch: at this batch size.
         recover: train the result on the original's answers; None: do not.
@@ -94,6 +98,7 @@ class Options:
     memory: int | None = None
     cache_dir: Path | None = None
     max_drop: float | None = None
+    evaluate: Evaluate | None = None
     bench: bool = True
     bench_batch: int = 1
     recover: RecoverOptions | None = None
@@ -120,6 +125,8 @@ class Options:
             raise UsageError(f"--damping takes powers within 0 and 1, found {given}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.evaluate is not None and not callable(self.evaluate):
+            raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
         if self.select_inputs and (self.recipe != "3c" or self.budget.unit == "latency"):
             raise UsageError("--select-inputs needs --recipe 3c and a budget in MACs or parameters: it saves no time")
         if self.recipe != "prune" and self.budget.kind in ("keep-ratio", "selector"):

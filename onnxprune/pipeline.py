@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.errors import PlanError, VerifyError
+from onnxprune.errors import LostTooMuchError, PlanError, VerifyError
+from onnxprune.evaluation import Evaluator
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model
+from onnxprune.idle import check_options
 from onnxprune.note import Note, warn
 from onnxprune.plan import RECIPES, Plan, budget_from
 from onnxprune.recovery import require_torch
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import CalibrationSource
+    from onnxprune.evaluation import Evaluation
     from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
     from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.runtime.timing import Timing
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Job", "Result", "opened", "run"]
 
@@ -75,6 +80,11 @@ class Result(ModelResult):
 
     plan: Plan
     report: Report
+
+    @property
+    def returned(self) -> bool:
+        """Whether the model is the original, since nothing faster was found within a time budget."""
+        return self.report.returned
 
 
 def run(
@@ -99,9 +109,11 @@ def run(
     Raises:
         OnnxPruneError: see `errors`; nothing was written.
     """
+    check_options(options, plan)
     if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
         options = replace(options, budget=budget_from())
-    with opened(source, data, options, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
+    shown = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
+    with opened(source, data, shown, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
         return job.run(options, plan=plan, dry_run=dry_run)
 
 
@@ -148,13 +160,18 @@ def opened(
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
         cache = Cache(options, original, inputs)
+        evaluator = None
+        if options.evaluate is not None:
+            with clock("evaluate"):
+                evaluator = Evaluator.open(options.evaluate, original, inputs.specs, work.engine)
         if options.budget.kind == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
         if options.metric == "fisher":
             with clock("weigh outputs"):
                 work = replace(work, weights=output_weights(work, cache.checkpoint("metric")))
-        yield Job(original, Started(label, work, cost, params, skipped, notes, options, inputs, clock), groups, cache)
+        started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
+        yield Job(original, started, groups, cache, evaluator)
 
 
 @dataclass(frozen=True)
@@ -165,14 +182,18 @@ class Job:
     started: Started
     groups: tuple[ChannelGroup, ...]
     cache: Cache
+    evaluator: Evaluator | None = None
 
-    def run(self, options: Options, *, plan: Plan | None = None, dry_run: bool = False) -> Result:
+    def run(
+        self, options: Options, *, plan: Plan | None = None, dry_run: bool = False, rehearsal: bool = False
+    ) -> Result:
         """Prune it.
 
         Args:
             options: those it was opened with, but for the budget, the greatest drop and the measurement of latency.
             plan: see `run`.
             dry_run: likewise.
+            rehearsal: judge it by the inputs to choose by, not by those to report on.
         """
         options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
         started = replace(self.started, options=options, clock=Stopwatch(self.started.clock.seconds))
@@ -201,16 +222,20 @@ class Job:
         if compressed.net.parameters() != cost.params(keep, forms):
             raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep, forms)}")
         with clock("verify"):
-            model, divergence = _verified(work, self.original, compressed, inputs, options)
+            samples = inputs.choose if rehearsal else inputs.held
+            model, divergence = _verified(work, self.original, compressed, inputs, samples, options)
+        evaluation = None if options.recover is not None else self._evaluated(model, options, clock)
         with clock("bench"):
             timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
-        if timings and all(timing.slower for timing in timings) and plan is None and options.budget.unit != "params":
-            return _returned(started, self.original, timings, cost.macs({}) / cost.macs(keep, forms))
+        slower = _slower(timings, cost.macs({}) / cost.macs(keep, forms))
+        if slower and plan is None and options.budget.unit == "latency":
+            return self._returned(started, slower)
         recovery = None
         if options.recover is not None:
             with clock("recover"):
                 model, recovery = _recovered(work, compressed, inputs, options, self.cache)
                 divergence = recovery.after
+            evaluation = self._evaluated(model, options, clock)
         report = started.report(
             keep,
             forms,
@@ -221,9 +246,36 @@ class Job:
             recovery=recovery,
             file_bytes=Change(self.original.ByteSize(), model.ByteSize()),
             divergence=divergence,
+            evaluation=evaluation,
             timing=timings[-1] if timings else None,
+            warnings=(f"SLOWER: {slower}; ask for --budget latency to save time",) if slower else (),
         )
         return Result(model, planned(compressed.kept, forms), report)
+
+    def _evaluated(self, model: onnx.ModelProto, options: Options, clock: Stopwatch) -> Evaluation | None:
+        """Value of the user's own measure, held to the greatest drop; None if there is no measure."""
+        if self.evaluator is None:
+            return None
+        with clock("evaluate"):
+            found = self.evaluator.of(model)
+        try:
+            found.check(options.max_drop)
+        except LostTooMuchError as error:
+            raise LostTooMuchError(f"{error}; nothing was written") from error
+        return found
+
+    def _returned(self, started: Started, slower: str) -> Result:
+        """The original as the result of a time budget within which nothing faster was found."""
+        size = self.original.ByteSize()
+        report = started.report(
+            {},
+            {},
+            None,
+            returned=f"RETURNED UNCHANGED: {slower}, so the result is the original",
+            file_bytes=Change(size, size),
+            evaluation=None if self.evaluator is None else self.evaluator.unchanged(),
+        )
+        return Result(self.original, Plan((), started.model, started.budget(None)), report)
 
     def _tried(self, options: Options, work: Workload, decided: Decision) -> Net:
         """A plan carried out for a trial: nothing of it is kept, and weights are fitted the quickest way."""
@@ -233,17 +285,20 @@ class Job:
         return _compressed(work, self.started.cost, decided, None, options, cache).net
 
 
-def _returned(started: Started, original: onnx.ModelProto, timings: Sequence[Timing], fewer: float) -> Result:
-    """The original itself: nobody wants a smaller network that is slower."""
+def _slower(timings: Sequence[Timing], fewer: float) -> str:
+    """How much slower than the original the result is, in words; empty unless every measurement is certain of it.
+
+    Args:
+        timings: measurements of the pair.
+        fewer: MACs of the original over MACs of the result.
+    """
+    if not timings or not all(timing.slower for timing in timings):
+        return ""
     times = " and ".join(f"{t.ratio:.2f}x [{t.ratio_low:.2f}, {t.ratio_high:.2f}]" for t in timings)
-    why = (
-        f"RETURNED UNCHANGED: with {fewer:.2f}x fewer MACs the network is slower than the original ({times} of its "
-        f"speed, {timings[0].provider}, batch {timings[0].batch}), so the result is the original; ask for "
-        "--budget latency, for more, or with --no-bench for the smaller network whatever it takes"
+    return (
+        f"with {fewer:.2f}x fewer MACs the network is slower than the original ({times} of its speed, "
+        f"{timings[0].provider}, batch {timings[0].batch})"
     )
-    size = original.ByteSize()
-    report = started.report({}, {}, None, returned=why, file_bytes=Change(size, size))
-    return Result(original, Plan((), started.model, started.budget(None)), report)
 
 
 def _compressed(
@@ -277,9 +332,14 @@ def _compressed(
 
 
 def _verified(
-    work: Workload, original: onnx.ModelProto, compressed: Compressed, inputs: Inputs, options: Options
+    work: Workload,
+    original: onnx.ModelProto,
+    compressed: Compressed,
+    inputs: Inputs,
+    samples: Indices,
+    options: Options,
 ) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...]]:
-    batches = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
+    batches = group_batches(samples, inputs.specs, len(work.batches[0].samples))
     check_removal(work, compressed.alive, batches[0])
     model = finished_model(compressed.net)
     if compressed.net is not compressed.dense:
@@ -287,12 +347,12 @@ def _verified(
     try:
         divergence = compare_outputs(work.engine, original, model, inputs, batches, work.progress)
         if options.recover is None:  # or else what it drops is known later
-            check_drop(divergence, options.max_drop)
+            check_drop(divergence, _allowed(options))
     except VerifyError as error:
         left = compressed.net.tensors().keys()
         place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
         where = f"; the first tensor that diverges is '{place.name}'" if place else ""
-        raise VerifyError(f"{error}{where}; nothing was written") from error
+        raise type(error)(f"{error}{where}; nothing was written") from error
     return model, divergence
 
 
@@ -316,10 +376,15 @@ def _recovered(
         progress=work.progress,
     )
     try:
-        check_drop(record.after, options.max_drop)
+        check_drop(record.after, _allowed(options))
     except VerifyError as error:
-        raise VerifyError(f"{error}; nothing was written") from error
+        raise type(error)(f"{error}; nothing was written") from error
     return model, record
+
+
+def _allowed(options: Options) -> float | None:
+    """Greatest drop of the outputs; None where the user's own measure decides instead."""
+    return options.max_drop if options.evaluate is None else None
 
 
 def _timings(

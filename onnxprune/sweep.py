@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import PlanError, UsageError, VerifyError
+from onnxprune.errors import LostTooMuchError, OutOfReachError, UsageError
+from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened
 from onnxprune.plan import Counted, budget_from
@@ -57,7 +58,7 @@ class Point:
         """JSON-able: without the model."""
         report = self.result.report if self.result is not None else None
         found: dict[str, Any] = {"asked": self.asked, "why": self.why}
-        for field in ("output", "macs", "params", "file_bytes", "timing"):
+        for field in ("output", "macs", "params", "file_bytes", "evaluation", "timing"):
             value = getattr(report, field, None)
             found[field] = value if value is None or isinstance(value, str) else asdict(value)
         found["divergence"] = [asdict(output) for output in report.divergence] if report is not None else []
@@ -96,20 +97,30 @@ def run_pareto(
         speedups: from small to large.
 
     Raises:
-        OnnxPruneError: what is not a matter of the speed-up.
+        LostTooMuchError: the first speed-up loses more than it may.
+        OutOfReachError: the first speed-up is out of reach.
+        OnnxPruneError: see `pipeline.run`; whatever is no matter of the speed-up.
     """
+    check_options(options)
     counted: Counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
-        for asked in speedups:
+        for number, asked in enumerate(speedups):
             try:
-                yield Point(asked, _run(job, shared, asked, counted))
-            except (PlanError, VerifyError) as error:
+                result = _run(job, shared, asked, counted)
+            except (LostTooMuchError, OutOfReachError) as error:
+                if not number:
+                    raise
                 yield Point(asked, None, str(error))
                 break
+            why = next((text for text in result.report.warnings if text.startswith("RETURNED")), "")
+            yield Point(asked, None, why) if result.returned else Point(asked, result)
 
 
 def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
-    """The largest speed-up that stays within ``max_drop`` on held-back inputs: doubled, then halved in between.
+    """Find the largest speed-up that stays within ``max_drop``: doubled, then halved in between.
+
+    Each speed-up that is tried is judged by the inputs set apart to choose by; only the one that is chosen is held to
+    ``max_drop`` on the inputs to report on, and where it fails there, the next smaller one.
 
     Args:
         source: see `pipeline.run`.
@@ -118,40 +129,56 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         progress: likewise.
 
     Raises:
-        VerifyError: even the smallest speed-up loses more.
+        LostTooMuchError: even the smallest speed-up loses more.
+        OutOfReachError: even the smallest speed-up is out of reach.
         UsageError: each that is tried would be trained.
         OnnxPruneError: see `pipeline.run`.
     """
     if options.recover is not None:
         raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
+    check_options(options)
     counted: Counted = options.budget.unit
-    with _sharing(options) as shared, opened(source, data, shared, progress) as job:
+    with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:
         quick = replace(shared, bench=False)
         within, beyond, why = 1.0, math.inf, ""
+        fitting: list[float] = []
         tried: list[str] = []
         asked = _FIRST
         while beyond / within > _CLOSE and asked <= _MOST:
             progress(f"try {asked:.3g}x", 0, 1)
             try:
-                _run(job, quick, asked, counted)
+                _run(job, quick, asked, counted, rehearsal=True)
                 within = asked
+                fitting.append(asked)
                 tried.append(f"{asked:.3g}x is within")
-            except (PlanError, VerifyError) as error:
+            except (LostTooMuchError, OutOfReachError) as error:
                 beyond, why = asked, str(error)
                 tried.append(f"{asked:.3g}x is not")
+                if within == 1 and beyond <= _LEAST:
+                    raise type(error)(f"even {_LEAST:g}x is too much: {why}") from error
             progress(f"try {asked:.3g}x", 1, 1)
-            if within == 1 and beyond <= _LEAST:
-                raise VerifyError(f"even {_LEAST:g}x is too much: {why}")
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
-        result = _run(job, shared, within, counted)
+        result = _reported(job, shared, sorted(fitting, reverse=True), counted, tried)
         note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(tried)} ({why or 'nothing was beyond it'})")
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
         return replace(result, report=replace(result.report, notes=notes))
 
 
-def _run(job: Job, options: Options, speedup: float, counted: Counted) -> Result:
-    return job.run(replace(options, budget=budget_from(speedup=speedup, counted=counted)))
+def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Counted, tried: list[str]) -> Result:
+    """The first of some speed-ups, the largest first, that stays within the drop on the inputs to report on."""
+    for place, asked in enumerate(speedups, 1):
+        try:
+            return _run(job, options, asked, counted)
+        except LostTooMuchError:
+            if place == len(speedups):
+                raise
+            tried.append(f"{asked:.3g}x is not on the inputs to report on")
+    raise AssertionError("no speed-up is within the drop")
+
+
+def _run(job: Job, options: Options, speedup: float, counted: Counted, *, rehearsal: bool = False) -> Result:
+    return job.run(replace(options, budget=budget_from(speedup=speedup, counted=counted)), rehearsal=rehearsal)
 
 
 @contextmanager

@@ -1,15 +1,21 @@
-"""The result is never slower than the original: measured twice, and then the original comes back, with the reason."""
+"""A result that is slower than the original: told by how much, and returned as it was only within a time budget."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
 
 import onnx
 import pytest
 
 import onnxprune
-from onnxprune import Options, pipeline
+from onnxprune import Options, cli, pipeline
+from onnxprune.errors import NothingFasterError
+from onnxprune.plan import budget_from
 from onnxprune.runtime.timing import Latency, Timing
 
 TIMED = Options(align=4, points=20)
+IN_TIME = replace(TIMED, budget=budget_from(speedup=1.1, counted="latency"))
 
 
 def timing(ratio: float) -> Timing:
@@ -29,9 +35,16 @@ def measured(monkeypatch):
     return set_to
 
 
-def test_what_is_slower_twice_comes_back_unchanged(tiny, measured, tmp_path):
+@pytest.fixture
+def fast_enough(monkeypatch):
+    """Let every plan meet its time budget: whole networks are not timed."""
+    monkeypatch.setattr("onnxprune.stages.bench.Bench.faster", lambda *_: 1.11)
+
+
+def test_within_a_time_budget_what_is_slower_twice_comes_back_unchanged(tiny, measured, fast_enough, tmp_path):
     measured(0.8, 0.85)
-    result = onnxprune.prune(tiny, options=TIMED)
+    result = onnxprune.prune(tiny, options=IN_TIME)
+    assert result.returned
     result.save(tmp_path / "same.onnx")
     assert onnx.load(tmp_path / "same.onnx") == onnx.load(tiny)
     assert any("RETURNED UNCHANGED" in warning for warning in result.report.warnings)
@@ -40,16 +53,39 @@ def test_what_is_slower_twice_comes_back_unchanged(tiny, measured, tmp_path):
     assert result.plan.groups == ()
 
 
+def test_the_command_writes_it_and_exits_with_a_code_of_its_own(tiny, measured, fast_enough, tmp_path, capsys):
+    measured(0.8, 0.85)
+    out, record = tmp_path / "same.onnx", tmp_path / "run.json"
+    arguments = ["--speedup", "1.1", "--budget", "latency", "--align", "4", "--points", "20", "--no-cache"]
+    code = cli.main([str(tiny), "-o", str(out), "--json", str(record), *arguments])
+    assert code == NothingFasterError.exit_code
+    assert onnx.load(out) == onnx.load(tiny)
+    assert json.loads(record.read_text())["returned"] is True
+    assert "nothing faster was found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ratios", [(1.5,), (0.95,), (0.8, 1.2), (0.8, 0.95)])
-def test_what_may_be_as_fast_is_kept(tiny, measured, ratios):
+def test_what_may_be_as_fast_is_kept_without_a_warning(tiny, measured, fast_enough, ratios):
     measured(*ratios)
-    result = onnxprune.prune(tiny, options=TIMED)
-    assert result.report.macs.ratio >= 1.9
+    result = onnxprune.prune(tiny, options=IN_TIME)
+    assert not result.returned
+    assert result.report.macs.ratio > 1
     assert result.report.timing.ratio == ratios[-1]
+    assert not any("SLOWER" in warning for warning in result.report.warnings)
 
 
-def test_a_plan_file_and_a_budget_in_parameters_are_followed_whatever_it_takes(tiny, measured):
-    measured(0.8, 0.8, 0.8, 0.8)
-    first = onnxprune.prune(tiny, params="70%", options=TIMED)
-    assert first.report.params.ratio > 1.3
-    assert onnxprune.prune(tiny, plan=first.plan, options=TIMED).report.params.ratio == first.report.params.ratio
+@pytest.mark.parametrize("budget", [{"speedup": 2.0}, {"macs": "50%"}, {"params": "70%"}, {"keep_ratio": 0.5}])
+def test_without_a_time_budget_the_smaller_network_is_the_result_with_a_warning(tiny, measured, budget):
+    measured(0.8, 0.85)
+    result = onnxprune.prune(tiny, **budget, options=TIMED)
+    assert not result.returned
+    assert result.report.params.ratio > 1.3
+    assert any("SLOWER" in text and "0.80x" in text and "0.85x" in text for text in result.report.warnings)
+
+
+def test_a_plan_file_is_followed_with_a_warning(tiny, measured):
+    first = onnxprune.prune(tiny, options=replace(TIMED, bench=False))
+    measured(0.8, 0.85)
+    again = onnxprune.prune(tiny, plan=first.plan, options=replace(TIMED, align=16))
+    assert again.report.params.ratio == first.report.params.ratio
+    assert any("SLOWER" in warning for warning in again.report.warnings)

@@ -191,10 +191,8 @@ def test_few_samples_are_said_with_the_layer(vgg):
     assert next(row for row in report.layers if row.name == "stage3.conv2").reason == "few samples"
 
 
-def test_without_data_the_warning_is_in_the_report(tmp_path, vgg):
-    lonely = tmp_path / "net.onnx"
-    lonely.write_bytes(vgg.read_bytes())
-    report = onnxprune.prune(lonely, options=replace(QUICK, samples=40)).report
+def test_on_made_up_images_the_warning_is_in_the_report(vgg):
+    report = onnxprune.prune(vgg, data="synthetic", options=replace(QUICK, samples=40)).report
     assert any("NO CALIBRATION DATA" in warning for warning in report.warnings)
 
 

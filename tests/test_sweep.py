@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune import Options, cli, sweep
-from onnxprune.errors import PlanError, UsageError, VerifyError
+from onnxprune.errors import (
+    EngineError,
+    LostTooMuchError,
+    ModelError,
+    OutOfReachError,
+    PlanError,
+    UsageError,
+    VerifyError,
+)
 
 QUICK = Options(bench=False, align=4, points=20)
 
@@ -53,9 +61,9 @@ class FakeJob:
         self.runs += 1
         speedup = 1 / options.budget.fraction
         if speedup > self.reach * (1 + 1e-9):
-            raise PlanError("out of reach")
+            raise OutOfReachError("out of reach")
         if speedup > self.most * (1 + 1e-9):
-            raise VerifyError("too far")
+            raise LostTooMuchError("too far")
         return SimpleNamespace(speedup=speedup, report=SimpleNamespace(notes=()))
 
 
@@ -78,8 +86,38 @@ def test_the_largest_speedup_is_found_to_eight_per_cent_in_a_few_runs(most, reac
 
 
 def test_where_the_smallest_step_loses_too_much_nothing_is_made(monkeypatch):
-    with job(monkeypatch, 1.05), pytest.raises(VerifyError, match=r"even 1\.1x is too much: too far"):
+    with job(monkeypatch, 1.05), pytest.raises(LostTooMuchError, match=r"even 1\.1x is too much: too far"):
         sweep.run_largest("m", None, replace(QUICK, max_drop=0.0), silent)
+
+
+def test_where_the_smallest_step_is_out_of_reach_that_is_the_error(monkeypatch):
+    with (
+        job(monkeypatch, 40, reach=1.05),
+        pytest.raises(OutOfReachError, match=r"even 1\.1x is too much: out of reach"),
+    ):
+        sweep.run_largest("m", None, replace(QUICK, max_drop=0.0), silent)
+
+
+@pytest.mark.parametrize("kind", [VerifyError, PlanError, EngineError, ModelError])
+def test_a_failure_that_is_no_matter_of_the_speedup_is_raised_and_ends_the_search(monkeypatch, kind):
+    def fail(options):
+        raise kind("broken")
+
+    with job(monkeypatch, 40) as fake:
+        monkeypatch.setattr(fake, "run", fail)
+        with pytest.raises(kind, match=r"^broken$"):
+            sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+        with pytest.raises(kind, match=r"^broken$"):
+            list(sweep.run_pareto("m", None, QUICK, silent))
+
+
+def test_a_sweep_of_which_the_first_point_is_out_of_reach_is_an_error_and_leaves_no_folder(
+    capsys, monkeypatch, tiny, tmp_path
+):
+    monkeypatch.setattr(sweep.run_pareto, "__defaults__", ((1e6,),))
+    code, _, text = ran(capsys, tiny, "--pareto", tmp_path / "points", "--no-bench", "--no-cache")
+    assert (code, "out of reach" in text) == (OutOfReachError.exit_code, True)
+    assert not (tmp_path / "points").exists()
 
 
 def test_the_largest_speedup_within_a_drop_is_within_it(tiny):

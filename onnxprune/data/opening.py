@@ -25,10 +25,12 @@ from onnxprune.errors import DataError, UsageError
 if TYPE_CHECKING:
     from onnxprune.data.preprocess import Preprocessing
 
-__all__ = ["CalibrationSource", "SupportsGetNext", "open_calibration"]
+__all__ = ["SYNTHETIC", "CalibrationSource", "SupportsGetNext", "open_calibration"]
 
+SYNTHETIC = "synthetic"
+"""The source that stands for made-up inputs; a folder of that name is ``./synthetic``."""
 WARNING = (
-    "NO CALIBRATION DATA: synthetic images were used, so the accuracy on real inputs is unknown "
+    "NO CALIBRATION DATA: synthetic images were used, as asked for, so the accuracy on real inputs is unknown "
     "and may be much worse: pass --data with a few hundred real inputs"
 )
 
@@ -65,8 +67,8 @@ def open_calibration(
 
     Args:
         source: an image folder, an ``.npy`` or ``.npz`` file, an array, a dict of arrays, an object with
-            ``get_next``, an iterable of arrays or dicts (consumed, and kept in memory); or None for
-            ``<model>.calib.npz`` beside the model, or made-up images.
+            ``get_next``, an iterable of arrays or dicts (consumed, and kept in memory); the text ``synthetic`` for
+            made-up inputs; None for ``<model>.calib.npz`` beside the model.
         inputs: the model's inputs, at least one.
         options: the preprocessing, of pixels: image files, uint8 arrays, and float arrays if any is asked
             for. Dicts, readers and iterables are model-ready and take none.
@@ -76,16 +78,16 @@ def open_calibration(
 
     Raises:
         UsageError: an option is missing, or does not fit the model or the kind of source.
-        DataError: a file cannot be read, or values do not fit the model.
+        DataError: nothing was given and nothing is beside the model, a file cannot be read, or values do not fit the
+            model.
     """
     if not inputs:
         raise ValueError("expected at least one model input")
     specs = tuple(inputs)
     if source is None:
-        beside = model_path.with_suffix(".calib.npz") if model_path else None
-        if beside is None or not beside.exists():
-            return _synthetic(specs, options, seed, synthetic_count)
-        return _file(beside, specs, options, ["found beside the model"])
+        return _file(_beside(model_path), specs, options, ["found beside the model"])
+    if isinstance(source, str) and source == SYNTHETIC:
+        return _synthetic(specs, options, seed, synthetic_count)
     if isinstance(source, str | os.PathLike):
         return _path(Path(source), specs, options)
     if isinstance(source, np.ndarray):
@@ -101,6 +103,22 @@ def open_calibration(
     raise UsageError(
         f"data is a {type(source).__name__}, expected a path, an array, a dict, an iterable, or an object with get_next"
     )
+
+
+def _beside(model_path: Path | None) -> Path:
+    """``<model>.calib.npz``.
+
+    Raises:
+        DataError: it is not there.
+    """
+    found = model_path.with_suffix(".calib.npz") if model_path else None
+    if found is None or not found.exists():
+        looked = f", and {found} is not there" if found else ""
+        raise DataError(
+            f"no inputs were given{looked}: give real ones with --data FOLDER, or ask for made-up ones with "
+            "--data synthetic, on which the accuracy is unknown"
+        )
+    return found
 
 
 def _path(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Calibration:
@@ -155,6 +173,8 @@ def _synthetic(specs: tuple[InputSpec, ...], options: DataOptions, seed: int, co
     if seed < 0 or count < 1:
         raise UsageError(f"expected a seed of 0 or more and a positive count, found {seed} and {count}")
     notes: list[str] = []
+    if Path(SYNTHETIC).exists():
+        notes.append(f"there is a file or folder {SYNTHETIC!r}, which was not read: --data ./{SYNTHETIC} reads it")
     shapes: dict[str, tuple[int, ...]] = {}
     images: dict[str, tuple[SyntheticImages, Preprocessing]] = {}
     for spec in specs:
@@ -166,7 +186,7 @@ def _synthetic(specs: tuple[InputSpec, ...], options: DataOptions, seed: int, co
             images[spec.name] = made, recipe
             notes += more
         elif spec.dtype.kind != "f":
-            raise DataError(f"no --data, and values for {spec} cannot be made up: pass --data")
+            raise DataError(f"--data synthetic: values for {spec} cannot be made up: pass real inputs with --data")
         else:
             shapes[spec.name] = tuple(extent or OPEN_SIDE for extent in spec.shape[1:])
             notes.append(f"{spec.name!r}: 1/f noise of unit variance")

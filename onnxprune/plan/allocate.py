@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from onnxprune.errors import PlanError
+from onnxprune.errors import OutOfReachError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -71,7 +71,7 @@ def allocate(
         droppable: groups of branches that may go whole.
 
     Raises:
-        PlanError: the budget is out of reach; the message has the closest that is in reach.
+        OutOfReachError: the budget is out of reach; the message has the closest that is in reach.
     """
     ladder = ladders(cost, curves, align, droppable if budget.kind != "keep-ratio" else ())
     if budget.kind == "keep-ratio":
@@ -149,7 +149,7 @@ def _check_reach(
     least, full = total({name: rungs[-1] for name, rungs in ladder.items()}), total({})
     if least > budget.fraction * full:
         words = "MACs" if unit == "macs" else "parameters"
-        raise PlanError(
+        raise OutOfReachError(
             f"{budget.text} is out of reach: with every prunable group at its smallest, {least / full:.1%} of the "
             f"{words} remain ({full / max(least, 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
         )

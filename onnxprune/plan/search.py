@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.errors import PlanError
+from onnxprune.errors import OutOfReachError
 from onnxprune.plan.budget import WORDS
 from onnxprune.plan.space import Choice, Space
 
@@ -55,7 +55,7 @@ def search(
         droppable: groups of branches that may go whole.
 
     Raises:
-        PlanError: the budget is out of reach; the message has the closest that is in reach.
+        OutOfReachError: the budget is out of reach; the message has the closest that is in reach.
     """
     space = Space(cost, curves, candidates, budget.unit, align, droppable)
     limit = budget.fraction * cost.total({}, {}, space.unit)
@@ -71,7 +71,7 @@ def search(
             best, best_error = (best, best_error) if near is None else (near, space.error(near))
     if best is None:
         full, words = cost.total({}, {}, space.unit), WORDS[space.unit]
-        raise PlanError(
+        raise OutOfReachError(
             f"{budget.text} is out of reach: with every layer at its smallest, {least / full:.1%} of the {words} "
             f"remain ({full / (least or 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
         )

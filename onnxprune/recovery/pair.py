@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.errors import ModelError
+from onnxprune.evaluation import Evaluation, Evaluator
 from onnxprune.graph.load import read_model
 from onnxprune.graph.net import dims
 from onnxprune.note import Note
@@ -55,6 +56,7 @@ class RecoveryReport:
         warnings: what must not be overlooked; the damage first.
         damaged: whether the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
         recovery: the training.
+        evaluation: values of the user's own measure; None without one.
     """
 
     version: str
@@ -68,6 +70,7 @@ class RecoveryReport:
     warnings: tuple[str, ...] = ()
     damaged: bool = False
     recovery: Recovery
+    evaluation: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; field names as above, `schema` in front; what is not finite is None."""
@@ -98,7 +101,7 @@ def run_recovery(
         original: the teacher.
         candidate: the network to train; it has the same inputs and outputs.
         data: inputs without labels, see `open_calibration`.
-        options: of them, `recover` and what is said of inputs, engine, memory and cache.
+        options: of them, `recover`, `evaluate` and what is said of inputs, engine, memory and cache.
         progress: told how far it is.
 
     Raises:
@@ -116,6 +119,9 @@ def run_recovery(
     cache = Cache(options, first[0], inputs)
     digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
     engine = Engine.open(options.engine)
+    evaluator = None
+    if options.evaluate is not None:
+        evaluator = Evaluator.open(options.evaluate, first[0], inputs.specs, engine)
     model, recovery = recovered(
         teacher,
         student,
@@ -128,7 +134,9 @@ def run_recovery(
         progress=progress,
     )
     described = inputs.calibration.description
-    damaged, warning = damage(recovery.after, "held-back", trained=True), described.get("warning")
+    evaluation = None if evaluator is None else evaluator.of(model, start=second[0])
+    damaged = damage(recovery.after, "held-back", trained=True)
+    warnings = (damaged, described.get("warning"), _worse(evaluation))
     return Recovered(
         model,
         RecoveryReport(
@@ -139,10 +147,21 @@ def run_recovery(
             data={**described, **inputs.parts.counts},
             provider=engine.provider,
             notes=(*notes, *recovery.notes),
-            warnings=tuple(str(text) for text in (damaged, warning) if text),
+            warnings=tuple(str(warning) for warning in warnings if warning),
             damaged=bool(damaged),
             recovery=recovery,
+            evaluation=evaluation,
         ),
+    )
+
+
+def _worse(evaluation: Evaluation | None) -> str:
+    """A warning where the user's own measure fell during the training."""
+    if evaluation is None or evaluation.start is None or evaluation.after >= evaluation.start:
+        return ""
+    return (
+        f"{evaluation.name} FELL from {evaluation.start:g} to {evaluation.after:g} in the training, although the loss "
+        "on held-back inputs did not rise: the candidate as it was may serve better"
     )
 
 

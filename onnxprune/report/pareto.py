@@ -23,7 +23,19 @@ __all__ = ["plot_pareto", "show_pareto"]
 def show_pareto(console: Console, found: Pareto) -> None:
     """Print a row for each point; those that another one beats in latency and divergence at once are marked."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("asked", "MACs", "parameters", "file", "latency", "agreement", "KL", "relative error", ""):
+    titles = (
+        "asked",
+        "MACs",
+        "parameters",
+        "file",
+        "latency",
+        "agreement",
+        "KL",
+        "relative error",
+        _measure(found),
+        "",
+    )
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("file name", overflow="fold")
     beaten = _beaten(found.points)
@@ -43,7 +55,7 @@ def show_pareto(console: Console, found: Pareto) -> None:
 
 
 def _cells(report: Report) -> tuple[str, ...]:
-    timing, worst = report.timing, _error(report)
+    timing = report.timing
     agreements = [o.top1_agreement for o in report.divergence if o.top1_agreement is not None]
     kls = [o.kl for o in report.divergence if o.kl is not None]
     return (
@@ -53,13 +65,25 @@ def _cells(report: Report) -> tuple[str, ...]:
         "" if timing is None else f"{timing.ratio:.2f}x [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]",
         f"{min(agreements):.2%}" if agreements else "",
         f"{max(kls):.2e}" if kls else "",
-        f"{worst:.4f}",
+        f"{_worst(report):.4f}",
+        "" if report.evaluation is None else f"{report.evaluation.after:.6g}",
     )
 
 
-def _error(report: Report) -> float:
-    """What is lost, in one number."""
+def _measure(found: Pareto) -> str:
+    """Name of the user's own measure; empty without one."""
+    names = [p.result.report.evaluation.name for p in found.points if p.result and p.result.report.evaluation]
+    return names[0] if names else ""
+
+
+def _worst(report: Report) -> float:
+    """Relative error of the worst output."""
     return max((output.relative_error for output in report.divergence), default=0.0)
+
+
+def _lost(report: Report) -> float:
+    """What is lost in one number: by the user's own measure where there is one."""
+    return _worst(report) if report.evaluation is None else report.evaluation.drop
 
 
 def _gained(report: Report) -> float:
@@ -69,7 +93,7 @@ def _gained(report: Report) -> float:
 
 def _beaten(points: tuple[Point, ...]) -> set[float]:
     """The speed-ups of points that another is at least as good as in both, and better in one."""
-    known = [(p.asked, _gained(p.result.report), _error(p.result.report)) for p in points if p.result is not None]
+    known = [(p.asked, _gained(p.result.report), _lost(p.result.report)) for p in points if p.result is not None]
     return {
         asked
         for asked, gained, lost in known
@@ -78,7 +102,7 @@ def _beaten(points: tuple[Point, ...]) -> set[float]:
 
 
 def plot_pareto(found: Pareto, suffix: str) -> bytes:
-    """The plot as a file's content: error of the outputs against MACs and against latency.
+    """The plot as a file's content: error of the outputs, or drop of the user's own measure, against MACs and latency.
 
     Args:
         found: see there.
@@ -92,12 +116,13 @@ def plot_pareto(found: Pareto, suffix: str) -> bytes:
     reports = [point.result.report for point in found.points if point.result is not None]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     panel = figure.subplots()
-    panel.plot([r.macs.ratio for r in reports], [_error(r) for r in reports], marker="o", label="MACs")
-    timed = [(r.timing.ratio, _error(r)) for r in reports if r.timing is not None]
+    panel.plot([r.macs.ratio for r in reports], [_lost(r) for r in reports], marker="o", label="MACs")
+    timed = [(r.timing.ratio, _lost(r)) for r in reports if r.timing is not None]
     if timed:
         panel.plot(*zip(*timed, strict=True), marker="s", label="latency")
     panel.set_xlabel("before over after")
-    panel.set_ylabel("relative error of the outputs, held-back inputs")
+    measure = _measure(found)
+    panel.set_ylabel(f"{measure} lost" if measure else "relative error of the outputs, held-back inputs")
     panel.grid(alpha=0.3)
     panel.legend()
     buffer = io.BytesIO()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation import Evaluation
     from onnxprune.note import Note
     from onnxprune.plan import Explanation
     from onnxprune.recovery.record import Recovery
@@ -98,7 +99,9 @@ class Report:
         params: floating-point numbers in all constants of the file.
         file_bytes: size of the model as stored.
         divergence: outputs against the original's on held-back inputs.
+        evaluation: values of the user's own measure; None without ``--evaluate``.
         timing: latency before and after; None if it was not measured.
+        returned: the result is the original, since nothing faster was found within a time budget.
         explanation: why the plan is what it is; None for a plan file, and for counts that were given.
         recovery: the training on the original's answers; None if there was none.
         seconds: wall time per stage.
@@ -122,7 +125,9 @@ class Report:
     params: Change
     file_bytes: Change | None = None
     divergence: tuple[OutputDivergence, ...] = ()
+    evaluation: Evaluation | None = None
     timing: Timing | None = None
+    returned: bool = False
     explanation: Explanation | None = None
     recovery: Recovery | None = None
     seconds: dict[str, float]

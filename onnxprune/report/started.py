@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune._version import __version__
+from onnxprune.evaluation import name_of
 from onnxprune.note import Note
 from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
 from onnxprune.runtime.drop import damage, estimate, losses
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation import Evaluation
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
     from onnxprune.options import Options
@@ -84,8 +86,10 @@ class Started:
         recovery: Recovery | None = None,
         file_bytes: Change | None = None,
         divergence: tuple[OutputDivergence, ...] = (),
+        evaluation: Evaluation | None = None,
         timing: Timing | None = None,
         returned: str = "",
+        warnings: tuple[str, ...] = (),
     ) -> Report:
         """The record of the run; ``returned``: why its result is the original."""
         outcomes = outcomes or {}
@@ -95,13 +99,14 @@ class Started:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
         damaged = damage(divergence, "held-back", trained=recovery is not None)
-        sure = estimate(losses(divergence), self.options.max_drop)
-        warnings = (
+        sure = estimate(losses(divergence), self.options.max_drop) if self.options.evaluate is None else ""
+        told = (
             damaged,
             sure,
             described.get("warning"),
             _few_samples(outcomes),
             returned or self._unchanged(keep, forms, plan),
+            *warnings,
             timing.warning if timing else "",
             _missed(self.options.budget, timing) if timing and plan is None else "",
         )
@@ -115,7 +120,7 @@ class Started:
             provider=work.engine.provider,
             threads=self.options.engine.threads or 0,
             notes=(*self.notes, *notes),
-            warnings=tuple(str(warning) for warning in warnings if warning),
+            warnings=tuple(str(warning) for warning in told if warning),
             damaged=bool(damaged),
             estimate=bool(sure),
             layers=layer_rows(work.net, work.channels, cost, keep, forms, outcomes, self.skipped),
@@ -123,7 +128,9 @@ class Started:
             params=Change(self.params, self.params if returned else cost.params(keep, forms)),
             file_bytes=file_bytes,
             divergence=divergence,
+            evaluation=evaluation,
             timing=timing,
+            returned=bool(returned),
             explanation=explanation,
             recovery=recovery,
             seconds=self.clock.seconds,
@@ -188,5 +195,6 @@ def _options(options: Options) -> dict[str, object]:
         "memory": options.memory_bytes,
         "max_drop": options.max_drop,
         "outputs": dict(options.outputs),
+        "evaluate": None if options.evaluate is None else name_of(options.evaluate),
         "recover": None if options.recover is None else asdict(options.recover),
     }

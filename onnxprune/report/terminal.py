@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from onnxprune.compare import Comparison
+    from onnxprune.evaluation import Evaluation
     from onnxprune.recovery.pair import RecoveryReport
     from onnxprune.recovery.record import Recovery
     from onnxprune.report.record import Change, LayerRow, Report
@@ -66,6 +67,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.accuracy is not None:
         before, after = comparison.accuracy
         rows.append(("top-1 accuracy", f"{before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"))
+    if comparison.evaluation is not None:
+        rows.append(_evaluation(comparison.evaluation))
     rows.append(("compared on", f"{comparison.samples} inputs"))
     if comparison.max_drop is not None:
         verdict = "within" if comparison.within else "OUTSIDE"
@@ -132,6 +135,8 @@ def _summary(report: Report) -> RenderableType:
         rows.append(("file", _bytes(report.file_bytes)))
     if report.timing is not None:
         rows.append(("latency", _latency(report.timing)))
+    if report.evaluation is not None:
+        rows.append(_evaluation(report.evaluation))
     held = report.data.get("held_back")
     if report.recovery is not None:
         rows += _recovery(report.recovery, held)
@@ -166,6 +171,8 @@ def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = F
     held = report.data.get("held_back")
     rows = _recovery(report.recovery, held)
     rows += [(f"output {output.name}", _agreement(output, held)) for output in report.recovery.after]
+    if report.evaluation is not None:
+        rows.append(_evaluation(report.evaluation))
     rows.append(("trained on", f"{report.data.get('fit')} inputs of {report.data.get('source')}"))
     if report.output is not None:
         rows.append(("written to", report.output))
@@ -185,6 +192,11 @@ def _recovery(recovery: Recovery, held: object) -> list[tuple[str, str]]:
         ("augmentation", recovery.augmentation),
     ]
     return rows + [(f"before: {output.name}", _agreement(output, held)) for output in recovery.before]
+
+
+def _evaluation(found: Evaluation) -> tuple[str, str]:
+    start = "" if found.start is None else f", {found.start:.6g} before the training"
+    return found.name, f"{found.before:.6g} -> {found.after:.6g} ({found.after - found.before:+.4g}){start}"
 
 
 def _pairs(rows: list[tuple[str, str]]) -> Table:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.errors import PlanError
+from onnxprune.errors import OutOfReachError, PlanError
 from onnxprune.graph.forms import DENSE, Forms
 from onnxprune.note import Note
 from onnxprune.plan import Choice, search
@@ -62,7 +62,8 @@ def plan_by_latency(
         Channels to keep, forms, and what was measured.
 
     Raises:
-        PlanError: the original is fast enough, or no plan is.
+        PlanError: the original is fast enough.
+        OutOfReachError: no plan is fast enough.
     """
     if not (probed.rankings or probed.candidates):
         return {}, {}, ()
@@ -138,7 +139,7 @@ def _raced(
                 align=options.align,
                 droppable=droppable,
             )
-        except PlanError:
+        except OutOfReachError:
             if not tried:
                 raise
             break
@@ -151,7 +152,7 @@ def _raced(
     if not enough:
         most = max(tried, key=lambda one: one.reached)
         busy = ", timed beside other programs: try again when nothing else runs" if most.stretch > BUSY else ""
-        raise PlanError(
+        raise OutOfReachError(
             f"{budget.text} is out of reach: the fastest of {len(tried)} plans was {most.reached:.2f}x faster{busy}"
         )
     return replace(min(enough, key=lambda one: one.reached), plans=len(tried))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.errors import DataError, ModelError, VerifyError
+from onnxprune.errors import DataError, LostTooMuchError, ModelError, VerifyError
 from onnxprune.graph.net import numpy_dtype
 from onnxprune.graph.save import finished_model
 from onnxprune.graph.schedule import segment
@@ -231,11 +231,11 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
             in per cent; undecided outputs are held to both.
 
     Raises:
-        VerifyError: an output is further away, or its difference is ten times as large as itself.
+        LostTooMuchError: an output is further away, or its difference is ten times as large as itself.
     """
     for output in divergence:
         if not output.of_size <= _SENSELESS:
-            raise VerifyError(
+            raise LostTooMuchError(
                 f"output '{output.name}' differs from the original's by {output.of_size:.3g} times its size on "
                 "held-back inputs: ask for less, or give more --samples"
             )
@@ -244,7 +244,7 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
     for lost in losses(divergence):
         if not lost.amount <= max_drop:
             hint = f"; {settles(lost.output)}" if lost.undecided else ""
-            raise VerifyError(
+            raise LostTooMuchError(
                 f"output '{lost.output}': {lost.amount:.2f} {lost.words} on {lost.samples} held-back inputs, "
                 f"--max-drop allows {max_drop:g}: ask for less, or give more --samples{hint}"
             )

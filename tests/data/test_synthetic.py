@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from onnxprune.data import DataOptions, InputSpec, open_calibration
 from onnxprune.data.synthetic import natural_image, one_over_f
@@ -15,7 +17,7 @@ AS_IS = DataOptions(preset="none")
 
 
 def made(spec, options=AS_IS, **more):
-    return open_calibration(None, [spec], options, **more)
+    return open_calibration("synthetic", [spec], options, **more)
 
 
 def power_slope(image):
@@ -29,8 +31,8 @@ def power_slope(image):
     return np.polyfit(np.log(frequency[inner]), np.log(power[inner]), 1)[0]
 
 
-def test_without_data_a_loud_warning_says_that_accuracy_is_unknown(tmp_path):
-    found = made(nchw(), NO_OPTIONS, model_path=tmp_path / "net.onnx")
+def test_a_loud_warning_says_that_accuracy_on_made_up_images_is_unknown():
+    found = made(nchw(), NO_OPTIONS)
     assert found.synthetic
     assert found.labels is None
     assert len(found) == 512
@@ -125,7 +127,7 @@ def test_noise_of_any_shape_is_finite_and_standardised(shape, seed):
 
 def test_several_inputs_are_made_up_together():
     specs = [nchw(), InputSpec("a", (None, 8), FLOAT), InputSpec("b", (None, 8), FLOAT)]
-    found = open_calibration(None, specs, AS_IS, synthetic_count=4)
+    found = open_calibration("synthetic", specs, AS_IS, synthetic_count=4)
     assert len(found) == 4
     loaded = found.load([0, 3])
     assert {name: array.shape for name, array in loaded.items()} == {
@@ -139,8 +141,26 @@ def test_several_inputs_are_made_up_together():
 
 
 def test_integers_that_are_no_pixels_are_not_made_up():
-    with pytest.raises(DataError, match=r"no --data, and values for input 'ids' \(N, 8\) int64 cannot be made up"):
+    with pytest.raises(DataError, match=r"--data synthetic: values for input 'ids' \(N, 8\) int64 cannot be made up"):
         made(InputSpec("ids", (None, 8), np.dtype(np.int64)), NO_OPTIONS)
+
+
+@pytest.mark.parametrize("path", [None, Path("net.onnx")])
+def test_without_data_nothing_is_made_up_and_both_ways_out_are_told(path):
+    with pytest.raises(DataError, match=r"--data FOLDER.*--data synthetic") as caught:
+        open_calibration(None, [nchw()], NO_OPTIONS, model_path=path)
+    assert ("net.calib.npz is not there" in str(caught.value)) == (path is not None)
+
+
+@pytest.mark.parametrize("source", ["./synthetic", Path("synthetic")])
+def test_a_folder_of_that_name_is_read_where_it_is_given_as_a_path(source, tmp_path, monkeypatch):
+    (tmp_path / "synthetic").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "synthetic" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert not open_calibration(source, [nchw()], AS_IS).synthetic
+    found = made(nchw())
+    assert found.synthetic
+    assert "'synthetic', which was not read" in notes(found)
 
 
 def test_a_negative_seed_is_refused():

@@ -43,7 +43,7 @@ def vgg16(width: int = 512, size: int = 32) -> onnx.ModelProto:
 
 
 def planned(name: str) -> onnxprune.Result:
-    return onnxprune.prune(vgg16(), plan=PLANS / f"{name}.json", options=QUICK, dry_run=True)
+    return onnxprune.prune(vgg16(), data="synthetic", plan=PLANS / f"{name}.json", options=QUICK, dry_run=True)
 
 
 def test_the_nominal_five_times_counts_four_and_a_half() -> None:
@@ -76,7 +76,7 @@ def test_the_published_ranks_and_widths_are_in_the_plan() -> None:
 
 def test_a_graph_of_other_shapes_is_refused_with_the_first_that_differs() -> None:
     with pytest.raises(PlanError, match=r"number 8 is '/features/7/Conv' with 256x256x3x3, expected 'conv4_1'"):
-        onnxprune.prune(vgg16(256), plan=PLANS / "vgg16_3c_4x.json", options=QUICK, dry_run=True)
+        onnxprune.prune(vgg16(256), data="synthetic", plan=PLANS / "vgg16_3c_4x.json", options=QUICK, dry_run=True)
 
 
 @pytest.mark.parametrize("name", ["vgg16_3c_4x", "vgg16_prune_5x"])

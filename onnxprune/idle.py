@@ -1,0 +1,120 @@
+"""Options that would do nothing in a run: an error in one line, not a silence.
+
+An option counts as given where it differs from its default. One table says what each needs; `Rule.met` is whether this
+run has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from onnxprune.errors import UsageError
+from onnxprune.plan import RECIPES
+
+if TYPE_CHECKING:
+    from onnxprune.options import Options
+    from onnxprune.plan import Plan
+
+__all__ = ["BY_PLAN", "SETTLED", "Rule", "check_idle", "check_options"]
+
+SETTLED = ("recipe", "select_inputs", "drop_branches", "allocation", "sensitivity", "damping", "align")
+"""Options that a plan file leaves nothing to do."""
+BY_PLAN = "with --plan, which says what is done"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What some options need.
+
+    Attributes:
+        fields: their names in the record of options, with dots for records inside of it (``select.rank_tol``).
+        met: whether this run has what they need.
+        why: the need, as the end of "--rank-tol does nothing ...".
+    """
+
+    fields: tuple[str, ...]
+    met: bool
+    why: str
+
+
+def check_idle(given: object, usual: object, rules: Sequence[Rule]) -> None:
+    """Refuse options that do nothing.
+
+    Args:
+        given: a record of options.
+        usual: the same record with all defaults.
+        rules: what they need; the first that is broken is told.
+
+    Raises:
+        UsageError: an option differs from its default, and its rule is not met.
+    """
+    for rule in rules:
+        idle = [_flag(given, name) for name in rule.fields if not rule.met and _at(given, name) != _at(usual, name)]
+        if idle:
+            flags = ", ".join(idle)
+            raise UsageError(f"{flags} {'do' if len(idle) > 1 else 'does'} nothing {rule.why}: leave {flags} out")
+
+
+def check_options(options: Options, plan: Plan | None = None) -> None:
+    """Refuse options of `prune` that do nothing with the others, or with a plan file.
+
+    Args:
+        options: what was asked for.
+        plan: what is done instead of a budget; None: a budget is met.
+
+    Raises:
+        UsageError: see `check_idle`.
+    """
+    check_idle(options, type(options)(), _rules(options, plan))
+
+
+def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
+    planned, uses, kind = plan is not None, RECIPES[options.recipe], options.budget.kind
+    lasso = options.select.selector == "lasso"
+    chosen = "select.selector", "select.lasso", "select.rank_tol", "select.lasso_alpha", "select.layer_alpha"
+    free = plan is None or _selects(plan)
+    split = any(layer.form.spatial is not None for layer in plan.layers) if plan is not None else uses.spatial
+    counted = kind not in ("keep-ratio", "selector")
+    no_budget = "with --keep-ratio" if kind == "keep-ratio" else "where the LASSO finds its own counts"
+    timed = options.bench or (kind == "latency" and not planned)
+    return (
+        Rule(SETTLED, not planned, BY_PLAN),
+        Rule(chosen, free, "with a plan that names the channels to keep"),
+        Rule(chosen, planned or uses.prune, f"with --recipe {options.recipe}, which removes no channels"),
+        Rule(chosen[1:], lasso, "without --selector lasso"),
+        Rule(("select.rank_tol",), options.select.lasso != "fixed", "with --lasso fixed"),
+        Rule(("select.lasso_alpha", "select.layer_alpha"), options.select.lasso == "fixed", "without --lasso fixed"),
+        Rule(("refit.ridge",), options.refit.refit == "ridge", "without --refit ridge"),
+        Rule(("refit.basis", "refit.rounds"), split, "where no kernel is decomposed: they need --recipe spatial or 3c"),
+        Rule(("refit.rounds",), options.refit.refit != "none", "with --refit none"),
+        Rule(("refit.rounds",), options.refit.basis != "plain", "with --basis plain"),
+        Rule(("downstream",), options.refit.refit != "none", "with --refit none"),
+        Rule(("drop_branches", "allocation", "sensitivity", "damping"), counted, no_budget),
+        Rule(("align",), kind != "selector", no_budget),
+        Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe}, which removes no channels"),
+        Rule(
+            ("sensitivity", "damping"),
+            options.recipe != "prune" or options.allocation == "greedy",
+            "with --allocation uniform and --recipe prune",
+        ),
+        Rule(("damping",), options.sensitivity, "with --no-sensitivity"),
+        Rule(("bench_batch",), timed, "with --no-bench, unless the budget is a latency"),
+    )
+
+
+def _selects(plan: Plan) -> bool:
+    """Whether a plan leaves some channels to the selector."""
+    return any(group.kept is None for group in plan.groups) or any(layer.form.inputs for layer in plan.layers)
+
+
+def _at(record: object, name: str) -> object:
+    return reduce(getattr, name.split("."), record)
+
+
+def _flag(record: object, name: str) -> str:
+    """The option as it is typed: ``--no-bench`` for a field ``bench`` that is off."""
+    word = name.rpartition(".")[2].replace("_", "-")
+    return f"--no-{word}" if _at(record, name) is False else f"--{word}"
