@@ -15,13 +15,14 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import load, read_model
+from onnxprune.graph.schedule import schedule
 from onnxprune.report.record import Change
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
 from onnxprune.runtime.inputs import batches, input_specs
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import Timing, interleaved
-from onnxprune.stages.batching import batch_size, sample_shapes
+from onnxprune.stages.batching import batch_size, sample_shapes, tensor_bytes
 from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareOptions", "Comparison", "run_comparison"]
 
-_MEMORY = 1 << 30
+_ROOM = 256 << 20  # bytes that one run of a network makes and returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,8 @@ def run_comparison(
     engine = Engine.open(options.engine)
     before, after = (engine.session(model, label=label) for model, label in models)
     meter, hits = DivergenceMeter(), _Hits()
-    size = batch_size(nets[0], sample_shapes(calibration, specs), _MEMORY)
+    shapes = sample_shapes(calibration, specs)
+    size = batch_size(schedule(nets[0]), tensor_bytes(nets[0], shapes), _ROOM)
     for samples, real in batches(chosen, specs, size):
         progress("compare", hits.seen, len(chosen))
         feeds = calibration.load(samples)
@@ -166,7 +168,7 @@ def run_comparison(
     progress("compare", len(chosen), len(chosen))
     divergence = meter.finish()
     drop, kind = _drop(divergence, hits.accuracy)
-    costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
+    costs = [cost_model(net, channel_map(net), shapes) for net in nets]
     warning = calibration.description.get("warning")
     return Comparison(
         original=models[0][1],

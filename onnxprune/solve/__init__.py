@@ -20,7 +20,7 @@ from onnxprune.solve.lowrank import (
     split_columns,
 )
 from onnxprune.solve.metric import Metric, MetricChoice
-from onnxprune.solve.moments import Moments, MomentsBuilder, Part
+from onnxprune.solve.moments import Moments, MomentsBuilder, Part, held_bytes
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
     Basis,
@@ -72,6 +72,7 @@ __all__ = [
     "decompose",
     "error_curve",
     "factorise",
+    "held_bytes",
     "kept_columns",
     "leaky_relu",
     "merge",

@@ -96,6 +96,8 @@ class Moments:
     def columns(self, index: npt.ArrayLike) -> Moments:
         """The same with x restricted to the columns ``index``: (k,) integers."""
         index = np.asarray(index, dtype=np.int64)
+        if np.array_equal(index, np.arange(len(self.even.mean_x))):
+            return self
         return Moments(_columns(self.even, index), _columns(self.odd, index))
 
     def with_response(self, weight: Array, bias: Array) -> Moments:

@@ -59,7 +59,8 @@ class Workload:
         calibration: inputs.
         batches: those to fit on.
         positions: where layers are sampled.
-        memory: bytes that held tensors and moments may take, each half of it.
+        memory: bytes that all stages together may take, see `room.Room`.
+        sizes: bytes of each tensor for one sample, where they are known.
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
         weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
@@ -74,6 +75,7 @@ class Workload:
     batches: tuple[Batch, ...]
     positions: Positions
     memory: int
+    sizes: Mapping[str, int]
     scratch: Path
     progress: Progress
     weights: Mapping[str, Array] = field(default_factory=dict)
