@@ -16,6 +16,7 @@ from onnxprune.evaluation import Evaluate, Evaluation, Evaluator
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import load, read_model
+from onnxprune.graph.schedule import schedule
 from onnxprune.idle import Rule, check_idle
 from onnxprune.note import warn
 from onnxprune.report.record import Change, plain
@@ -26,7 +27,7 @@ from onnxprune.runtime.meaning import AskedKind, Meaning, meanings, with_labels
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import Timing, interleaved
-from onnxprune.stages.batching import batch_size, sample_shapes
+from onnxprune.stages.batching import batch_size, sample_shapes, tensor_bytes
 from onnxprune.stages.workload import Progress, silent
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareOptions", "Comparison", "run_comparison"]
 
-_MEMORY = 1 << 30
+_ROOM = 256 << 20  # bytes that one run of a network makes and returns
 _NO_CLASS = np.iinfo(np.int64).min
 
 
@@ -185,7 +186,8 @@ def run_comparison(
         evaluation = Evaluator.open(options.evaluate, models[0][0], specs, engine).of(models[1][0])
     before, after = (engine.session(model, label=label) for model, label in models)
     meter, hits = DivergenceMeter(outputs), _Hits(outputs)
-    size = batch_size(nets[0], sample_shapes(calibration, specs), _MEMORY)
+    shapes = sample_shapes(calibration, specs)
+    size = batch_size(schedule(nets[0]), tensor_bytes(nets[0], shapes), _ROOM)
     for samples, real in batches(chosen, specs, size):
         progress("compare", hits.seen, len(chosen))
         feeds = calibration.load(samples)
@@ -200,7 +202,7 @@ def run_comparison(
     drop, drop_kind = (0.0, "nothing") if worst is None else (worst.amount, worst.words)
     if evaluation is not None:
         worst, drop, drop_kind = None, evaluation.drop, f"{evaluation.name} lost"
-    costs = [cost_model(net, channel_map(net), sample_shapes(calibration, specs)) for net in nets]
+    costs = [cost_model(net, channel_map(net), shapes) for net in nets]
     timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
     damaged, sure = damage(divergence, "compared"), estimate(lost, options.max_drop)
     warnings = (damaged, sure, calibration.description.get("warning"), timing.warning if timing else "")

@@ -16,6 +16,7 @@ from onnxprune.options import Options
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.meaning import meanings
 from onnxprune.stages.choose import forbidden_sites
+from onnxprune.stages.room import Room
 from onnxprune.stages.start import prepared
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
     original, label = read_model(source)
     net, _, params = prepared(original, label)
     specs = input_specs(net)
-    channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), Options().memory_bytes // 2))
+    room = Room(Options().memory_bytes)
+    channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), room.solving))
     shapes = _shapes(specs, 1, size)
     cost = cost_model(net, channels, shapes)
     layers = _layers(net, channels, cost)

@@ -30,6 +30,7 @@ from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.choose import eligible_sites
 from onnxprune.stages.damage import Damage, spread
 from onnxprune.stages.fit import Sampled, State, regressions_of, sample_step
+from onnxprune.stages.room import Room
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.workload import Progress, silent
@@ -179,7 +180,7 @@ def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
 def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:
     """Moments and samples of the layers, on the original network, one step after the other."""
     steps = plan_steps(work.net, work.order, work.channels, (), downstream=False, reformed=names)
-    with TensorStore(work.memory // 2, work.scratch) as store:
+    with TensorStore(Room(work.memory).held, work.scratch) as store:
         frontiers = [
             Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
             for name in ("original", "current")

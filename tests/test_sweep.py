@@ -54,26 +54,35 @@ def changed(thing, **changes):
 class FakeJob:
     """Within the drop up to a speed-up, in reach up to another one."""
 
-    def __init__(self, most: float, reach: float) -> None:
-        self.most, self.reach, self.runs = most, reach, 0
+    def __init__(self, most: float, reach: float, strict: float) -> None:
+        self.most, self.reach, self.strict, self.runs = most, reach, strict, 0
 
-    def run(self, options):
+    def run(self, options, *, rehearsal=False):
         self.runs += 1
         speedup = 1 / options.budget.fraction
         if speedup > self.reach * (1 + 1e-9):
             raise OutOfReachError("out of reach")
-        if speedup > self.most * (1 + 1e-9):
+        if speedup > (self.most if rehearsal else min(self.most, self.strict)) * (1 + 1e-9):
             raise LostTooMuchError("too far")
         return SimpleNamespace(speedup=speedup, report=SimpleNamespace(notes=()))
 
 
 @contextmanager
-def job(monkeypatch, most: float, reach: float = 1e9):
-    fake = FakeJob(most, reach)
+def job(monkeypatch, most: float, reach: float = 1e9, strict: float = 1e9):
+    fake = FakeJob(most, reach, strict)
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "opened", lambda *_: nullcontext(fake))
+        patched.setattr(sweep, "opened", lambda *_, **__: nullcontext(fake))
         patched.setattr(sweep, "replace", changed)
         yield fake
+
+
+def test_what_is_chosen_is_held_to_the_drop_on_other_inputs_and_else_the_next_smaller_one_is(monkeypatch):
+    with job(monkeypatch, 4.0, strict=3.0):
+        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+    assert 2.0 <= found.speedup <= 3.0
+    assert "is not on the inputs to report on" in found.report.notes[-1].text
+    with job(monkeypatch, 4.0, strict=1.0), pytest.raises(LostTooMuchError):
+        sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
 
 
 @given(most=st.floats(1.1, 40), reach=st.floats(1.1, 40))
@@ -100,7 +109,7 @@ def test_where_the_smallest_step_is_out_of_reach_that_is_the_error(monkeypatch):
 
 @pytest.mark.parametrize("kind", [VerifyError, PlanError, EngineError, ModelError])
 def test_a_failure_that_is_no_matter_of_the_speedup_is_raised_and_ends_the_search(monkeypatch, kind):
-    def fail(options):
+    def fail(options, **_):
         raise kind("broken")
 
     with job(monkeypatch, 40) as fake:

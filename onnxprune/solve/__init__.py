@@ -18,7 +18,7 @@ from onnxprune.solve.lowrank import (
     split_columns,
 )
 from onnxprune.solve.metric import Metric, MetricChoice
-from onnxprune.solve.moments import Moments, MomentsBuilder, Part
+from onnxprune.solve.moments import Moments, MomentsBuilder, Part, held_bytes
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
     Basis,
@@ -68,6 +68,7 @@ __all__ = [
     "dead_units",
     "decompose",
     "factorise",
+    "held_bytes",
     "held_out_curve",
     "kept_columns",
     "leaky_relu",

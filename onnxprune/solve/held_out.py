@@ -34,7 +34,7 @@ from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.numerics import JITTER, Array, Indices, blas_threads_for, mirror_lower, solve_lower
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from onnxprune.solve.problem import Regression
 
@@ -116,16 +116,13 @@ def held_out_curve(problems: Sequence[Regression], orders: tuple[Indices, Indice
     curve = np.zeros(len(orders[0]) + 1)
     for problem in problems:
         with blas_threads_for(len(problem.unit)):
-            halves = []
-            for order in orders:
-                columns, sizes = _ranked_columns(problem.unit, order)
-                halves.append((problem.moments.columns(columns), problem.weight[:, columns], sizes))
+            halves = (_ranked(problem, order) for order in orders)  # one at a time: they are large
             errors, _ = both_ways(halves, float(problem.moments.total.power.sum()))
         curve += problem.sensitivity * errors
     return np.maximum.accumulate(curve)
 
 
-def both_ways(halves: Sequence[tuple[Moments, Array, Indices]], power: float) -> tuple[Array, Array]:
+def both_ways(halves: Iterable[tuple[Moments, Array, Indices]], power: float) -> tuple[Array, Array]:
     """Fit on each half, judge on the other, and take the ridge of least error for each size.
 
     Args:
@@ -136,16 +133,15 @@ def both_ways(halves: Sequence[tuple[Moments, Array, Indices]], power: float) ->
     Returns:
         Relative errors (n,), and ridges (n,).
     """
-    if power <= 0:
-        return np.zeros(len(halves[0][2])), np.full(len(halves[0][2]), np.inf)
     found, measured = [], []
-    for ridge in _STRENGTHS:
-        fits = [Prefixes.fit(*parts_of(moments, half), start, ridge) for half, (moments, start, _) in enumerate(halves)]
-        errors = [fit.errors(sizes) for fit, (_, _, sizes) in zip(fits, halves, strict=True)]
-        measured.append(np.mean([other for _, other in errors], axis=0))
-        found.append(np.mean([expected(own, other) for own, other in errors], axis=0))
-    best = np.argmin(measured, axis=0)
-    return np.array(found)[best, np.arange(len(best))] / power, np.array(_STRENGTHS)[best]
+    for half, (moments, start, sizes) in enumerate(halves):
+        parts = parts_of(moments, half)
+        errors = [Prefixes.fit(*parts, start, ridge).errors(sizes) for ridge in _STRENGTHS]
+        measured.append([other for _, other in errors])
+        found.append([expected(own, other) for own, other in errors])
+    best = np.argmin(np.mean(measured, axis=0), axis=0)
+    errors_of_best = np.mean(found, axis=0)[best, np.arange(len(best))]
+    return errors_of_best / power if power > 0 else np.zeros(len(best)), np.array(_STRENGTHS)[best]
 
 
 def expected(own: Array, other: Array) -> Array:
@@ -158,6 +154,12 @@ def parts_of(moments: Moments, half: int) -> tuple[Part, Part]:
     """The half to fit on, and the other one about its means."""
     fitted, judged = (moments.even, moments.odd) if half == 0 else (moments.odd, moments.even)
     return fitted, _about(judged, fitted)
+
+
+def _ranked(problem: Regression, order: Indices) -> tuple[Moments, Array, Indices]:
+    """Moments and weights with the columns that stay longest first, and how many are left, see `_ranked_columns`."""
+    columns, sizes = _ranked_columns(problem.unit, order)
+    return problem.moments.columns(columns), problem.weight[:, columns], sizes
 
 
 def _ranked_columns(unit: Indices, order: Indices) -> tuple[Indices, Indices]:

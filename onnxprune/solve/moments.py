@@ -7,9 +7,13 @@ Over the sampled positions, x being the input patch (p values) and y the wanted 
 All are means, so they do not grow with the number of samples. The two halves (even and odd images) are kept
 apart: the error on one half of a solution fitted on the other is then known in closed form.
 
-Accuracy: rows are shifted by the mean of the first few thousand before anything is multiplied, so no large
+Accuracy: rows are shifted by the mean of the first 256 or more before anything is multiplied, so no large
 mean cancels later; a block of rows is multiplied in float32 (one triangle of the symmetric product) and
 summed in float64. That leaves a relative error of about 1e-6.
+
+Memory: what a builder holds is `held_bytes`. Rows are multiplied as they come, in blocks of up to 4096 rows or 16 MB;
+only where fewer than 256 come together do they wait for more. The product is made and added panel by panel, so
+nothing of the size of the moments is allocated beside them.
 
 Fourth moments tell which columns vary in a few samples only: the channel of a ReLU that is dead but for three pixels
 of the calibration. A weight fitted to these answers their errors, whatever its size, and is wrong by as much wherever
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +33,16 @@ from scipy.linalg import blas
 from onnxprune.errors import DataError
 from onnxprune.solve.numerics import Array, Array32, blas_threads_for, fourth_moments, mirror_lower, trusted_scale
 
-__all__ = ["Moments", "MomentsBuilder", "Part"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Moments", "MomentsBuilder", "Part", "held_bytes"]
 
 _ONE_THREAD_COLUMNS = 1000  # products of fewer columns gain nothing from a second thread, beside onnxruntime's
+_FEW_ROWS = 256  # the product of fewer takes less time than adding it to the sums
 _BLOCK_ROWS = 4096
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 16 << 20
+_PANEL = 1024  # columns
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,8 @@ class Moments:
     def columns(self, index: npt.ArrayLike) -> Moments:
         """The same with x restricted to the columns ``index``: (k,) integers."""
         index = np.asarray(index, dtype=np.int64)
+        if np.array_equal(index, np.arange(len(self.even.mean_x))):
+            return self
         return Moments(_columns(self.even, index), _columns(self.odd, index))
 
     def with_response(self, weight: Array, bias: Array) -> Moments:
@@ -103,95 +115,131 @@ class MomentsBuilder:
 
     def __init__(self, columns: int, outputs: int) -> None:
         """Expect patches of ``columns`` values and responses of ``outputs`` values (0: no responses)."""
-        self._halves = (_Sums(columns, outputs), _Sums(columns, outputs))
+        self._halves = [_Sums(columns, outputs), _Sums(columns, outputs)]
 
     def add(self, x: Array32, y: Array32 | None, half: int) -> None:
         """Add samples x: (n, p) float32 and y: (n, o) float32 to half 0 (even) or 1 (odd)."""
         self._halves[half].add(x, y)
 
     def finish(self) -> Moments:
-        """The moments of everything that was added."""
+        """The moments of everything that was added, in the builder's own arrays: nothing can be added afterwards."""
         even, odd = self._halves
+        self._halves = []
         return Moments(even.finish(), odd.finish())
 
 
+def held_bytes(columns: int, outputs: int) -> int:
+    """Bytes that a ``MomentsBuilder`` and then its ``Moments`` hold: both halves, and the rows that wait."""
+    width = columns + outputs
+    sums = 8 * columns * width + 8 * (2 * width + columns)
+    return 2 * (sums + 4 * (_FEW_ROWS + 1) * width)
+
+
 class _Sums:
-    """Shifted sums of one half: rows wait in a block, a full block is multiplied once."""
+    """Shifted sums of one half; ``gram``: one triangle, the upper one."""
 
     def __init__(self, columns: int, outputs: int) -> None:
         self.columns, self.outputs, self.count, self.waiting = columns, outputs, 0, 0
-        self.rows = max(64, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * max(1, columns + outputs))))
+        self.rows = max(_FEW_ROWS, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * max(1, columns + outputs))))
         self.sum = np.zeros(columns + outputs)
-        self.gram = np.zeros((columns, columns), order="F")
+        self.gram = np.zeros((columns, columns))
         self.cross = np.zeros((columns, outputs))
         self.power = np.zeros(outputs)
         self.fourth = np.zeros(columns)
         self.shift = np.zeros(columns + outputs, dtype=np.float32)
-        self.block_x = np.empty((0, columns), dtype=np.float32)
-        self.block_y = np.empty((0, outputs), dtype=np.float32)
+        self.few_x = np.empty((0, columns), dtype=np.float32)
+        self.few_y = np.empty((0, outputs), dtype=np.float32)
 
     def add(self, x: Array32, y: Array32 | None) -> None:
         y = np.empty((len(x), 0), dtype=np.float32) if y is None else y
         if x.shape != (len(x), self.columns) or y.shape != (len(x), self.outputs):
             raise ValueError(f"expected (n, {self.columns}) and (n, {self.outputs}), found {x.shape} and {y.shape}")
-        if len(x) and not len(self.block_x):
-            self.block_x = np.empty((self.rows, self.columns), dtype=np.float32)
-            self.block_y = np.empty((self.rows, self.outputs), dtype=np.float32)
         done = 0
         while done < len(x):
-            take = min(self.rows - self.waiting, len(x) - done)
-            place = slice(self.waiting, self.waiting + take)
-            self.block_x[place] = x[done : done + take]
-            self.block_y[place] = y[done : done + take]
-            self.waiting += take
-            done += take
-            if self.waiting == self.rows:
-                self._multiply()
+            left = len(x) - done
+            if self.waiting or left < _FEW_ROWS:
+                taken = slice(done, done + min(_FEW_ROWS - self.waiting, left))
+                self._wait(x[taken], y[taken])
+            else:
+                taken = slice(done, done + min(self.rows, left))
+                self._multiply(x[taken], y[taken])
+            done = taken.stop
 
-    def _multiply(self) -> None:
-        with blas_threads_for(self.columns, _ONE_THREAD_COLUMNS):
-            self._add_block()
+    def _wait(self, x: Array32, y: Array32) -> None:
+        if not len(self.few_x):
+            self.few_x = np.empty((_FEW_ROWS, self.columns), dtype=np.float32)
+            self.few_y = np.empty((_FEW_ROWS, self.outputs), dtype=np.float32)
+        place = slice(self.waiting, self.waiting + len(x))
+        self.few_x[place], self.few_y[place] = x, y
+        self.waiting = place.stop
+        if self.waiting == _FEW_ROWS:
+            self._multiply_waiting()
 
-    def _add_block(self) -> None:
-        x, y = self.block_x[: self.waiting], self.block_y[: self.waiting]
+    def _multiply_waiting(self) -> None:
+        self._multiply(self.few_x[: self.waiting], self.few_y[: self.waiting])
+        self.waiting = 0
+
+    def _multiply(self, x: Array32, y: Array32) -> None:
         if not self.count:
             mean = np.concatenate([x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)])
             self.shift = mean.astype(np.float32)
-        x -= self.shift[: self.columns]
-        y -= self.shift[self.columns :]
+        with blas_threads_for(self.columns, _ONE_THREAD_COLUMNS):
+            self._add_block(x - self.shift[: self.columns], y - self.shift[self.columns :])
+
+    def _add_block(self, x: Array32, y: Array32) -> None:
         ones = np.ones(len(x), dtype=np.float32)
         self.sum += np.concatenate([ones @ x, ones @ y])
-        # The transposed view is already in BLAS order: no copy, and one triangle is half of the work.
-        self.gram += blas.ssyrk(1.0, x.T, lower=1)
         self.fourth += fourth_moments(x) * len(x)
-        if self.outputs:
-            self.cross += x.T @ y
-            self.power += np.einsum("no,no->o", y, y)
+        for own in _panels(self.columns):
+            panel = x[:, own].T
+            # One triangle is half of the work. BLAS counts columns first: its lower one is our upper one.
+            _add(self.gram[own, own], blas.ssyrk(1.0, panel, lower=1).T)
+            _add(self.gram[own, own.stop :], panel @ x[:, own.stop :])
+            _add(self.cross[own], panel @ y)
+        self.power += np.einsum("no,no->o", y, y)
         self.count += len(x)
-        self.waiting = 0
 
     def finish(self) -> Part:
         if self.waiting:
-            self._multiply()
+            self._multiply_waiting()
         count = max(self.count, 1)
         mean = self.sum / count
         mean_x, mean_y = mean[: self.columns], mean[self.columns :]
-        gram = mirror_lower(self.gram / count)
-        gram -= np.outer(mean_x, mean_x)
-        if not np.isfinite(mean).all() or not np.isfinite(gram).all():
+        self.gram /= count
+        self.cross /= count
+        _subtract_outer(self.gram, mean_x, mean_x)
+        _subtract_outer(self.cross, mean_x, mean_y)
+        # No entry of a gram is larger than the largest of its diagonal.
+        if not np.isfinite(mean).all() or not np.isfinite(np.diagonal(self.gram)).all():
             raise DataError(
                 "sampled activations must be finite, found NaN or infinity; check the preprocessing of the "
                 "calibration inputs, and that the model itself does not overflow"
             )
+        mirror_lower(self.gram.T)
         return Part(
             count=self.count,
             mean_x=self.shift[: self.columns] + mean_x,
             mean_y=self.shift[self.columns :] + mean_y,
-            gram=gram,
-            cross=self.cross / count - np.outer(mean_x, mean_y),
+            gram=self.gram,
+            cross=self.cross,
             power=np.maximum(self.power / count - mean_y**2, 0.0),
             fourth=self.fourth / count,
         )
+
+
+def _panels(size: int) -> Iterator[slice]:
+    """The indices below ``size`` in slices of up to ``_PANEL``."""
+    return (slice(start, min(start + _PANEL, size)) for start in range(0, size, _PANEL))
+
+
+def _add(total: Array, block: npt.NDArray[np.floating]) -> None:
+    np.add(total, block, out=total)
+
+
+def _subtract_outer(matrix: Array, left: Array, right: Array) -> None:
+    """``matrix -= left right^T`` without a second array of its size."""
+    for rows in _panels(len(matrix)):
+        matrix[rows] -= np.outer(left[rows], right)
 
 
 def _pool(one: Part, two: Part) -> Part:
@@ -205,8 +253,9 @@ def _pool(one: Part, two: Part) -> Part:
     apart_x, apart_y = one.mean_x - two.mean_x, one.mean_y - two.mean_y
     between = share_one * share_two
     gram = share_one * one.gram
-    gram += share_two * two.gram
-    gram += np.outer(between * apart_x, apart_x)
+    for rows in _panels(len(gram)):
+        gram[rows] += share_two * two.gram[rows]
+    _subtract_outer(gram, -between * apart_x, apart_x)
     return Part(
         count=count,
         mean_x=share_one * one.mean_x + share_two * two.mean_x,

@@ -121,8 +121,9 @@ def scale_of(gram: Array) -> Array:
 
 def fourth_moments(rows: Array32) -> Array:
     """Mean of the fourth powers of (n, p) float32 ``rows``: (p,) float64."""
-    peak = np.abs(rows).max(axis=0, initial=0.0)
-    squares = np.square(np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0))  # no power is out of range
+    peak = np.maximum(rows.max(axis=0, initial=0.0), -rows.min(axis=0, initial=0.0))
+    squares = np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0)  # no power is out of range
+    np.square(squares, out=squares)
     return np.asarray(np.einsum("np,np->p", squares, squares) * peak.astype(np.float64) ** 4 / max(len(rows), 1))
 
 

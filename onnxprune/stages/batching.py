@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
+
+import onnx_graphsurgeon as gs
 
 from onnxprune.graph.net import dims, numpy_dtype
 from onnxprune.graph.normalize import with_shapes
@@ -15,11 +19,20 @@ if TYPE_CHECKING:
 
     from onnxprune.data import Calibration, InputSpec
     from onnxprune.graph.net import Net
+    from onnxprune.graph.schedule import Schedule
 
-__all__ = ["batch_size", "group_batches", "sample_shapes"]
+__all__ = ["Move", "batch_size", "group_batches", "moves", "sample_shapes", "tensor_bytes"]
 
 _LARGEST_TENSOR = 32 << 20  # bytes; larger activations leave the caches of any machine, and gain nothing
 _MOST = 100
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where a frontier moves to, and the tensors that it returns on the way."""
+
+    cut: int
+    sources: tuple[str, ...]
 
 
 def sample_shapes(calibration: Calibration, specs: Sequence[InputSpec], batch: int = 1) -> dict[str, tuple[int, ...]]:
@@ -28,22 +41,79 @@ def sample_shapes(calibration: Calibration, specs: Sequence[InputSpec], batch: i
     return {spec.name: (spec.shape[0] or batch, *first[spec.name].shape[1:]) for spec in specs}
 
 
-def batch_size(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> int:
-    """How many samples run together: as many as keep the largest activation small.
+def tensor_bytes(net: Net, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Bytes of every input and activation whose size is known, for one sample of inputs of these shapes."""
+    batch = max(int(shape[0]) for shape in shapes.values())
+    found = {}
+    for name, tensor in with_shapes(net, shapes).tensors().items():
+        if isinstance(tensor, gs.Constant) or tensor.dtype is None:
+            continue
+        sizes = [size for size in dims(tensor) or (None,) if isinstance(size, int)]
+        if len(sizes) == len(dims(tensor) or (None,)):
+            found[name] = -(-math.prod(sizes) * numpy_dtype(tensor.dtype).itemsize // batch)
+    return found
+
+
+def batch_size(order: Schedule, sizes: Mapping[str, int], room: int) -> int:
+    """How many samples run together: as many as fit, and as keep the largest activation in the processor's caches.
 
     Args:
-        net: the network.
-        shapes: of its inputs for one sample.
-        memory: bytes that a run may take.
+        order: of the network's nodes.
+        sizes: bytes of each tensor for one sample, see `tensor_bytes`.
+        room: bytes for what the engine holds at its peak, and for what waits at any cut and is returned.
     """
-    concrete = with_shapes(net, shapes)
-    largest = 1
-    for tensor in concrete.tensors().values():
-        shape = dims(tensor)
-        if shape and tensor.inputs and tensor.dtype is not None and all(isinstance(s, int) for s in shape):
-            elements = math.prod(s for s in shape if isinstance(s, int))
-            largest = max(largest, elements * numpy_dtype(tensor.dtype).itemsize)
-    return max(1, min(_MOST, min(_LARGEST_TENSOR, memory // 16) // largest))
+    largest = max((sizes.get(name, 0) for name, made in order.made.items() if made >= 0), default=0)
+    most = _peak(order, sizes) + max(_waiting(order, sizes))
+    return max(1, min(_MOST, _LARGEST_TENSOR // max(largest, 1), room // max(most, 1)))
+
+
+def _waiting(order: Schedule, sizes: Mapping[str, int]) -> list[int]:
+    """Bytes of the tensors live at each cut."""
+    return _totals(order, sizes, {name: made + 1 for name, made in order.made.items()})
+
+
+def _peak(order: Schedule, sizes: Mapping[str, int]) -> int:
+    """Most bytes live at once while a node runs: what it reads, what it makes, and what waits for later ones."""
+    return max(_totals(order, sizes, {name: max(made, 0) for name, made in order.made.items()}))
+
+
+def _totals(order: Schedule, sizes: Mapping[str, int], start: Mapping[str, int]) -> list[int]:
+    """Per place in the order, bytes of all tensors from their start to where they are last read."""
+    changes = [0] * (len(order.order) + 2)
+    for name, first in start.items():
+        last = max(order.last_read.get(name, -1), first)
+        changes[first] += sizes.get(name, 0)
+        changes[last + 1] -= sizes.get(name, 0)
+    return list(accumulate(changes))
+
+
+def moves(order: Schedule, sizes: Mapping[str, int], sources: Iterable[str], room: int) -> tuple[Move, ...]:
+    """Moves of a frontier that together return each source once: as few as keep within the room what one returns.
+
+    A move ends where the fewest bytes wait, behind the last of its sources and before the next one.
+
+    Args:
+        order: of the network's nodes.
+        sizes: bytes of each tensor.
+        sources: tensors to return.
+        room: bytes that one move may return; a single source may be larger.
+    """
+    waiting = _waiting(order, sizes)
+    parts: list[list[str]] = []
+    taken = room
+    for source in sorted(sources, key=lambda name: (order.made[name], name)):
+        taken += sizes.get(source, 0)
+        if taken > room:
+            parts.append([])
+            taken = sizes.get(source, 0)
+        parts[-1].append(source)
+    found = []
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        first = order.made[part[-1]] + 1
+        last = max(order.made[following[0]], first) if following else first
+        cut = min(range(first, last + 1), key=lambda place: waiting[place])
+        found.append(Move(cut, tuple(part)))
+    return tuple(found)
 
 
 def group_batches(indices: Iterable[int], specs: Sequence[InputSpec], size: int) -> tuple[Batch, ...]:

@@ -10,7 +10,7 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.net import dims
 from onnxprune.graph.normalize import with_shapes
 from onnxprune.graph.sites import find_sites, matrix
-from onnxprune.stages.gather import moment_bytes
+from onnxprune.stages.room import moment_bytes, solving_bytes
 from onnxprune.stages.steps import is_depthwise
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
             reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
             continue
         weight, _ = matrix(net, site)
-        needed = moment_bytes(weight.shape[2]) * (1 if is_depthwise(net, site) else weight.shape[0])
+        needed = moment_bytes(weight.shape, answered=True) + solving_bytes([weight.shape])
         if needed > memory and not is_depthwise(net, site):
             reasons[site.name] = (
                 f"{site.op} '{site.name}': its {weight.shape[2]} inputs an output need {needed / (1 << 30):.1f} GB, "

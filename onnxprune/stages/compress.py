@@ -20,6 +20,7 @@ from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.stages.chains import chain_arrays, merge_chain, read_chain
 from onnxprune.stages.fit import Fitted, SiteOutcome, State, fit_step
+from onnxprune.stages.room import Room
 
 if TYPE_CHECKING:
     from onnxprune.graph.branches import Branch
@@ -94,7 +95,7 @@ def compress(
     net, alive = _without(work, silent, work.channels.all_alive(), _early(steps, chosen))
     outcomes: dict[str, SiteOutcome] = {}
     chains: dict[Site, tuple[Chain, Mask]] = {}
-    with TensorStore(work.memory // 2, work.scratch) as store:
+    with TensorStore(Room(work.memory).held, work.scratch) as store:
         frontiers = [
             Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
             for name in ("original", "current")

@@ -20,6 +20,7 @@ from onnxprune.solve import Regression, kept_columns, refit, select
 from onnxprune.stages.chains import columns_read, fit_chain, read_inputs
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.metric import metrics_of, unweighed, weighed
+from onnxprune.stages.room import Room
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
@@ -39,7 +40,6 @@ __all__ = ["Fitted", "Sampled", "SiteOutcome", "State", "fit_step", "regressions
 
 _ROWS_PER_COLUMN = 10
 _RELU_ROWS = 16384  # or ten a column if those are more
-_POOL_SHARE = 8  # of the memory, and at most that: raw samples of one site
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
         meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
         columns[target.site.name] = weight.shape[2]
         if options.refit == "relu" and target.activation is not None:
-            limits[target.site.name] = _pool_rows(work.memory, weight.shape)
+            limits[target.site.name] = _pool_rows(Room(work.memory).samples // len(step.targets), weight.shape)
     wanted = {target.tensor for target in step.targets}
     reached = 1 + max(work.order.made[name] for name in wanted)
     with (
@@ -219,6 +219,7 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
                 if name in limits:
                     pool = pools.setdefault(name, Reservoir(limits[name], images * (len(x) // batch.real)))
                     pool.add(x, y, halves, offset)
+            del reference, now  # before the next ones are made
     work.progress("compress", len(work.batches), len(work.batches))
     found = {}
     for target in step.targets:
@@ -230,10 +231,10 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
     return found
 
 
-def _pool_rows(memory: int, weight: Sequence[int]) -> int:
-    """Raw samples to hold for a site whose weight is (groups, outputs, columns)."""
+def _pool_rows(room: int, weight: Sequence[int]) -> int:
+    """Raw samples to hold, in so many bytes, for a site whose weight is (groups, outputs, columns)."""
     groups, outputs, columns = weight
-    fitting = memory // _POOL_SHARE // (4 * groups * (columns + 2 * outputs))
+    fitting = room // (4 * groups * (columns + 2 * outputs))
     return max(1, min(fitting, max(_RELU_ROWS, _ROWS_PER_COLUMN * columns)))
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Reservoir", "SiteMeter", "channel_of_column", "moment_bytes", "unit_of_column"]
-
-_ARRAYS_PER_SOLVE = 6  # (p, p) float64: two halves, their pool, and what the solvers work in
+__all__ = ["Reservoir", "SiteMeter", "channel_of_column", "unit_of_column"]
 
 
 class SiteMeter:
@@ -39,11 +37,11 @@ class SiteMeter:
                 part = slice(index * self.columns, (index + 1) * self.columns)
                 answer = None
                 if wanted is not None:
-                    answer = np.ascontiguousarray(wanted[:, index * self.outputs : (index + 1) * self.outputs])
-                builder.add(np.ascontiguousarray(rows[:, part]), answer, half)
+                    answer = wanted[:, index * self.outputs : (index + 1) * self.outputs]
+                builder.add(rows[:, part], answer, half)
 
     def finish(self) -> tuple[Moments, ...]:
-        """The moments, one for each group."""
+        """The moments, one for each group; nothing can be added afterwards."""
         return tuple(builder.finish() for builder in self._builders)
 
 
@@ -51,37 +49,32 @@ class Reservoir:
     """A bounded share of the rows, spread evenly over all of them."""
 
     def __init__(self, limit: int, expected: int) -> None:
-        """Keep about ``limit`` of ``expected`` rows."""
-        self._limit, self._expected, self._seen = limit, max(expected, 1), 0
-        self._rows: list[tuple[Array, Array, Indices, Array | None]] = []
+        """Keep up to ``limit`` of ``expected`` rows."""
+        self._limit, self._expected, self._seen, self._kept = limit, max(expected, 1), 0, 0
+        self._rows: list[Array] = []
 
     def add(self, x: Array, y: Array, halves: Indices, offset: Array | None) -> None:
-        """Take some of the rows; see `Samples` for what they are."""
+        """Take some of the rows; see `Samples` for what they are. Rows beyond those expected are not taken."""
+        parts = [x, y, halves] if offset is None else [x, y, halves, offset]
         numbers = np.arange(self._seen, self._seen + len(x), dtype=np.int64)
         self._seen += len(x)
         if self._expected > self._limit:
             share = numbers * self._limit // self._expected
             chosen = np.flatnonzero(share != (numbers - 1) * self._limit // self._expected)
-            x, y, halves = x[chosen], y[chosen], halves[chosen]
-            offset = None if offset is None else offset[chosen]
-        self._rows.append((x, y, halves, offset))
+            parts = [part[chosen] for part in parts]
+        if not self._rows:
+            most = min(self._limit, self._expected)
+            self._rows = [np.empty((most, *part.shape[1:]), part.dtype) for part in parts]
+        place = slice(self._kept, min(self._kept + len(parts[0]), len(self._rows[0])))
+        for rows, part in zip(self._rows, parts, strict=True):
+            rows[place] = part[: place.stop - place.start]
+        self._kept = place.stop
 
     def finish(self) -> Samples:
         """All rows that were taken."""
-        x, y, halves, offsets = zip(*self._rows, strict=True)
-        known = [offset for offset in offsets if offset is not None]
+        x, y, halves, *offset = (rows[: self._kept] for rows in self._rows)
         self._rows = []
-        return Samples(
-            np.concatenate(x),
-            np.concatenate(y),
-            np.concatenate(halves),
-            np.concatenate(known) if known else None,
-        )
-
-
-def moment_bytes(columns: int) -> int:
-    """Memory that the moments of a regression with so many columns, and solving with them, take."""
-    return _ARRAYS_PER_SOLVE * 8 * columns * columns
+        return Samples(x, y, halves, offset[0] if offset else None)
 
 
 def unit_of_column(channels: ChannelMap, site: Site, group: ChannelGroup, alive: Mask, columns: int) -> Indices:

@@ -22,8 +22,10 @@ from onnxprune.runtime.capture import output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, held_out_curve, removal_order, select
-from onnxprune.stages.gather import SiteMeter, channel_of_column, moment_bytes, unit_of_column
+from onnxprune.stages.batching import moves
+from onnxprune.stages.gather import SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.metric import metrics_of, weighed
+from onnxprune.stages.room import Room, moment_bytes, solving_bytes
 from onnxprune.stages.survey import survey
 from onnxprune.stages.trials import Trials
 
@@ -53,6 +55,7 @@ __all__ = [
     "site_problems",
 ]
 
+_MOST_RETURNED = 128 << 20  # bytes of one run; more gain nothing
 _FACTORED = len(KINDS) - 1  # kinds of forms of a layer that reads all of its inputs
 
 
@@ -157,24 +160,22 @@ class Job:
 
 
 def parts_of(work: Workload, jobs: Sequence[Job]) -> Iterable[list[Job]]:
-    """Part the jobs into those whose moments fit in half of the memory together."""
+    """Part the jobs into those whose moments fit into the room for them, beside what solving any of them takes."""
     part: list[Job] = []
     held: dict[str, int] = {}
+    solving = 0
     for job in jobs:
-        needed = {name: _bytes(work, name) for name in job.needs}
-        if part and sum({**held, **needed}.values()) > work.memory // 2:
+        shapes = {name: matrix(work.net, work.channels.sites[name])[0].shape for name in job.needs}
+        needed = {name: moment_bytes(shape, answered=False) for name, shape in shapes.items()}
+        most = max(solving, solving_bytes(shapes.values()))
+        if part and sum({**held, **needed}.values()) + most > Room(work.memory).solving:
             yield part
-            part, held = [], {}
+            part, held, most = [], {}, solving_bytes(shapes.values())
         part.append(job)
         held.update(needed)
+        solving = most
     if part:
         yield part
-
-
-def _bytes(work: Workload, name: str) -> int:
-    weight, _ = matrix(work.net, work.channels.sites[name])
-    # Two halves of moments for each; the solver's own room is taken once, by the group that is ranked.
-    return int(weight.shape[0]) * moment_bytes(weight.shape[2]) // 3
 
 
 def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
@@ -186,18 +187,26 @@ def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> di
         meters[name] = SiteMeter(weight.shape[0], weight.shape[2], 0)
     sources = dict.fromkeys(site.source for site in sites.values())
     label = "sample activations" if passes == 1 else f"sample activations ({index + 1} of {passes})"
-    stop = 1 + max(work.order.made[source] for source in sources)
-    with TensorStore(work.memory // 2, work.scratch) as store:
+    room = Room(work.memory)
+    # What a run returns is held twice for a moment: by the engine, and as arrays of ours.
+    returned = min(room.running // 2, _MOST_RETURNED) // len(work.batches[0].samples)
+    planned = moves(work.order, work.sizes, sources, returned)
+    total = len(planned) * len(work.batches)
+    with TensorStore(room.held, work.scratch) as store:
         frontier = Frontier("original", work.engine, work.order, work.calibration, work.batches, store)
-        with frontier.moving(work.net, stop, sources) as advance:
-            for number in range(len(work.batches)):
-                work.progress(label, number, len(work.batches))
-                tensors = advance(number)
-                for name, site in sites.items():
-                    _add(work, meters[name], site, tensors[site.source], number)
-                for source in set(tensors):
-                    store.drop(("original", number, source))
-    work.progress(label, len(work.batches), len(work.batches))
+        for place, move in enumerate(planned):
+            here = {name: site for name, site in sites.items() if site.source in move.sources}
+            with frontier.moving(work.net, move.cut, move.sources) as advance:
+                for number in range(len(work.batches)):
+                    work.progress(label, place * len(work.batches) + number, total)
+                    tensors = advance(number)
+                    for name, site in here.items():
+                        _add(work, meters[name], site, tensors[site.source], number)
+                    if move is planned[-1]:
+                        for name in tensors:
+                            store.drop((frontier.name, number, name))
+                    del tensors  # before the next ones are made
+    work.progress(label, total, total)
     return {name: meter.finish() for name, meter in meters.items()}
 
 

@@ -21,9 +21,10 @@ from onnxprune.runtime.capture import Positions
 from onnxprune.runtime.inputs import input_specs
 from onnxprune.runtime.meaning import meanings, with_labels
 from onnxprune.runtime.sessions import Engine
-from onnxprune.stages.batching import batch_size, group_batches, sample_shapes
+from onnxprune.stages.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.stages.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
 from onnxprune.stages.choose import forbidden_sites
+from onnxprune.stages.room import Room
 from onnxprune.stages.workload import Inputs, Workload
 
 if TYPE_CHECKING:
@@ -81,20 +82,23 @@ def open_inputs(
 def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
     """What the stages work on; held activations are deleted at the end."""
     memory = options.memory_bytes
-    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), memory // 2)
-    size = batch_size(net, sample_shapes(inputs.calibration, inputs.specs), memory)
+    room = Room(memory)
+    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), room.solving)
+    order, sizes = schedule(net), tensor_bytes(net, sample_shapes(inputs.calibration, inputs.specs))
+    size = batch_size(order, sizes, room.running)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=_scratch(options)) as scratch:
         yield Workload(
             net=net,
             channels=channel_map(net, forbidden=forbidden),
             forbidden=forbidden,
-            order=schedule(net),
+            order=order,
             engine=Engine.open(options.engine),
             calibration=inputs.calibration,
             batches=group_batches(inputs.fit, inputs.specs, size),
             half_of=inputs.parts.halves,
             positions=Positions(len(inputs.fit), options.points, options.seed),
             memory=memory,
+            sizes=sizes,
             scratch=Path(scratch),
             progress=progress,
             outputs=inputs.outputs,

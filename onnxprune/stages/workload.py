@@ -90,7 +90,8 @@ class Workload:
         batches: those to fit on.
         half_of: (samples,) half (0 or 1) of each sample that is fitted on.
         positions: where layers are sampled.
-        memory: bytes that held tensors and moments may take, each half of it.
+        memory: bytes that all stages together may take, see `room.Room`.
+        sizes: bytes of each tensor for one sample, where they are known.
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
         weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
@@ -107,6 +108,7 @@ class Workload:
     half_of: np.ndarray[Any, np.dtype[np.int8]]
     positions: Positions
     memory: int
+    sizes: Mapping[str, int]
     scratch: Path
     progress: Progress
     weights: Mapping[str, Array] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxprune.errors import DataError
 from onnxprune.solve import MomentsBuilder, Part
-from onnxprune.solve.moments import _Sums
+from onnxprune.solve.moments import held_bytes
 
 from .helpers import make_case, moments_of
 
@@ -70,12 +72,31 @@ def test_a_constant_column_has_no_variance_at_all() -> None:
     assert np.all(moments.total.gram[1] == 0)
 
 
-def test_blocks_split_anywhere_give_the_same_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "panel"), [(64, 1024), (4096, 5), (64, 5)])
+def test_blocks_and_panels_split_anywhere_give_the_same_moments(rows, panel, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(3, samples=500)
-    whole = moments_of(case.x, case.y, case.half)
-    monkeypatch.setattr("onnxprune.solve.moments._BLOCK_ROWS", 64)
-    assert _Sums(4, 4).rows == 64
+    whole = moments_of(case.x, case.y, case.half, 500)
+    monkeypatch.setattr("onnxprune.solve.moments._FEW_ROWS", 64)
+    monkeypatch.setattr("onnxprune.solve.moments._BLOCK_ROWS", rows)
+    monkeypatch.setattr("onnxprune.solve.moments._PANEL", panel)
     assert_same(moments_of(case.x, case.y, case.half, 150).total, whole.total, 1e-5)
+
+
+@pytest.mark.parametrize(("columns", "outputs", "rows"), [(300, 0, 700), (300, 500, 40), (2500, 8, 40), (2500, 8, 700)])
+def test_a_builder_allocates_what_is_counted_and_a_block(columns: int, outputs: int, rows: int) -> None:
+    x, y = np.ones((rows, columns), dtype=np.float32), np.ones((rows, outputs), dtype=np.float32)
+    tracemalloc.start()
+    builder = MomentsBuilder(columns, outputs)
+    for turn in range(20):
+        builder.add(x, y, turn % 2)
+    moments = builder.finish()
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    counted = held_bytes(columns, outputs)
+    block = 8 * max(rows, 256) * (columns + outputs) + 12 * 1024 * columns  # rows twice, and the product of a panel
+    assert moments.count == 20 * rows
+    assert 0.8 * 8 * 2 * columns * (columns + outputs) < held < 1.05 * counted
+    assert peak < 1.05 * (counted + block)
 
 
 @settings(deadline=None, max_examples=20)
