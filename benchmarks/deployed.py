@@ -1,7 +1,8 @@
 """Networks that people deploy, by the plain command and by a few options: what is left, on images nobody fitted.
 
 ``accuracy``: ImageNet networks at fewer MACs, without training: top-1 on both test sets (525 photos), and agreement
-with the original on them. ``cifar``: ResNet-56 at 2, 3 and 4 times fewer MACs, on the 10 000 test images.
+with the original on them. ``cifar``: ResNet-56 at 2, 3 and 4 times fewer MACs, on the 10 000 test images. ``tasks``: a
+text recogniser, two face detectors and two segmentation networks by the measures of ``measures.py``.
 
 Run: ``python benchmarks/deployed.py accuracy --data FOLDER``, with ``--only TEXT`` for some of the rows.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import os
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import measures
 import numpy as np
 import onnx
 from common import arguments, machine, run_model, table
@@ -105,7 +108,7 @@ NETWORKS = {
         ),
     )
 }
-_BEST = {"recipe": "3c", "refit": RefitOptions(refit="relu"), "align": 1}
+_BEST: Mapping[str, Any] = {"recipe": "3c", "refit": RefitOptions(refit="relu"), "align": 1}
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,98 @@ def _accuracy(given: argparse.Namespace) -> None:
     print(table([*header, "said", "planning / run, s"], rows))
 
 
+def _cifar(given: argparse.Namespace) -> None:
+    rows: list[list[object]] = []
+    path = str(given.zoo / "models" / "cifar10_resnet56.onnx")
+    archives = [np.load(given.data / f"cifar10_{part}.npz") for part in ("test", "test_b")]
+    inputs = _nchw(_MEAN, _STD, 1 / 255)(np.concatenate([archive["images"] for archive in archives]))
+    labels = np.concatenate([archive["labels"] for archive in archives])
+    for speedup in (2.0, 3.0, 4.0):
+        if given.only and f"{speedup:g}x" not in given.only:
+            continue
+        data = DataOptions(mean=_MEAN, std=_STD)
+        options = replace(Options(bench=False), samples=3000, data=data, points=30, **_BEST)
+        start = time.perf_counter()
+        result = onnxprune.prune(path, data=given.data / "cifar10_calib.npz", speedup=speedup, options=options)
+        taken, report = time.perf_counter() - start, result.report
+        assert result.model is not None
+        seconds = _once(path, inputs[:3000])
+        before, after = _answers(path, inputs), _answers(result.model, inputs)
+        rows.append(
+            [
+                f"{report.macs.ratio:.2f}x",
+                f"{100 * (before == labels).mean():.2f}",
+                f"{100 * (after == labels).mean():.2f}",
+                f"{100 * (after == before).mean():.1f}",
+                f"{report.seconds['probe'] / seconds:.1f}",
+                f"{taken / seconds:.1f}",
+            ]
+        )
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    print(machine(), "\n")
+    print(table(["MACs", "top-1 of 10 000 before", "after", "agreement", "planning, passes", "run, passes"], rows))
+
+
+def _once(path: str, inputs: Array) -> float:
+    """Seconds of one pass of onnxruntime."""
+    start = time.perf_counter()
+    for _ in run_model(path, inputs):
+        pass
+    return time.perf_counter() - start
+
+
+_TASKS: tuple[tuple[str, str, DataOptions, Any], ...] = (
+    ("det_ultraface_rfb320", "photos", DataOptions(mean=_HALF[0], std=_HALF[1], resize=(240, 320)), measures.faces),
+    ("det_yunet_n_dynamic", "photos", DataOptions(scale=1.0, color="bgr", resize=(256, 320)), measures.yunet),
+    ("seg_deeplabv3_mnv2_dm05", "photos", DataOptions(resize=(513, 513)), measures.voc),
+    ("seg_meet", "photos", DataOptions(resize=(144, 256)), measures.meet),
+    (
+        "ocr_ppocrv4_rec",
+        "text_lines_calib",
+        DataOptions(mean=(0.5,) * 3, std=(0.5,) * 3, color="bgr", resize=(48, 320)),
+        measures.ocr,
+    ),
+)
+_TASK_PHOTOS = 300
+
+
+def _tasks(given: argparse.Namespace) -> None:
+    os.environ["ZOO_DATA"] = str(given.data)
+    rows: list[list[object]] = []
+    for name, folder, data, measure in _TASKS:
+        if given.only and name not in given.only:
+            continue
+        options = replace(Options(bench=False), samples=given.samples or _TASK_PHOTOS, data=data, evaluate=measure)
+        path = given.zoo / "models" / f"{name}.onnx"
+        try:
+            report = onnxprune.prune(path, data=given.data / folder, speedup=1.3, options=options).report
+        except OnnxPruneError as error:
+            rows.append([name, "", str(error), "", ""])
+            print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+            continue
+        assert report.evaluation is not None
+        told = [
+            f"{output.name}: "
+            + (f"agreement {output.top1_agreement:.3f}, " if output.top1_agreement is not None else "")
+            + f"error {output.relative_error:.2f}"
+            for output in report.divergence[:3]
+        ]
+        value = f"{report.evaluation.before:.1f} -> {report.evaluation.after:.1f}"
+        rows.append([name, f"{report.macs.ratio:.2f}x", value, "; ".join(told), "DAMAGED" if report.damaged else ""])
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    print(machine(), "\n")
+    print(table(["network", "MACs", "own measure", "the tool's numbers", "said"], rows))
+
+
 def main() -> None:
     """Run one of the parts."""
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=("accuracy",))
+    parser.add_argument("part", choices=("accuracy", "cifar", "tasks"))
     parser.add_argument("--only", nargs="*", help="rows whose names contain one of these texts")
+    parser.add_argument("--samples", type=int, help="inputs of `tasks`")
     parser.add_argument("--keep", type=Path, help="folder to write the results to")
     given = parser.parse_args()
-    {"accuracy": _accuracy}[given.part](given)
+    {"accuracy": _accuracy, "cifar": _cifar, "tasks": _tasks}[given.part](given)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Sensitivity"]
 
 _MOST = 100.0  # and at least one over that
-_LAST = float(__import__("os").environ.get("LASTF", "4"))  # times as much, what no later layer puts right
+_LAST = 4.0  # times as much, what no later layer puts right
 
 
 @dataclass(frozen=True)
