@@ -36,6 +36,7 @@ from onnxprune.stages.contest import winner
 from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
 from onnxprune.stages.metric import output_weights
+from onnxprune.stages.room import Room
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
@@ -150,7 +151,9 @@ def opened(
         inputs = open_inputs(source, data, net, options, choosing=choosing or options.recover is not None)
     warn(expected_estimate(inputs.outputs.values(), len(inputs.held), options.max_drop, "held-back"))
     with workload(net, inputs, options, progress) as work:
-        groups, skipped = eligible_groups(work.channels, options.include, options.exclude)
+        groups, skipped = eligible_groups(
+            work.net, work.channels, options.include, options.exclude, Room(work.memory).solving
+        )
         uses = RECIPES[options.recipe]
         if uses.prune and must_prune and not (groups or uses.spatial):
             raise PlanError(nothing_to_prune(work.channels, skipped))

@@ -51,9 +51,16 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
 
 
 def eligible_groups(
-    channels: ChannelMap, include: Sequence[str], exclude: Sequence[str]
+    net: Net, channels: ChannelMap, include: Sequence[str], exclude: Sequence[str], memory: int
 ) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
     """Groups that may lose channels, and for the other prunable ones the reason, by name.
+
+    Args:
+        net: the network.
+        channels: its channel map.
+        include: globs of the layers that may lose channels; none: all.
+        exclude: globs of the layers that may not.
+        memory: bytes for the moments of all consumers of one group, and for solving with them.
 
     Raises:
         UsageError: a pattern matches no layer.
@@ -65,7 +72,7 @@ def eligible_groups(
                 raise UsageError(f"{flag} {pattern!r} matches no layer; layers here are {some} ...")
     chosen, skipped = [], {}
     for group in channels.prunable:
-        reason = _why_not(group, include, exclude)
+        reason = _why_not(group, include, exclude) or _too_large(net, channels, group, memory)
         if reason:
             skipped[group.name] = reason
         else:
@@ -113,6 +120,17 @@ def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
     return (
         f"no group of channels may be pruned; of {reasons.total()} groups {times} because: {reason}; "
         "see the others with --dry-run"
+    )
+
+
+def _too_large(net: Net, channels: ChannelMap, group: ChannelGroup, memory: int) -> str:
+    shapes = [matrix(net, channels.sites[name])[0].shape for name in group.consumers]
+    needed = sum(moment_bytes(shape, answered=False) for shape in shapes) + solving_bytes(shapes)
+    if needed <= memory:
+        return ""
+    return (
+        f"its {len(shapes)} consumers together need {needed / (1 << 20):.0f} MB, --memory leaves "
+        f"{memory / (1 << 20):.0f} MB for them"
     )
 
 
