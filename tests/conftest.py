@@ -27,10 +27,10 @@ def resnet() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """A chain of a few narrow convs with 40 inputs beside it: a run takes a moment."""
+    """A chain of a few narrow convs with 44 inputs beside it: a run takes a moment."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
     onnx.save(FAMILIES["vgg_bn"](), path)
-    inputs = np.random.default_rng(0).standard_normal((40, 3, SIDE, SIDE)).astype(np.float32)
+    inputs = np.random.default_rng(0).standard_normal((44, 3, SIDE, SIDE)).astype(np.float32)
     np.savez(path.with_suffix(".calib.npz"), x=inputs)
     return path
 

@@ -86,12 +86,12 @@ class Moments:
     @cached_property
     def total(self) -> Part:
         """Moments of all samples, exactly as if they had been gathered in one part."""
-        return _pool(self.even, self.odd)
+        return self.even if self.even is self.odd else _pool(self.even, self.odd)
 
     @property
     def count(self) -> int:
         """Number of samples in both halves."""
-        return self.even.count + self.odd.count
+        return self.even.count if self.even is self.odd else self.even.count + self.odd.count
 
     def half(self, number: int) -> Moments:
         """The even (0) or the odd (1) half in the place of both."""

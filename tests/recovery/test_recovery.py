@@ -177,7 +177,7 @@ def test_half_precision_is_trained_and_written_back(tiny, pruned):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_can_be_recovered(family):
     model = FAMILIES[family]()
-    data = np.random.default_rng(1).standard_normal((24, 3, SIDE, SIDE)).astype(np.float32)
+    data = np.random.default_rng(1).standard_normal((28, 3, SIDE, SIDE)).astype(np.float32)
     options = replace(QUICK, recover=RecoverOptions(epochs=6, batch=7, learning_rate=1e-3))
     record = onnxprune.recover(model, spoilt(model), data=data, options=options).report.recovery
     assert record.best > 0

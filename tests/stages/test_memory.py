@@ -16,7 +16,15 @@ from onnxprune import Options
 from onnxprune.graph.channels import channel_map
 from onnxprune.graph.load import load
 from onnxprune.graph.schedule import Schedule, schedule
-from onnxprune.solve import MomentsBuilder, RefitOptions, Regression, SelectOptions, obs, refit
+from onnxprune.solve import (
+    MomentsBuilder,
+    RefitOptions,
+    Regression,
+    SelectOptions,
+    held_out_curve,
+    refit,
+    removal_order,
+)
 from onnxprune.stages.batching import batch_size, moves, tensor_bytes
 from onnxprune.stages.choose import eligible_groups
 from onnxprune.stages.gather import Reservoir
@@ -93,7 +101,10 @@ def test_solving_takes_what_is_counted(columns: int, outputs: int, sites: int) -
         gathered.append(builder.finish())
     tracemalloc.start()
     problems = [Regression(moments.with_response(weight, bias), weight, bias, unit) for moments in gathered]
-    obs(problems, columns // 8)
+    options = SelectOptions()
+    even, odd = (removal_order([one.half(half) for one in problems], columns // 8, options) for half in (0, 1))
+    held_out_curve(problems, (even, odd))
+    removal_order(problems, columns // 8, options)
     for columns_kept in (np.arange(columns), np.arange(columns // 2)):
         refit(problems[0], columns_kept, RefitOptions(refit="linear"))
     _, peak = tracemalloc.get_traced_memory()
