@@ -26,6 +26,7 @@ from onnxprune.stages.batching import moves
 from onnxprune.stages.gather import SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.metric import metrics_of, weighed
 from onnxprune.stages.room import Room, moment_bytes, solving_bytes
+from onnxprune.stages.steps import early_groups
 from onnxprune.stages.survey import survey
 from onnxprune.stages.trials import Trials
 
@@ -64,8 +65,9 @@ class Ranking:
     """What is known of a group before anything is removed.
 
     Attributes:
-        order: (size,) int64 channels, first removed first.
-        first_order: the same as found on the first half of the samples.
+        order: (size,) int64 channels, first removed first: on all samples where the group must be selected before the
+            first step, else as `first_order`.
+        first_order: the order found on the first half of the samples.
         curve: (size + 1,) float64, relative error of all consumers together on samples that were not fitted on, when
             so many are gone and the rest is refitted.
         count: channels that a selector without a budget keeps; else None.
@@ -119,6 +121,7 @@ def probe(
     trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
     jobs = [Job(group.name, group.consumers, group) for group in groups]
     jobs += [Job(name, (name,), None) for name in shapes or {}]
+    beforehand = {group.name for group in early_groups(work.channels, groups)}
     jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
     parts = list(parts_of(work, jobs))
     done = 0
@@ -128,7 +131,7 @@ def probe(
             work.progress("rank channels and forms" if shapes else "rank channels", done, len(jobs))
             if job.group is not None:
                 asked = group_problems(work, job.group, moments)
-                ranking = rankings[job.name] = _rank(job.group, asked, options)
+                ranking = rankings[job.name] = _rank(job.group, asked, options, beforehand=job.name in beforehand)
                 if trials is not None and job.group.size > 1:
                     groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
@@ -232,14 +235,17 @@ def group_problems(
     return found
 
 
-def _rank(group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], options: SelectOptions) -> Ranking:
+def _rank(
+    group: ChannelGroup, asked: Mapping[str, Sequence[Regression]], options: SelectOptions, *, beforehand: bool
+) -> Ranking:
     problems = [problem for regressions in asked.values() for problem in regressions]
     count = None
     if options.selector == "lasso" and options.lasso == "fixed":
         count = max(1, len(select(problems, group.size, None, options).kept))
     by_half = [removal_order([problem.half(half) for problem in problems], group.size, options) for half in (0, 1)]
     curve = held_out_curve(problems, (by_half[0], by_half[1]))
-    return Ranking(removal_order(problems, group.size, options), by_half[0], curve, count)
+    order = removal_order(problems, group.size, options) if beforehand else by_half[0]
+    return Ranking(order, by_half[0], curve, count)
 
 
 def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
