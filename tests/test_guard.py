@@ -38,7 +38,7 @@ def measured(monkeypatch):
 @pytest.fixture
 def fast_enough(monkeypatch):
     """Let every plan meet its time budget: whole networks are not timed."""
-    monkeypatch.setattr("onnxprune.stages.bench.Bench.faster", lambda *_: 1.11)
+    monkeypatch.setattr("onnxprune.stages.bench.Bench.timing", lambda *_, **__: timing(1.11))
 
 
 def test_within_a_time_budget_what_is_slower_twice_comes_back_unchanged(tiny, measured, fast_enough, tmp_path):
