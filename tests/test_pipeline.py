@@ -298,7 +298,7 @@ def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(re
 
 
 def test_plans_that_are_the_same_are_tried_once(vgg):
-    options = replace(QUICK, sensitivity=False, damping=(0.0, 1.0))
+    options = replace(QUICK, damping=(0.5, 0.500001))
     assert all(note.subject != "--damping" for note in onnxprune.prune(vgg, options=options).report.notes)
 
 
