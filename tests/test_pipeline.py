@@ -188,7 +188,7 @@ def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
 def test_few_samples_are_said_with_the_layer(vgg):
     report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
     assert any("FEW SAMPLES" in warning and "stage3.conv2 (" in warning for warning in report.warnings)
-    assert next(row for row in report.layers if row.name == "stage3.conv2").reason == "few samples"
+    assert next(row for row in report.layers if row.name == "stage3.conv2").reason.endswith("few samples")
 
 
 def test_on_made_up_images_the_warning_is_in_the_report(vgg):
@@ -203,7 +203,8 @@ def test_readers_and_iterables_are_calibration_data(vgg):
 
         def get_next(self):
             self.left -= 1
-            return None if self.left < 0 else {"input": np.full((1, 1, 16, 16), self.left / 30, np.float32)}
+            drawn = np.random.default_rng(self.left + 1).standard_normal((1, 1, 16, 16))
+            return None if self.left < 0 else {"input": drawn.astype(np.float32)}
 
     assert onnxprune.prune(vgg, data=Reader(), options=QUICK).report.data["fit"] == 27
     items = (np.random.default_rng(i).standard_normal((1, 16, 16)).astype(np.float32) for i in range(20))
@@ -250,9 +251,10 @@ def test_data_of_the_wrong_shape_is_an_error(vgg):
         onnxprune.prune(vgg, data=np.zeros((5, 3, 7, 7), np.float32), options=QUICK)
 
 
-def test_spilling_to_disk_changes_nothing(resnet, tmp_path):
+def test_spilling_to_disk_changes_nothing(resnet, monkeypatch):
     roomy = onnxprune.prune(resnet, options=replace(QUICK, memory=4 << 30))
-    tight = onnxprune.prune(resnet, options=replace(QUICK, memory=64 << 20, samples=300))
+    monkeypatch.setattr("onnxprune.stages.room.Room.held", 1)
+    tight = onnxprune.prune(resnet, options=replace(QUICK, memory=4 << 30, samples=300))
     worst = max(
         np.abs(numpy_helper.to_array(a).astype(float) - numpy_helper.to_array(b)).max()
         for a, b in zip(roomy.model.graph.initializer, tight.model.graph.initializer, strict=True)

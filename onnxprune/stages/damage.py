@@ -65,12 +65,18 @@ class Damage:
 
 
 def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:
-    """About `count` of the samples of some batches, evenly spread over all of them, in batches of the same size; where
-    batches need no `fixed` size, in a smaller one if that is enough."""
+    """Choose samples of some batches, evenly spread over all of them.
+
+    Args:
+        batches: all samples, in batches of one size.
+        count: how many to choose, about; exactly, where batches need no fixed size.
+        fixed: choose full batches only.
+    """
     samples = [sample for batch in batches for sample in batch.samples[: batch.real]]
-    size = len(batches[0].samples) if fixed else min(len(batches[0].samples), max(count, 1))
-    wanted = min(max(count // size, 1), len(samples) // size) * size
+    size = len(batches[0].samples)
+    wanted = min(max(count // size, 1), len(samples) // size) * size if fixed else min(max(count, 1), len(samples))
     if not wanted:
         return (batches[0],)
     chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, wanted).astype(int)]
-    return tuple(Batch(tuple(chosen[start : start + size]), size) for start in range(0, wanted, size))
+    parts = [tuple(chosen[start : start + size]) for start in range(0, wanted, size)]
+    return tuple(Batch(part, len(part)) for part in parts)
