@@ -80,7 +80,6 @@ def test_what_is_chosen_is_held_to_the_drop_on_other_inputs_and_else_the_next_sm
     with job(monkeypatch, 4.0, strict=3.0):
         found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
     assert 2.0 <= found.speedup <= 3.0
-    assert "is not on the inputs to report on" in found.report.notes[-1].text
     with job(monkeypatch, 4.0, strict=1.0), pytest.raises(LostTooMuchError):
         sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
 
