@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Moments", "MomentsBuilder", "Part", "held_bytes"]
 
 _ONE_THREAD_COLUMNS = 1000  # products of fewer columns gain nothing from a second thread, beside onnxruntime's
-_FEW_ROWS = 256  # the product of fewer takes less time than adding it to the sums
+_FEW_ROWS = 1024  # they wait for each other: their mean is the shift, and small products cost more than adding them
 _BLOCK_ROWS = 4096
 _BLOCK_BYTES = 16 << 20
 _PANEL = 1024  # columns

@@ -56,7 +56,7 @@ def test_full_rank_is_exact(kernel, first, options) -> None:
     for channel in (None, OUTPUTS):
         found = decompose(problem, whole(problem), split, rank, channel, options)
         np.testing.assert_allclose(found.factors.weight(split), problem.weight, atol=2e-5)
-        assert found.solution.error < 1e-6
+        assert found.solution.error < 1e-8
 
 
 @pytest.mark.parametrize("options", [LINEAR, NONE])
