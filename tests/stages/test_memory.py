@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import onnx
 import pytest
+from graph.nets import outputs_of, worst_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -154,6 +155,5 @@ def test_batches_and_moves_change_nothing_but_rounding(resnet, batch, returned, 
     monkeypatch.setattr("onnxprune.stages.probe._MOST_RETURNED", returned)
     found = onnxprune.prune(resnet, speedup=2, options=options)
     assert found.plan.to_json() == wanted.plan.to_json()
-    for one, two in zip(found.model.graph.initializer, wanted.model.graph.initializer, strict=True):
-        one, two = numpy_helper.to_array(one), numpy_helper.to_array(two)
-        np.testing.assert_allclose(one, two, rtol=0, atol=2e-3 * max(np.abs(two).max(), 1e-6))
+    # Of the answers: weights of columns that lie almost in each other's span may differ more, and mean nothing by it.
+    assert worst_difference(outputs_of(found.model), outputs_of(wanted.model)) < 1e-3
