@@ -37,6 +37,7 @@ from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
 from onnxprune.stages.metric import output_weights
 from onnxprune.stages.room import Room
+from onnxprune.stages.rows import expected_rows, few_inputs
 from onnxprune.stages.start import open_inputs, prepared, workload
 from onnxprune.stages.steps import plan_steps
 from onnxprune.stages.verify import (
@@ -162,6 +163,8 @@ def opened(
         passed_over = unused(options.engine, work.engine.providers)
         notes += (Note("provider", passed_over),) if passed_over else ()
         cost = cost_model(work.net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
+        readers = dict.fromkeys(name for group in groups for name in group.consumers)
+        warn(few_inputs(expected_rows(work, cost, readers), len(inputs.fit)))
         cache = Cache(options, original, inputs)
         evaluator = None
         if options.evaluate is not None:

@@ -20,6 +20,7 @@ from onnxprune.graph import surgery
 from onnxprune.graph.decompose import with_chains
 from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
+from onnxprune.note import RunWarning
 from onnxprune.plan import Budget, LayerPlan, budget_from
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import compress, start, verify
@@ -185,8 +186,9 @@ def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
         onnxprune.prune(vgg, options=QUICK)
 
 
-def test_few_samples_are_said_with_the_layer(vgg):
-    report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
+def test_few_samples_are_said_with_the_layer_before_and_after_the_work(vgg):
+    with pytest.warns(RunWarning, match=r"FEW INPUTS: .* stage3.conv2 \(36 for 720\).* instead of 18 .*, 3600 would"):
+        report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
     assert any("FEW SAMPLES" in warning and "stage3.conv2 (" in warning for warning in report.warnings)
     assert next(row for row in report.layers if row.name == "stage3.conv2").reason.endswith("few samples")
 

@@ -197,6 +197,10 @@ class CostModel:
             return (0,) * len(layer.extents)
         return tuple(round(self._length(extent, keep)) for extent in layer.extents)
 
+    def positions(self, name: str) -> int:
+        """Output positions of a layer for one sample (for a ConvTranspose the input's)."""
+        return round(self.layers[name].positions)
+
     def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Elements of each layer's weights, bias apart, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}

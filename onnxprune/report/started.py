@@ -17,6 +17,7 @@ from onnxprune.note import Note
 from onnxprune.report.record import Change, Report
 from onnxprune.report.rows import layer_rows
 from onnxprune.runtime.drop import damage, estimate, losses
+from onnxprune.stages.rows import Rows, few_samples
 
 if TYPE_CHECKING:
     from onnxprune.evaluation import Evaluation
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Started", "Stopwatch"]
 
-_MOST_NAMED = 6
 _MISSED = 0.03  # of the asked speed-up, by which a plan in milliseconds may miss it
 
 
@@ -98,13 +98,14 @@ class Started:
         if plan is not None and plan.nominal is not None:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
+        fitted = [Rows(name, outcome.samples, outcome.columns) for name, outcome in outcomes.items()]
         damaged = damage(divergence, "held-back", trained=recovery is not None)
         sure = estimate(losses(divergence), self.options.max_drop) if self.options.evaluate is None else ""
         told = (
             damaged,
             sure,
             described.get("warning"),
-            _few_samples(outcomes),
+            few_samples(fitted, len(self.inputs.fit)),
             returned or self._unchanged(keep, forms, plan),
             *warnings,
             timing.warning if timing else "",
@@ -154,20 +155,6 @@ def _missed(budget: Budget, timing: Timing) -> str:
         f"TOO SLOW: {budget.text} was asked for, which is {asked:.2f}x faster than the original, and the result is "
         f"{timing.ratio:.2f}x faster [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]: plan again when nothing else "
         "runs"
-    )
-
-
-def _few_samples(outcomes: Mapping[str, SiteOutcome]) -> str:
-    """A warning that names the layers with fewer samples than ten times the unknowns, the worst first."""
-    few = {name: outcome for name, outcome in outcomes.items() if outcome.too_few}
-    if not few:
-        return ""
-    worst = sorted(few, key=lambda name: few[name].samples / few[name].columns)
-    named = ", ".join(f"{name} ({few[name].samples} for {few[name].columns})" for name in worst[:_MOST_NAMED])
-    more = f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else ""
-    return (
-        f"FEW SAMPLES: these layers were fitted on fewer than ten samples an unknown: {named}{more}; "
-        "give more inputs (--samples) or more positions of each (--points)"
     )
 
 

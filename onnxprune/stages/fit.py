@@ -60,11 +60,6 @@ class SiteOutcome:
     columns: int
     status: str = "ok"
 
-    @property
-    def too_few(self) -> bool:
-        """Fewer samples than ten times the unknowns."""
-        return self.samples < _ROWS_PER_COLUMN * self.columns
-
 
 @dataclass(frozen=True)
 class Fitted:
