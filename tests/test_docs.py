@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import cli, study, sweep
+from onnxprune import Options, cli, study, sweep
 from onnxprune.runtime.timing import Latency, Timing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,9 +70,13 @@ def pieces(page: str) -> Iterator[Piece]:
                 yield Piece(page, number, "command", text)
 
 
+@pytest.fixture(scope="module")
 def trained() -> onnx.ModelProto:
-    """The shipped net of digits as an ImageNet model would be: RGB in, ImageNet's normalisation, VGG's names."""
-    model = onnx.load(ROOT / "models" / "digits_vgg.onnx")
+    """The shipped net of digits, at half of its width, as an ImageNet model would be: RGB in, ImageNet's normalisation,
+    VGG's names."""
+    options = Options(bench=False, samples=200)
+    model = onnxprune.prune(ROOT / "models" / "digits_vgg.onnx", keep_ratio=0.5, options=options).model
+    assert model is not None
     with np.load(ROOT / "models" / "digits_vgg.calib.npz") as file:
         mean, std = file["mean"], file["std"]
     for node in model.graph.node:
@@ -97,9 +101,9 @@ def as_imagenet(images: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(trained, tmp_path, monkeypatch) -> Path:
     """What the pages speak of: model.onnx, photos/ with a folder in it, labels, and inputs in files."""
-    onnx.save(trained(), tmp_path / "model.onnx")
+    onnx.save(trained, tmp_path / "model.onnx")
     with np.load(ROOT / "models" / "digits_vgg.calib.npz") as file:
         np.savez(tmp_path / "calibration.npz", images=as_imagenet(file["images"][:_PHOTOS]))
     with np.load(ROOT / "models" / "digits_vgg.test.npz") as file:

@@ -253,10 +253,10 @@ def test_data_of_the_wrong_shape_is_an_error(vgg):
         onnxprune.prune(vgg, data=np.zeros((5, 3, 7, 7), np.float32), options=QUICK)
 
 
-def test_spilling_to_disk_changes_nothing(resnet, monkeypatch):
-    roomy = onnxprune.prune(resnet, options=replace(QUICK, memory=4 << 30))
+def test_spilling_to_disk_changes_nothing(narrow, monkeypatch):
+    roomy = onnxprune.prune(narrow, options=replace(QUICK, memory=4 << 30))
     monkeypatch.setattr("onnxprune.stages.room.Room.held", 1)
-    tight = onnxprune.prune(resnet, options=replace(QUICK, memory=4 << 30, samples=300))
+    tight = onnxprune.prune(narrow, options=replace(QUICK, memory=4 << 30, samples=300))
     worst = max(
         np.abs(numpy_helper.to_array(a).astype(float) - numpy_helper.to_array(b)).max()
         for a, b in zip(roomy.model.graph.initializer, tight.model.graph.initializer, strict=True)
@@ -287,17 +287,17 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
 
 
-def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(resnet):
+def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(narrow):
     options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(speedup=3.0))
-    found = onnxprune.prune(resnet, options=options)
+    found = onnxprune.prune(narrow, options=options)
     text = next(note.text for note in found.report.notes if note.subject == "--damping")
     values = {key: float(value) for key, value in re.findall(r"([0-9.]+): ([0-9.e-]+)", text)}
     best = min(values, key=lambda key: values[key])
     assert set(values) == {"0", "0.5", "1"}
     assert text.startswith(f"{best} is nearest")
-    alone = onnxprune.prune(resnet, options=replace(options, damping=(float(best),)))
+    alone = onnxprune.prune(narrow, options=replace(options, damping=(float(best),)))
     assert alone.model.SerializeToString() == found.model.SerializeToString()
-    planned = onnxprune.prune(resnet, options=options, dry_run=True)
+    planned = onnxprune.prune(narrow, options=options, dry_run=True)
     assert planned.plan.layers == found.plan.layers
 
 
@@ -313,15 +313,15 @@ def test_a_damping_that_is_no_power_is_an_error(damping):
 
 
 @pytest.mark.parametrize("recipe", ["prune", "3c"])
-def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(resnet, tmp_path, recipe):
+def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(narrow, tmp_path, recipe):
     pytest.importorskip("torch")
     options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="relu"))
-    result = onnxprune.prune(resnet, options=options)
+    result = onnxprune.prune(narrow, options=options)
     assert result.report.macs.ratio >= 2
-    assert accuracy(result.model, resnet) > accuracy(onnx.load(resnet), resnet) - 1
-    plain = onnxprune.prune(resnet, options=replace(options, metric="none"))
+    assert accuracy(result.model, narrow) > accuracy(onnx.load(narrow), narrow) - 1
+    plain = onnxprune.prune(narrow, options=replace(options, metric="none"))
     assert plain.model.SerializeToString() != result.model.SerializeToString()
-    again = onnxprune.prune(resnet, options=options)
+    again = onnxprune.prune(narrow, options=options)
     assert again.report.seconds["weigh outputs"] < result.report.seconds["weigh outputs"]
     assert again.model.SerializeToString() == result.model.SerializeToString()
 
@@ -383,14 +383,14 @@ def test_knowing_the_activation_helps_where_kernels_are_decomposed(vgg):
     assert errors["relu"] < errors["linear"] < errors["none"]
 
 
-def test_a_plan_with_forms_replays_and_resumes(resnet, tmp_path):
+def test_a_plan_with_forms_replays_and_resumes(narrow, tmp_path):
     options = replace(QUICK, recipe="3c", cache_dir=tmp_path / "cache")
-    first = onnxprune.prune(resnet, speedup=3.0, options=options)
+    first = onnxprune.prune(narrow, speedup=3.0, options=options)
     (tmp_path / "plan.json").write_text(first.plan.to_json())
-    again = onnxprune.prune(resnet, plan=tmp_path / "plan.json", options=QUICK)
+    again = onnxprune.prune(narrow, plan=tmp_path / "plan.json", options=QUICK)
     assert again.plan.groups == first.plan.groups
     assert again.plan.layers == first.plan.layers
-    resumed = onnxprune.prune(resnet, speedup=3.0, options=options)
+    resumed = onnxprune.prune(narrow, speedup=3.0, options=options)
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == first.model.SerializeToString()
 
@@ -420,16 +420,16 @@ def test_a_conv_in_a_branch_reads_some_of_the_channels_that_others_need(resnet):
         assert result.plan.to_dict()["version"] == 3  # readers of 2 would pass over the inputs
 
 
-def test_inputs_are_selected_where_they_are_asked_for(resnet):
+def test_inputs_are_selected_where_they_are_asked_for(narrow):
     asked = replace(QUICK, recipe="3c", align=1, select_inputs=True)
-    result = onnxprune.prune(resnet, speedup=3.0, options=asked)
+    result = onnxprune.prune(narrow, speedup=3.0, options=asked)
     some = {layer.node for layer in result.plan.layers if layer.form.inputs is not None}
     assert some
     assert some <= {n.name.removesuffix("_inputs") for n in result.model.graph.node if n.op_type == "Gather"}
     assert result.report.macs.ratio >= 3
-    whole = onnxprune.prune(resnet, speedup=3.0, options=replace(asked, select_inputs=False))
+    whole = onnxprune.prune(narrow, speedup=3.0, options=replace(asked, select_inputs=False))
     assert not any(layer.form.inputs for layer in whole.plan.layers)
-    again = onnxprune.prune(resnet, plan=result.plan, options=QUICK)
+    again = onnxprune.prune(narrow, plan=result.plan, options=QUICK)
     assert again.plan.layers == result.plan.layers
 
 

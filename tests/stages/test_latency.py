@@ -55,33 +55,33 @@ def machine(monkeypatch):
     return make
 
 
-def test_the_plan_is_corrected_until_the_speedup_is_met(resnet, machine):
+def test_the_plan_is_corrected_until_the_speedup_is_met(narrow, machine):
     timed = machine(overhead=3.0)
-    result = onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=1.5, counted="latency")))
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.5, counted="latency")))
     assert 1.5 * 0.97 <= timed[-1] <= 1.5 * 1.05
     assert result.report.macs.ratio > 1.5
     assert any("plans timed" in note.text for note in result.report.notes)
 
 
-def timed_note(resnet) -> str:
+def timed_note(narrow) -> str:
     options = replace(QUICK, budget=budget_from(speedup=1.5, counted="latency"))
-    report = onnxprune.prune(resnet, options=options, dry_run=True).report
+    report = onnxprune.prune(narrow, options=options, dry_run=True).report
     return next(note.text for note in report.notes if "plans timed" in note.text)
 
 
-def test_the_speedup_is_promised_where_its_interval_is_above_what_was_asked_for(resnet, machine):
+def test_the_speedup_is_promised_where_its_interval_is_above_what_was_asked_for(narrow, machine):
     machine(overhead=3.0)
-    assert "ESTIMATE" not in timed_note(resnet)
+    assert "ESTIMATE" not in timed_note(narrow)
 
 
-def test_a_wide_interval_and_a_busy_machine_are_said(resnet, machine):
+def test_a_wide_interval_and_a_busy_machine_are_said(narrow, machine):
     machine(overhead=3.0, spread=0.1, stretch=2.5)
-    told = timed_note(resnet)
+    told = timed_note(narrow)
     assert "AN ESTIMATE: 1.50x is not certain" in told
     assert "a run takes 2.5 times as long as alone" in told
 
 
-def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(resnet, machine, monkeypatch):
+def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(narrow, machine, monkeypatch):
     machine(overhead=3.0)
     timing, seen = Bench.timing, []
 
@@ -91,7 +91,7 @@ def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(resnet, machi
         return found if again else replace(found, ratio=1.5)
 
     monkeypatch.setattr(Bench, "timing", lucky)
-    told = timed_note(resnet)
+    told = timed_note(narrow)
     assert seen[:2] == [False, True]
     assert "the one taken is 1.5" in told
 
@@ -107,28 +107,28 @@ def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypat
     assert any("TOO SLOW: speedup 1.5 in latency was asked for" in warning for warning in warnings) == missed
 
 
-def test_milliseconds_may_be_asked_for(resnet, machine):
+def test_milliseconds_may_be_asked_for(narrow, machine):
     timed = machine(overhead=0.0)
-    before = onnxprune.inspect(resnet).macs / 1e6
-    result = onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(latency_ms=before / 2)))
+    before = onnxprune.inspect(narrow).macs / 1e6
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(latency_ms=before / 2)))
     assert timed[-1] >= 2 * 0.97
     assert result.report.budget == f"{before / 2:g} ms"
 
 
-def test_what_cannot_be_reached_is_said(resnet, machine):
+def test_what_cannot_be_reached_is_said(narrow, machine):
     machine(overhead=100.0)
     with pytest.raises(PlanError, match="out of reach") as caught:
-        onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=3, counted="latency")))
+        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=3, counted="latency")))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_fast_enough_is_said(resnet, machine):
+def test_what_is_fast_enough_is_said(narrow, machine):
     machine(overhead=0.0)
     with pytest.raises(PlanError, match="fast enough"):
-        onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(latency_ms=1000)))
+        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(latency_ms=1000)))
 
 
-def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(resnet, machine, monkeypatch):
+def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machine, monkeypatch):
     seen: list[tuple[int, int]] = []
     machine(overhead=0.0)
     timing = Bench.timing
@@ -140,20 +140,20 @@ def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(resnet, machi
         return timing(bench, keep, forms, **options)
 
     monkeypatch.setattr(Bench, "timing", counted)
-    onnxprune.prune(resnet, options=replace(QUICK, budget=budget_from(speedup=1.7, counted="latency")), dry_run=True)
+    onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.7, counted="latency")), dry_run=True)
     assert seen
     assert all(found == planned for found, planned in seen)
 
 
-def test_a_run_that_goes_on_times_nothing_again(resnet, machine, tmp_path):
+def test_a_run_that_goes_on_times_nothing_again(narrow, machine, tmp_path):
     timed = machine(overhead=1.0)
     options = replace(QUICK, budget=budget_from(speedup=1.5, counted="latency"), cache_dir=tmp_path)
-    first = onnxprune.prune(resnet, options=options)
+    first = onnxprune.prune(narrow, options=options)
     before = len(timed)
-    second = onnxprune.prune(resnet, options=options)
+    second = onnxprune.prune(narrow, options=options)
     assert len(timed) == before
     assert first.model.SerializeToString() == second.model.SerializeToString()
-    onnxprune.prune(resnet, options=replace(options, bench_batch=2))
+    onnxprune.prune(narrow, options=replace(options, bench_batch=2))
     assert len(timed) > before
 
 
