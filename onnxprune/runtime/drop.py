@@ -31,7 +31,7 @@ __all__ = [
     "settles",
 ]
 
-LEAST_AGREEMENT, MOST_ERROR = 0.9, 0.3
+LEAST_AGREEMENT, MOST_ERROR = 0.9, 0.2
 """Agreement below which, and relative error of values above which, a result is called damaged."""
 _SURE = 0.95
 _MOST_INPUTS = 1 << 40
