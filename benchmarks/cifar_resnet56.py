@@ -28,7 +28,14 @@ from onnxprune.solve import RefitOptions, SelectOptions, Selector
 
 _SAMPLES = 3000
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_BASE = Options(samples=_SAMPLES, data=DataOptions(mean=_MEAN, std=_STD), bench=False)
+_BASE = Options(
+    samples=_SAMPLES,
+    data=DataOptions(mean=_MEAN, std=_STD),
+    bench=False,
+    recipe="prune",
+    align=16,
+    refit=RefitOptions(refit="linear"),
+)
 
 Test = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -78,11 +85,11 @@ def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
     rows: list[list[object]] = [["original", 1.0, top1(model, *test), "", ""]]
     for label, chosen in (
         ("default (obs, linear)", _BASE),
-        ("--refit relu", replace(_BASE, refit=RefitOptions(refit="relu"))),
+        ("--refit auto", replace(_BASE, refit=RefitOptions(refit="auto"))),
         ("--allocation uniform", replace(_BASE, allocation="uniform")),
     ):
         start = time.perf_counter()
-        result = onnxprune.prune(model, data=calibration, speedup=2.0, options=replace(chosen, bench=True))
+        result = onnxprune.prune(model, data=calibration, macs="2x", options=replace(chosen, bench=True))
         taken = time.perf_counter() - start
         rows.append([label, result.report.macs.ratio, _accuracy(result, test), taken, taken / once])
     print(table(["run", "MACs before / after", "top-1 of 5 000", "seconds", "of one pass"], rows))
@@ -91,7 +98,7 @@ def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
 def _selectors(model: str, calibration: Path, test: Test, seeds: int) -> None:
     linear, none = RefitOptions(refit="linear"), RefitOptions(refit="none")
     cases = [(selector, linear) for selector in get_args(Selector)] + [("magnitude", none)]
-    planned = onnxprune.prune(model, data=calibration, speedup=2.0, options=_BASE, dry_run=True).plan
+    planned = onnxprune.prune(model, data=calibration, macs="2x", options=_BASE, dry_run=True).plan
     counts = Plan(tuple(replace(group, kept=None) for group in planned.groups))
     rows: list[list[object]] = []
     for selector, refit in cases:

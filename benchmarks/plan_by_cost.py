@@ -33,7 +33,7 @@ import onnxprune
 from onnxprune import Options
 from onnxprune.errors import OnnxPruneError
 from onnxprune.pipeline import opened
-from onnxprune.plan import Candidates, budget_from
+from onnxprune.plan import Candidates, times_less
 from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions, Regression, SelectOptions, kept_columns, refit
@@ -43,9 +43,9 @@ from onnxprune.stages.chains import fit_chain, read_inputs
 from onnxprune.stages.trials import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
-_BASE = Options(samples=_SAMPLES, recipe="3c", bench=False)
+_BASE = Options(samples=_SAMPLES, bench=False, align=16, refit=RefitOptions(refit="linear"))
 _ONE = EngineOptions(threads=1)
-_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="relu"), select_inputs=True)
+_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="auto"), select_inputs=True)
 _BY_NAME = {case.name: case for case in CASES}
 _LEVELS = 8
 
@@ -60,7 +60,7 @@ class Row:
     options: Options = field(default_factory=lambda: _HARD)
 
 
-_LATENCY = replace(_BASE, refit=RefitOptions(refit="relu"), engine=_ONE)
+_LATENCY = replace(_BASE, refit=RefitOptions(refit="auto"), engine=_ONE)
 _ROWS = (
     Row("cifar10_resnet56", 2.0),
     Row("cifar10_resnet56", 3.0),
@@ -114,7 +114,7 @@ def _accuracy(given: argparse.Namespace) -> None:
         options = replace(row.options, data=case.data)
         start = time.perf_counter()
         result = onnxprune.prune(
-            path, data=case.inputs(given.data), speedup=row.speedup, budget=row.counted, options=options
+            path, data=case.inputs(given.data), options=replace(options, budget=times_less(row.speedup, row.counted))
         )
         taken, report = time.perf_counter() - start, result.report
         if result.model is None or case.measure is None:
@@ -149,7 +149,9 @@ def _pass(path: str, case: Case, given: argparse.Namespace) -> float:
 def _refusal(path: str, case: Case, given: argparse.Namespace, options: Options, row: Row) -> str:
     strict = replace(options, max_drop=1.0)
     try:
-        onnxprune.prune(path, data=case.inputs(given.data), speedup=row.speedup, budget=row.counted, options=strict)
+        onnxprune.prune(
+            path, data=case.inputs(given.data), options=replace(strict, budget=times_less(row.speedup, row.counted))
+        )
     except OnnxPruneError as error:
         return f"refused ({type(error).__name__})"
     return "kept"
@@ -160,7 +162,7 @@ _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--metric fisher", {"metric": "fisher"}),
     ("--damping 0 0.5 1", {"damping": (0.0, 0.5, 1.0)}),
 )
-_SOFT = replace(_BASE, refit=RefitOptions(refit="relu"))
+_SOFT = replace(_BASE, refit=RefitOptions(refit="auto"))
 _WEIGHED = (
     Row("cifar10_resnet56", 4.0),
     Row("vgg", 5.0),
@@ -181,7 +183,7 @@ def _weights(given: argparse.Namespace) -> None:
             result = onnxprune.prune(
                 path,
                 data=case.inputs(given.data),
-                speedup=row.speedup,
+                macs=f"{row.speedup}x",
                 options=replace(row.options, data=case.data, **changes),
             )
             taken, kl = time.perf_counter() - start, result.report.divergence[0].kl
@@ -200,9 +202,7 @@ def _predicted(given: argparse.Namespace) -> None:
     errors = []
     for name in ("cifar10_resnet56", "imagenet_squeezenet1_1", "sr_vdsr"):
         path, case = _case(name, given)
-        by_clock = replace(
-            _LATENCY, data=case.data, samples=100, sensitivity=False, budget=budget_from(speedup=2.0, counted="latency")
-        )
+        by_clock = replace(_LATENCY, data=case.data, samples=100, sensitivity=False, budget=times_less(2.0, "latency"))
         with tempfile.TemporaryDirectory() as cache:
             options = replace(by_clock, cache_dir=Path(cache))
             with opened(path, case.inputs(given.data), options, lambda *_: None) as job:
@@ -210,7 +210,7 @@ def _predicted(given: argparse.Namespace) -> None:
                 bench = Bench(work, cost, job.started.inputs, options)
                 for recipe in ("prune", "3c"):
                     for speedup in (1.3, 1.7, 2.2, 3.0):
-                        asked = replace(options, recipe=recipe, budget=budget_from(speedup=speedup))
+                        asked = replace(options, recipe=recipe, budget=times_less(speedup, "macs"))
                         try:
                             plan = job.run(asked, dry_run=True).plan
                         except OnnxPruneError as error:
@@ -237,10 +237,10 @@ def _ablation(given: argparse.Namespace) -> None:
         ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
         ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
         ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),
-        ("+ the activation (--refit relu)", replace(whole, points=None)),
+        ("+ the activation (--refit auto)", replace(whole, points=None)),
         ("+ three times the positions (--points 30)", whole),
         ("+ some inputs only (--select-inputs)", _HARD),
-        ("by latency instead (--budget latency), 2x, --no-drop-branches", replace(_LATENCY, drop_branches=False)),
+        ("by latency instead (--speedup 2), --no-drop-branches", replace(_LATENCY, drop_branches=False)),
         ("by latency, branches may go whole", _LATENCY),
     ]
     path, case = _case("cifar10_resnet56", given)
@@ -254,9 +254,9 @@ def _ablation(given: argparse.Namespace) -> None:
         result = onnxprune.prune(
             path,
             data=case.inputs(given.data),
-            speedup=2.0 if by_clock else 4.0,
-            budget="latency" if by_clock else "macs",
-            options=replace(chosen, data=case.data),
+            options=replace(
+                chosen, data=case.data, budget=times_less(2.0, "latency") if by_clock else times_less(4.0, "macs")
+            ),
         )
         taken, report = time.perf_counter() - start, result.report
         if result.model is None or case.measure is None:
@@ -332,7 +332,7 @@ def _trials(given: argparse.Namespace) -> None:
         for speedup in (2.0, 3.0):
             options = replace(_BASE, data=case.data, align=1, bench=False, sensitivity=sensitivity)
             with mock.patch.object(probe, "Trials", kind):
-                result = onnxprune.prune(path, data=case.inputs(given.data), speedup=speedup, options=options)
+                result = onnxprune.prune(path, data=case.inputs(given.data), macs=f"{speedup}x", options=options)
             if result.model is not None:
                 row.append(case.measure(given.data, result.model))
         rows.append([*row, time.perf_counter() - start])

@@ -25,8 +25,8 @@ from onnxprune import DataOptions, Options, RecoverOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
 _BY_NAME = {case.name: case for case in CASES}
-_BASE = Options(samples=3000, bench=False)
-_OURS = replace(_BASE, recipe="3c", align=1, points=30, refit=RefitOptions(refit="relu"), select_inputs=True)
+_BASE = Options(samples=3000, bench=False, recipe="prune", align=16)
+_OURS = replace(_BASE, recipe="3c", align=1, points=30, refit=RefitOptions(refit="auto"), select_inputs=True)
 _USUAL = replace(
     _BASE,
     align=1,
@@ -91,7 +91,7 @@ def _recovered(path: str, case: Case, row: Row, given: Any, options: Options, tr
     inputs = case.inputs(given.data)
     points = None if row.name == "sr_vdsr" else options.points  # of two dozen images all that it takes
     options = replace(options, data=case.data, points=points)
-    pruned = onnxprune.prune(path, data=inputs, speedup=row.speedup, options=options)
+    pruned = onnxprune.prune(path, data=inputs, macs=f"{row.speedup}x", options=options)
     assert pruned.model is not None
     start = time.perf_counter()
     trained = onnxprune.recover(

@@ -2,7 +2,7 @@
 
 The published way solves a least-squares problem with scikit-learn's ``LinearRegression`` in each of its 50 steps, 30
 with penalty 0.1 and 20 with penalty 1. Ours is run to the same end: without a ridge, and without held-out samples to
-stop it, as many turns as ``--turns`` says. Below stands what ``--refit relu`` does in its place, held-out samples and
+stop it, as many turns as ``--turns`` says. Below stands what ``--refit auto`` does in its place, held-out samples and
 all. All start from a linear fit; errors are those behind the ReLU, relative to the variance of the target there, on the
 samples and on as many fresh ones.
 
@@ -82,9 +82,9 @@ def main() -> None:
 
     plain, _ = timed(RefitOptions(refit="linear", strengths=(0.0,)))
     linear, _ = timed(RefitOptions(refit="linear"))
-    as_far = RefitOptions(refit="relu", strengths=(0.0,), relu_steps=((5.0, options.turns),), judged=False)
+    as_far = RefitOptions(refit="auto", strengths=(0.0,), relu_steps=((5.0, options.turns),), judged=False)
     ours, own = timed(as_far)
-    held, judged = timed(RefitOptions(refit="relu"))
+    held, judged = timed(RefitOptions(refit="auto"))
     start = time.perf_counter()
     theirs = _published(x, y, plain.weight.astype(np.float32), plain.bias.astype(np.float32))
     published = time.perf_counter() - start
@@ -97,7 +97,7 @@ def main() -> None:
         ("published, 50 steps", theirs, published),
         (f"ours, no ridge, {options.turns} turns", (ours.weight, ours.bias), own),
         ("linear, as shipped", (linear.weight, linear.bias), None),
-        ("--refit relu, as shipped", (held.weight, held.bias), judged),
+        ("--refit auto, as shipped", (held.weight, held.bias), judged),
     ):
         times = ["", ""] if seconds is None else [f"{seconds:.1f}", f"{published / seconds:.1f}"]
         rows.append([name, *(f"{_error(*part, weight, bias):.4f}" for part in ((x, y), fresh)), *times])

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["vgg", "vdsr"])
     parser.add_argument("--speedups", nargs="*", type=float, default=[2.0, 3.0, 4.0, 5.0])
     parser.add_argument("--recipes", nargs="*", default=list(get_args(Recipe)))
-    parser.add_argument("--refit", default="linear", choices=["linear", "relu"])
+    parser.add_argument("--refit", default="linear", choices=["linear", "auto"])
     parser.add_argument("--align", type=int, default=16)
     parser.add_argument("--latency", action="store_true", help="measure it at the end, on one thread")
     options = parser.parse_args()
@@ -165,7 +165,7 @@ def _compressed(
         cache_dir=cache,
     )
     try:
-        return onnxprune.prune(str(case.path), data=case.calibration, speedup=speedup, options=chosen)
+        return onnxprune.prune(str(case.path), data=case.calibration, macs=f"{speedup}x", options=chosen)
     except PlanError:
         return None
 

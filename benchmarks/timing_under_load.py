@@ -24,7 +24,7 @@ from common import ROOT, arguments, machine, table
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.plan import budget_from
+from onnxprune.plan import times_less
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.runtime.timing import interleaved
@@ -49,7 +49,7 @@ def busy(count: int) -> Iterator[None]:
 def _pair(given: argparse.Namespace) -> tuple[bytes, bytes]:
     if given.candidate is not None:
         return given.original.read_bytes(), given.candidate.read_bytes()
-    options = Options(bench=False, samples=100, budget=budget_from(speedup=2.0))
+    options = Options(bench=False, samples=100, align=16, budget=times_less(2.0, "macs"))
     model = onnxprune.prune(given.original, options=options).model
     assert model is not None
     return given.original.read_bytes(), model.SerializeToString()

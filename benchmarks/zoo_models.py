@@ -183,7 +183,7 @@ def main() -> None:
         reach = f"{run_inspection(path).reach:.0%}"
         chosen = Options(data=case.data, samples=3000, recipe=options.recipe)
         try:
-            result = onnxprune.prune(path, data=case.inputs(options.data), speedup=options.speedup, options=chosen)
+            result = onnxprune.prune(path, data=case.inputs(options.data), macs=f"{options.speedup}x", options=chosen)
         except OnnxPruneError as error:
             rows.append([case.name, reach, f"declined: {error}"])
             continue

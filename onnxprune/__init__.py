@@ -6,7 +6,7 @@
 """
 
 from onnxprune._version import __version__
-from onnxprune.api import compare, from_torch, inspect, pareto, prune, prune_to_drop, recover, to_torch
+from onnxprune.api import compare, from_torch, inspect, pareto, prune, recover, to_torch
 from onnxprune.compare import CompareOptions, Comparison
 from onnxprune.data import DataOptions
 from onnxprune.errors import OnnxPruneError
@@ -40,7 +40,6 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
-    "prune_to_drop",
     "recover",
     "to_torch",
 ]

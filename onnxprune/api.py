@@ -10,14 +10,14 @@ from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.errors import UsageError
 from onnxprune.inspection import Inspection, run_inspection
 from onnxprune.options import Options
-from onnxprune.pipeline import Result, run
+from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, budget_from
 from onnxprune.recovery import require_torch
 from onnxprune.recovery.pair import Recovered, run_recovery
 from onnxprune.result import ModelResult
 from onnxprune.runtime.sessions import Engine
 from onnxprune.stages.workload import Progress, silent
-from onnxprune.sweep import SPEEDUPS, Point, run_largest, run_pareto
+from onnxprune.sweep import SPEEDUPS, Point, run_any, run_pareto
 
 if TYPE_CHECKING:
     import os
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     import torch
 
     from onnxprune.data import CalibrationSource
-    from onnxprune.plan import Counted
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["compare", "from_torch", "inspect", "pareto", "prune", "prune_to_drop", "recover", "to_torch"]
+__all__ = ["compare", "from_torch", "inspect", "pareto", "prune", "recover", "to_torch"]
 
 
 def prune(
@@ -40,28 +39,29 @@ def prune(
     *,
     data: CalibrationSource | None = None,
     speedup: float | None = None,
+    latency_ms: float | None = None,
     macs: str | float | None = None,
     params: str | float | None = None,
-    keep_ratio: float | None = None,
-    latency_ms: float | None = None,
-    budget: Counted = "macs",
+    keep_ratio: str | float | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     options: Options | None = None,
     progress: Progress = silent,
 ) -> Result:
-    """Prune the channels of a network.
+    """Make a network smaller and faster.
+
+    Without a budget or a plan, the fastest network that loses no more than ``options.max_drop`` (1 point of agreement,
+    or 1 % of relative error, where that is None) is looked for.
 
     Args:
         model: path, bytes or ModelProto; it is not changed.
         data: calibration inputs: a path, an array, a dict of arrays, an iterable of either, or a reader with
             ``get_next()``.
-        speedup: what the original costs over what the result does, see `budget`; 2 if no budget is given.
-        macs: MACs left, 0.5 or "50%".
-        params: parameters left, 0.5 or "50%".
-        keep_ratio: channels left in every group.
-        latency_ms: milliseconds of one run, measured with the options' engine and bench batch.
-        budget: what `speedup` counts: ``macs``, ``params`` or ``latency``.
+        speedup: time of the original over that of the result, measured with the options' engine and bench batch.
+        latency_ms: milliseconds of one run, measured likewise.
+        macs: multiply-accumulates left: 0.5, "50%" or "2x".
+        params: parameters left, the same.
+        keep_ratio: channels left in every group, the same.
         plan: do this instead of a budget.
         dry_run: stop when the plan is made.
         options: everything else; a budget given above replaces its.
@@ -72,7 +72,7 @@ def prune(
     """
     chosen = options or Options()
     given = (speedup, macs, params, keep_ratio, latency_ms)
-    if plan is not None and (budget != "macs" or any(value is not None for value in given)):
+    if plan is not None and any(value is not None for value in given):
         raise UsageError("a plan says what is kept: give no budget with it")
     asked = budget_from(
         speedup=speedup,
@@ -80,36 +80,10 @@ def prune(
         params=params,
         keep_ratio=keep_ratio,
         latency_ms=latency_ms,
-        counted=budget,
         default=chosen.budget,
     )
     planned = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
-    return run(model, data, replace(chosen, budget=asked), plan=planned, dry_run=dry_run, progress=progress)
-
-
-def prune_to_drop(
-    model: Model,
-    max_drop: float,
-    *,
-    data: CalibrationSource | None = None,
-    options: Options | None = None,
-    progress: Progress = silent,
-) -> Result:
-    """Prune a network as far as it loses no more than it may: the largest speed-up is looked for.
-
-    Args:
-        model: path, bytes or ModelProto; it is not changed.
-        max_drop: points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on
-            held-back inputs.
-        data: calibration inputs, as for `prune`.
-        options: everything else; of the budget, only what it counts.
-        progress: called with stage, done, total.
-
-    Raises:
-        VerifyError: not even the smallest speed-up stays within the drop.
-        OnnxPruneError: one of its other kinds, see `onnxprune.errors`.
-    """
-    return run_largest(model, data, replace(options or Options(), max_drop=max_drop), progress)
+    return run_any(model, data, replace(chosen, budget=asked), plan=planned, dry_run=dry_run, progress=progress)
 
 
 def pareto(

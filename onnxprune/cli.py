@@ -54,7 +54,6 @@ from onnxprune.graph.save import write_bytes
 from onnxprune.inspection import run_inspection
 from onnxprune.note import RunWarning
 from onnxprune.options import Options
-from onnxprune.pipeline import run
 from onnxprune.plan import Plan
 from onnxprune.recovery.pair import run_recovery
 from onnxprune.report.explanation import show_explanation
@@ -66,7 +65,7 @@ from onnxprune.report.terminal import show_comparison, show_recovery, show_repor
 from onnxprune.runtime.meaning import checked_kinds
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.study import run_study
-from onnxprune.sweep import Pareto, Point, run_largest, run_pareto
+from onnxprune.sweep import Pareto, Point, run_any, run_pareto
 
 __all__ = ["app", "main"]
 
@@ -114,7 +113,7 @@ def prune(
     engine: EnginePanel = EngineFlags(),
     show: NotesPanel = NotesFlags(),
 ) -> None:
-    """Prune the channels of a network: onnxprune model.onnx -o pruned.onnx
+    """Make a network faster: onnxprune model.onnx -o pruned.onnx --data photos/
 
     Parameters
     ----------
@@ -133,8 +132,8 @@ def prune(
         Write the plan to this file.
     max_drop
         Points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on held-back
-        inputs, with --evaluate how much its value may fall: the largest speed-up within it is looked for; with a
-        budget, it is an error to lose more.
+        inputs, with --evaluate how much its value may fall. Without a budget the fastest network within it is looked
+        for, within 1 unless given; with a budget, it is an error to lose more.
     output_kind
         What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
@@ -161,16 +160,9 @@ def prune(
     if explain and (show.quiet or unweighed):
         why = "with --quiet" if show.quiet else "where nothing was weighed: with --plan, --keep-ratio or --lasso fixed"
         raise UsageError(f"--explain does nothing {why}: leave it out")
-    search = options.max_drop is not None and budget.plan is None and not amounts(budget)
-    search = search and options.budget.kind != "selector"
-    if search and dry_run:
-        raise UsageError("--max-drop alone tries one network after another, --dry-run makes none: give a budget too")
     plan = None if budget.plan is None else Plan.load(budget.plan)
     with _bars(show) as bars:
-        if search:
-            result = run_largest(model, data, options, bars)
-        else:
-            result = run(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
+        result = run_any(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
     report = result.report
     if output is not None and not dry_run:
         result.save(output)

@@ -14,7 +14,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation import load_function
 from onnxprune.idle import BY_PLAN, SETTLED, Rule, check_idle
 from onnxprune.options import Options, parse_bytes
-from onnxprune.plan import Allocation, Budget, Counted, Recipe, budget_from
+from onnxprune.plan import WITHIN_DROP, Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
 from onnxprune.solve import Basis, LassoVariant, MetricChoice, Refit, RefitOptions, SelectOptions, Selector
@@ -84,26 +84,24 @@ def _says_kind(value: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetFlags:
-    """How much may be kept. Give one; --speedup 2 unless another is given."""
+    """How much may be kept. Give one; without any, the fastest network within --max-drop is looked for."""
 
     speedup: float | None = None
-    "Original MACs over the result's: 2 leaves half. This, at 2, unless another budget is given."
-    budget: Counted = "macs"
-    "What --speedup counts: MACs, parameters, or milliseconds measured on this machine."
+    "Time of the original over the result's, measured on this machine with --provider, --threads and --bench-batch."
     latency_ms: float | None = None
-    "Milliseconds of one run, measured on this machine with --provider, --threads and --bench-batch."
+    "Milliseconds of one run, measured likewise."
     macs: str | None = None
-    "MACs left: 50% or 0.5."
+    "Multiply-accumulates left: 50%, 0.5, or 2x for half of them."
     params: str | None = None
-    "Parameters left: 50% or 0.5."
-    keep_ratio: float | None = None
-    "Channels left in every group: 0.5."
+    "Parameters left, the same."
+    keep_ratio: str | None = None
+    "Channels left in every group, the same."
     plan: Path | None = None
     "Do what this plan file says instead."
-    recipe: Recipe = "prune"
-    "What may be done: take channels away, decompose kernels (V, H) or channels (P), or all of it."
+    recipe: Recipe | None = None
+    "What may be done: remove channels, decompose kernels (spatial) or channels (channel), or all (3c, the default)."
     select_inputs: bool = False
-    "With --recipe 3c, convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
+    "Convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
     drop_branches: bool = True
     "Residual branches may go whole, each with all of its layers."
     allocation: Allocation = "greedy"
@@ -112,8 +110,8 @@ class BudgetFlags:
     "Weigh the error of a layer by what a trial of it does to the network's outputs."
     damping: tuple[float, ...] = (0.5,)
     "Power of that weight, within 0 and 1; of several, each tried on some of the inputs, the best by the outputs."
-    align: int = 16
-    "Channel counts are multiples of this in groups that are wide enough; engines run such layers faster."
+    align: int | None = None
+    "Channel counts are multiples of this in groups that are wide enough; 16 for a budget in time, else 1."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
     "Only layers whose node names match these globs lose channels."
     exclude: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
@@ -134,8 +132,8 @@ class MethodFlags:
     "With --lasso fixed: the penalty, divided by channels to the power of --layer-alpha."
     layer_alpha: float = 0.0
     "See --lasso-alpha."
-    refit: Refit = "linear"
-    "How weights are fitted."
+    refit: Refit = "auto"
+    "How weights are fitted; auto: behind the activation that follows, where there is one, else linear."
     basis: Basis = "data"
     "What a spatial decomposition's singular values weigh: the data, or nothing (as published)."
     rounds: int = 1
@@ -299,10 +297,10 @@ def options_from(
         UsageError: two options contradict each other, or one does nothing.
     """
     usual, unplanned = BudgetFlags(), budget.plan is None
-    check_idle(budget, usual, (Rule((*_AMOUNTS, "budget", *SETTLED), unplanned, BY_PLAN),))
+    check_idle(budget, usual, (Rule((*_AMOUNTS, *SETTLED), unplanned, BY_PLAN),))
     check_idle(sampling, type(sampling)(), (Rule(("cache_dir",), sampling.cache, "with --no-cache"),))
     counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
-    default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else None
+    default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else WITHIN_DROP
     cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None
     return Options(
         budget=budget_from(
@@ -311,7 +309,6 @@ def options_from(
             params=budget.params,
             keep_ratio=budget.keep_ratio,
             latency_ms=budget.latency_ms,
-            counted=budget.budget,
             default=default,
         ),
         recipe=budget.recipe,

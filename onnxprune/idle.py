@@ -12,7 +12,6 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
-from onnxprune.plan import RECIPES
 
 if TYPE_CHECKING:
     from onnxprune.options import Options
@@ -72,18 +71,18 @@ def check_options(options: Options, plan: Plan | None = None) -> None:
 
 
 def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
-    planned, uses, kind = plan is not None, RECIPES[options.recipe], options.budget.kind
+    planned, uses, kind = plan is not None, options.uses, options.budget.kind
     lasso = options.select.selector == "lasso"
     chosen = "select.selector", "select.lasso", "select.rank_tol", "select.lasso_alpha", "select.layer_alpha"
     free = plan is None or _selects(plan)
     split = any(layer.form.spatial is not None for layer in plan.layers) if plan is not None else uses.spatial
     counted = kind not in ("keep-ratio", "selector")
     no_budget = "with --keep-ratio" if kind == "keep-ratio" else "where the LASSO finds its own counts"
-    timed = options.bench or (kind == "latency" and not planned)
+    timed = options.bench or (options.budget.unit == "latency" and not planned)
     return (
         Rule(SETTLED, not planned, BY_PLAN),
         Rule(chosen, free, "with a plan that names the channels to keep"),
-        Rule(chosen, planned or uses.prune, f"with --recipe {options.recipe}, which removes no channels"),
+        Rule(chosen, planned or uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),
         Rule(chosen[1:], lasso, "without --selector lasso"),
         Rule(("select.rank_tol",), options.select.lasso != "fixed", "with --lasso fixed"),
         Rule(("select.lasso_alpha", "select.layer_alpha"), options.select.lasso == "fixed", "without --lasso fixed"),
@@ -94,10 +93,10 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
         Rule(("downstream",), options.refit.refit != "none", "with --refit none"),
         Rule(("drop_branches", "allocation", "sensitivity", "damping"), counted, no_budget),
         Rule(("align",), kind != "selector", no_budget),
-        Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe}, which removes no channels"),
+        Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),
         Rule(
             ("sensitivity", "damping"),
-            options.recipe != "prune" or options.allocation == "greedy",
+            options.recipe_used != "prune" or options.allocation == "greedy",
             "with --allocation uniform and --recipe prune",
         ),
         Rule(("damping",), options.sensitivity, "with --no-sensitivity"),

@@ -11,7 +11,7 @@ import psutil
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluate
-from onnxprune.plan import Allocation, Budget, Recipe, budget_from
+from onnxprune.plan import RECIPES, WITHIN_DROP, Allocation, Budget, Recipe, Uses
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.meaning import AskedKind
 from onnxprune.runtime.providers import EngineOptions
@@ -20,6 +20,7 @@ from onnxprune.solve import MetricChoice, RefitOptions, SelectOptions
 __all__ = ["Options", "parse_bytes"]
 
 _MEMORY_SHARE = 4
+_TIMED_ALIGN = 16
 _LEAST_MEMORY = 64 << 20
 _UNITS = {
     "": 1,
@@ -38,9 +39,9 @@ class Options:
     """How a network is pruned.
 
     Attributes:
-        budget: how much may be kept.
+        budget: how much may be kept; unless given, the least latency within `max_drop`, or 1 point where that is None.
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
-            of it (``3c``).
+            of it (``3c``); None: all, but ``prune`` where the budget counts channels.
         select_inputs: let convs read some only of the channels that others need as well; with ``3c`` and a budget in
             MACs or parameters, since it saves no time.
         drop_branches: let whole residual branches go, each with all of its layers.
@@ -50,7 +51,8 @@ class Options:
             plan whose outputs are nearest to the original's is taken.
         metric: what errors of single outputs of a layer weigh: all alike (``none``), or as much as the network's
             outputs hang on them (``fisher``, which needs torch).
-        align: counts are multiples of it where groups are large enough; engines run such layers faster.
+        align: counts are multiples of it where groups are large enough; None: 16 where time is counted, since engines
+            run such layers faster, else 1.
         include: only groups all of whose producers match one of these node-name globs.
         exclude: no group with a producer or consumer that matches one of these.
         select: which channels stay.
@@ -76,15 +78,15 @@ class Options:
             ``values``; for an output that is not named, the end of the graph and the data's labels tell.
     """
 
-    budget: Budget = field(default_factory=budget_from)
-    recipe: Recipe = "prune"
+    budget: Budget = WITHIN_DROP
+    recipe: Recipe | None = None
     select_inputs: bool = False
     drop_branches: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
     damping: tuple[float, ...] = (0.5,)
     metric: MetricChoice = "none"
-    align: int = 16
+    align: int | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     select: SelectOptions = field(default_factory=SelectOptions)
@@ -106,7 +108,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for flag, value in (
-            ("--align", self.align),
+            ("--align", 1 if self.align is None else self.align),
             ("--points", 1 if self.points is None else self.points),
             ("--bench-batch", self.bench_batch),
         ):
@@ -127,12 +129,27 @@ class Options:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):
             raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
-        if self.select_inputs and (self.recipe != "3c" or self.budget.unit == "latency"):
+        if self.select_inputs and (self.recipe_used != "3c" or self.budget.unit == "latency"):
             raise UsageError("--select-inputs needs --recipe 3c and a budget in MACs or parameters: it saves no time")
-        if self.recipe != "prune" and self.budget.kind in ("keep-ratio", "selector"):
+        if self.recipe_used != "prune" and self.budget.kind in ("keep-ratio", "selector"):
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
+
+    @property
+    def recipe_used(self) -> Recipe:
+        """`recipe`, or its default."""
+        return self.recipe or ("prune" if self.budget.kind in ("keep-ratio", "selector") else "3c")
+
+    @property
+    def uses(self) -> Uses:
+        """What that recipe may do."""
+        return RECIPES[self.recipe_used]
+
+    @property
+    def alignment(self) -> int:
+        """`align`, or its default."""
+        return self.align or (_TIMED_ALIGN if self.budget.unit == "latency" else 1)
 
     @property
     def memory_bytes(self) -> int:

@@ -20,7 +20,7 @@ from onnxprune.graph.load import read_model
 from onnxprune.graph.save import finished_model
 from onnxprune.idle import check_options
 from onnxprune.note import Note, warn
-from onnxprune.plan import RECIPES, Plan, budget_from
+from onnxprune.plan import Budget, Plan
 from onnxprune.recovery import require_torch
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Started, Stopwatch
@@ -112,8 +112,8 @@ def run(
         OnnxPruneError: see `errors`; nothing was written.
     """
     check_options(options, plan)
-    if plan is not None and options.budget.kind == "latency":  # no layer is timed: what a plan says is counted in MACs
-        options = replace(options, budget=budget_from())
+    if plan is not None and options.budget.unit == "latency":  # no layer is timed: what a plan says is counted in MACs
+        options = replace(options, budget=Budget("macs", 1.0, "as planned"))
     shown = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
     with opened(source, data, shown, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
         return job.run(options, plan=plan, dry_run=dry_run)
@@ -155,7 +155,7 @@ def opened(
         groups, skipped = eligible_groups(
             work.net, work.channels, options.include, options.exclude, Room(work.memory).solving
         )
-        uses = RECIPES[options.recipe]
+        uses = options.uses
         if uses.prune and must_prune and not (groups or uses.spatial):
             raise PlanError(nothing_to_prune(work.channels, skipped))
         with clock("load"):
@@ -170,7 +170,7 @@ def opened(
         if options.evaluate is not None:
             with clock("evaluate"):
                 evaluator = Evaluator.open(options.evaluate, original, inputs.specs, work.engine)
-        if options.budget.kind == "latency" and timed:
+        if options.budget.unit == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
         if options.metric == "fisher":
@@ -204,13 +204,13 @@ class Job:
         options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
         started = replace(self.started, options=options, clock=Stopwatch(self.started.clock.seconds))
         work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
-        groups = self.groups if RECIPES[options.recipe].prune or plan else ()
+        groups = self.groups if options.uses.prune or plan else ()
         with clock("probe"):
             plans = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
             decided = winner(work, plans, partial(self._tried, options))
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
-            raise PlanError(f"--recipe {options.recipe}: no layer can be decomposed; see `onnxprune inspect`")
+            raise PlanError(f"--recipe {options.recipe_used}: no layer can be decomposed; see `onnxprune inspect`")
         planned = partial(Plan.from_keep, work.channels, keep, model=started.model, budget=started.budget(plan))
         if dry_run:
             report = started.report(
@@ -285,7 +285,7 @@ class Job:
 
     def _tried(self, options: Options, work: Workload, decided: Decision) -> Net:
         """A plan carried out for a trial: nothing of it is kept, and weights are fitted the quickest way."""
-        linear = "linear" if options.refit.refit == "relu" else options.refit.refit
+        linear = "linear" if options.refit.refit == "auto" else options.refit.refit
         options = replace(options, refit=replace(options.refit, refit=linear, rounds=0), cache_dir=None)
         cache = Cache(options, self.original, self.started.inputs)
         return _compressed(work, self.started.cost, decided, None, options, cache).net
@@ -325,7 +325,7 @@ def _compressed(
         reformed=forms,
         branches=branches,
     )
-    rows = work.memory if options.refit.refit == "relu" else None  # how many of them are held
+    rows = work.memory if options.refit.refit == "auto" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
     asked = options.select, options.refit, options.downstream, bool(work.weights)
     depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)

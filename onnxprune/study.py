@@ -53,7 +53,7 @@ __all__ = ["Point", "Study", "run_study"]
 
 SCHEMA = 1
 _MOST_HELD = 256  # inputs that a layer's damage is measured on
-_LINEAR, _NONE, _AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "relu"))
+_LINEAR, _NONE, _AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "auto"))
 _PLAIN_BASIS = RefitOptions(refit="linear", basis="plain")
 
 
@@ -261,7 +261,7 @@ def _formed(
         if not fitting:
             return None
         samples = layer.sampled.samples
-        if options_of_fit.refit == "relu" and samples is None:
+        if options_of_fit.refit == "auto" and samples is None:
             return None
         most = max((form.spatial or form.channel or 0) for form in fitting)
         best: Made | None = None

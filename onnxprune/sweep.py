@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.errors import LostTooMuchError, OutOfReachError, UsageError
 from onnxprune.idle import check_options
 from onnxprune.note import Note
-from onnxprune.pipeline import Job, Result, opened
-from onnxprune.plan import Counted, budget_from
+from onnxprune.pipeline import Job, Result, opened, run
+from onnxprune.plan import times_less
 from onnxprune.report.record import plain
 
 if TYPE_CHECKING:
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import CalibrationSource
+    from onnxprune.graph.forms import Unit
     from onnxprune.options import Options
+    from onnxprune.plan import Plan
     from onnxprune.stages.workload import Progress
 
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["SPEEDUPS", "Pareto", "Point", "run_largest", "run_pareto"]
+__all__ = ["SPEEDUPS", "Pareto", "Point", "run_any", "run_largest", "run_pareto"]
 
 SCHEMA = 1
 SPEEDUPS = (1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-_FIRST, _LEAST, _MOST = 2.0, 1.1, 64.0  # speed-ups to look among
+_FIRST, _LEAST, _MOST = 2.0, 1.05, 64.0  # speed-ups to look among
+_DROP = 1.0  # points of agreement, or per cent of relative error, unless said otherwise
 _CLOSE = 1.08  # ratio of two of them that need not be told apart
 
 
@@ -71,7 +74,7 @@ class Pareto:
     """All points, by speed-up; ``counted``: in what."""
 
     model: str
-    counted: Counted
+    counted: Unit
     points: tuple[Point, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def run_pareto(
         OnnxPruneError: see `pipeline.run`; whatever is no matter of the speed-up.
     """
     check_options(options)
-    counted: Counted = options.budget.unit
+    counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
         for number, asked in enumerate(speedups):
             try:
@@ -114,6 +117,26 @@ def run_pareto(
                 break
             why = next((text for text in result.report.warnings if text.startswith("RETURNED")), "")
             yield Point(asked, None, why) if result.returned else Point(asked, result)
+
+
+def run_any(
+    source: Model,
+    data: CalibrationSource | None,
+    options: Options,
+    *,
+    plan: Plan | None = None,
+    dry_run: bool = False,
+    progress: Progress,
+) -> Result:
+    """Prune a model to its budget or by a plan; without either, as far as it may lose: see `pipeline.run` and
+    `run_largest`."""
+    if plan is not None or options.budget.kind != "drop":
+        return run(source, data, options, plan=plan, dry_run=dry_run, progress=progress)
+    if dry_run:
+        raise UsageError("--dry-run plans for a budget: give one, such as --speedup 1.5 or --macs 50%")
+    if options.max_drop is None:
+        options = replace(options, max_drop=_DROP)
+    return run_largest(source, data, options, progress)
 
 
 def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
@@ -137,7 +160,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     if options.recover is not None:
         raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
     check_options(options)
-    counted: Counted = options.budget.unit
+    counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:
         quick = replace(shared, bench=False)
         within, beyond, why = 1.0, math.inf, ""
@@ -165,7 +188,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         return replace(result, report=replace(result.report, notes=notes))
 
 
-def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Counted, tried: list[str]) -> Result:
+def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Unit, tried: list[str]) -> Result:
     """The first of some speed-ups, the largest first, that stays within the drop on the inputs to report on."""
     for place, asked in enumerate(speedups, 1):
         try:
@@ -177,8 +200,8 @@ def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Co
     raise AssertionError("no speed-up is within the drop")
 
 
-def _run(job: Job, options: Options, speedup: float, counted: Counted, *, rehearsal: bool = False) -> Result:
-    return job.run(replace(options, budget=budget_from(speedup=speedup, counted=counted)), rehearsal=rehearsal)
+def _run(job: Job, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:
+    return job.run(replace(options, budget=times_less(speedup, counted)), rehearsal=rehearsal)
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from onnxprune.solve import RefitOptions, SelectOptions
 _BASE = Options(bench=False, align=4, points=20)
 _METHODS = {
     "prune": _BASE,
-    "prune, behind the activation": replace(_BASE, refit=RefitOptions(refit="relu")),
+    "prune, behind the activation": replace(_BASE, refit=RefitOptions(refit="auto")),
     "prune, lasso": replace(_BASE, select=SelectOptions(selector="lasso")),
     "spatial": replace(_BASE, recipe="spatial"),
     "channel": replace(_BASE, recipe="channel"),
     "3c": replace(_BASE, recipe="3c"),
-    "3c, behind the activation": replace(_BASE, recipe="3c", refit=RefitOptions(refit="relu")),
+    "3c, behind the activation": replace(_BASE, recipe="3c", refit=RefitOptions(refit="auto")),
 }
 _QUICK = ("prune", "3c")
 # Hardly anything but depthwise convs is wider than one by one there.

@@ -92,7 +92,7 @@ def test_a_fixed_penalty_finds_its_own_counts(vgg):
     assert any(group.keep < group.channels for group in result.plan.groups)
 
 
-@pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "relu"])
+@pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "auto"])
 def test_every_refit_is_better_than_none(vgg, refit):
     def errors(kind):
         result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, refit=RefitOptions(refit=kind)))
@@ -315,7 +315,7 @@ def test_a_damping_that_is_no_power_is_an_error(damping):
 @pytest.mark.parametrize("recipe", ["prune", "3c"])
 def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(narrow, tmp_path, recipe):
     pytest.importorskip("torch")
-    options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="relu"))
+    options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="auto"))
     result = onnxprune.prune(narrow, options=options)
     assert result.report.macs.ratio >= 2
     assert accuracy(result.model, narrow) > accuracy(onnx.load(narrow), narrow) - 1
@@ -377,10 +377,10 @@ def test_every_recipe_meets_its_budget_and_keeps_the_accuracy(name, recipe, requ
 
 def test_knowing_the_activation_helps_where_kernels_are_decomposed(vgg):
     errors = {}
-    for kind in ("linear", "relu", "none"):
+    for kind in ("linear", "auto", "none"):
         options = replace(QUICK, recipe="spatial", refit=RefitOptions(refit=kind))
         errors[kind] = onnxprune.prune(vgg, speedup=4.0, options=options).report.divergence[0].relative_error
-    assert errors["relu"] < errors["linear"] < errors["none"]
+    assert errors["auto"] < errors["linear"] < errors["none"]
 
 
 def test_a_plan_with_forms_replays_and_resumes(narrow, tmp_path):

@@ -130,7 +130,7 @@ METHODS = (
     RefitOptions(),
     RefitOptions(basis="plain"),
     RefitOptions(refit="none"),
-    RefitOptions(refit="relu", relu_steps=((1.0, 2),)),
+    RefitOptions(refit="auto", relu_steps=((1.0, 2),)),
 )
 
 

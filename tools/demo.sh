@@ -3,5 +3,5 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh tools/setup.sh cpu
-.venv/bin/onnxprune models/digits_vgg.onnx -o pruned.onnx --speedup 2
+.venv/bin/onnxprune models/digits_vgg.onnx -o pruned.onnx --macs 50%
 .venv/bin/onnxprune compare models/digits_vgg.onnx pruned.onnx --max-drop 1

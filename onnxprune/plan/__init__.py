@@ -2,8 +2,8 @@
 plan is carried out is not known here."""
 
 from onnxprune.plan.allocate import Allocation, allocate, levels
-from onnxprune.plan.budget import Budget, Counted, budget_from
-from onnxprune.plan.candidates import RECIPES, Candidates, Recipe
+from onnxprune.plan.budget import WITHIN_DROP, Budget, budget_from, times_less
+from onnxprune.plan.candidates import RECIPES, Candidates, Recipe, Uses
 from onnxprune.plan.explain import Explanation, Option, Reason, explain
 from onnxprune.plan.layers import LayerPlan
 from onnxprune.plan.plan import GroupPlan, Plan
@@ -11,11 +11,11 @@ from onnxprune.plan.search import Choice, search
 
 __all__ = [
     "RECIPES",
+    "WITHIN_DROP",
     "Allocation",
     "Budget",
     "Candidates",
     "Choice",
-    "Counted",
     "Explanation",
     "GroupPlan",
     "LayerPlan",
@@ -23,9 +23,11 @@ __all__ = [
     "Plan",
     "Reason",
     "Recipe",
+    "Uses",
     "allocate",
     "budget_from",
     "explain",
     "levels",
     "search",
+    "times_less",
 ]

@@ -11,10 +11,9 @@ from onnxprune.errors import UsageError
 if TYPE_CHECKING:
     from onnxprune.graph.forms import Unit
 
-__all__ = ["WORDS", "Budget", "Counted", "Kind", "budget_from"]
+__all__ = ["WITHIN_DROP", "WORDS", "Budget", "Kind", "budget_from", "times_less"]
 
-Kind = Literal["macs", "params", "latency", "keep-ratio", "selector"]
-Counted = Literal["macs", "params", "latency"]
+Kind = Literal["macs", "params", "latency", "keep-ratio", "selector", "drop"]
 WORDS: dict[Unit, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 """What is counted, in words."""
 
@@ -24,8 +23,9 @@ class Budget:
     """What is limited, and to which fraction of what the original has.
 
     ``macs``, ``params`` and ``latency``: the whole network's. ``keep-ratio``: the channels of every group alike.
-    ``selector``: no limit, the selector finds each group's count (LASSO with a fixed penalty). ``ms``: the latency
-    itself, whatever the fraction.
+    ``selector``: no limit, the selector finds each group's count (LASSO with a fixed penalty). ``drop``: no limit, the
+    least latency that loses no more than ``Options.max_drop`` is looked for. ``ms``: the latency itself, whatever the
+    fraction.
     """
 
     kind: Kind
@@ -36,29 +36,32 @@ class Budget:
     @property
     def unit(self) -> Unit:
         """The cost in force."""
+        if self.kind == "drop":
+            return "latency"
         return "macs" if self.kind == "keep-ratio" or self.kind == "selector" else self.kind
+
+
+WITHIN_DROP = Budget("drop", 1.0, "as fast as --max-drop allows")
 
 
 def budget_from(
     *,
     speedup: float | None = None,
+    latency_ms: float | None = None,
     macs: str | float | None = None,
     params: str | float | None = None,
-    keep_ratio: float | None = None,
-    latency_ms: float | None = None,
-    counted: Counted = "macs",
-    default: Budget | None = None,
+    keep_ratio: str | float | None = None,
+    default: Budget = WITHIN_DROP,
 ) -> Budget:
     """The budget that was asked for.
 
     Args:
-        speedup: what the original costs over what the result does, above 1.
-        macs: MACs left, as a fraction (0.5) or per cent ("50%").
-        params: parameters left, the same.
-        keep_ratio: channels left in every group, a fraction.
+        speedup: measured time of the original over that of the result, above 1.
         latency_ms: milliseconds of a run, measured.
-        counted: what `speedup` is counted in.
-        default: what holds if nothing is given; speedup 2 if that is None, too.
+        macs: MACs left, as a fraction (0.5), per cent ("50%"), or how many times fewer ("2x").
+        params: parameters left, the same.
+        keep_ratio: channels left in every group, the same.
+        default: what holds if nothing is given.
 
     Raises:
         UsageError: more than one is given, or a value is out of range.
@@ -68,14 +71,10 @@ def budget_from(
     flags = [flag for flag, value in given.items() if value is not None]
     if len(flags) > 1:
         raise UsageError(f"{' and '.join(flags)} are different budgets: give one of them")
-    if counted != "macs" and flags and speedup is None:
-        raise UsageError(f"--budget {counted} says what --speedup counts: {flags[0]} does not need it")
-    if not flags:
-        return default if default is not None and counted == "macs" else _faster(2.0, counted)
     if speedup is not None:
         if not math.isfinite(speedup) or speedup <= 1:
-            raise UsageError(f"--speedup must be above 1 (2 leaves half of the MACs), found {speedup:g}")
-        return _faster(speedup, counted)
+            raise UsageError(f"--speedup must be above 1 (2 takes half of the time), found {speedup:g}")
+        return times_less(speedup, "latency")
     if latency_ms is not None:
         if not math.isfinite(latency_ms) or latency_ms <= 0:
             raise UsageError(f"--latency-ms must be above 0, found {latency_ms:g}")
@@ -86,22 +85,30 @@ def budget_from(
     if params is not None:
         fraction = _fraction("--params", params)
         return Budget("params", fraction, f"{fraction:.4g} of the parameters")
-    fraction = _fraction("--keep-ratio", keep_ratio if keep_ratio is not None else 1.0)
-    return Budget("keep-ratio", fraction, f"{fraction:.4g} of the channels of every group")
+    if keep_ratio is not None:
+        fraction = _fraction("--keep-ratio", keep_ratio)
+        return Budget("keep-ratio", fraction, f"{fraction:.4g} of the channels of every group")
+    return default
 
 
-def _faster(speedup: float, counted: Counted) -> Budget:
-    return Budget(counted, 1 / speedup, f"speedup {speedup:g} in {WORDS[counted]}")
+def times_less(times: float, unit: Unit) -> Budget:
+    """So many times less of what is counted."""
+    words = f"{times:g}x as fast" if unit == "latency" else f"{times:g}x fewer {WORDS[unit]}"
+    return Budget(unit, 1 / times, words)
 
 
 def _fraction(flag: str, value: str | float) -> float:
     text = str(value).strip()
     try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
+        if text[-1:] in ("x", "X"):
+            number = 1 / float(text[:-1])
+        else:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except (ValueError, ZeroDivisionError):
         number = math.nan
     if not 0 < number < 1:
         raise UsageError(
-            f"{flag} is what is left, a fraction (0.5) or per cent (50%) between nothing and all, found {text}"
+            f"{flag} is what is left, a fraction (0.5), per cent (50%) or times fewer (2x), between nothing and all, "
+            f"found {text}"
         )
     return number

@@ -142,7 +142,7 @@ class Started:
         sizes = {group.name: group.size for group in self.work.channels.prunable}
         if plan is not None or forms or any(count < sizes[name] for name, count in keep.items()):
             return ""
-        align = self.options.align
+        align = self.options.alignment
         return f"NOTHING REMOVED: with --align {align} every group stays whole; ask for more, or try --align 1"
 
 
@@ -164,14 +164,14 @@ def _options(options: Options) -> dict[str, object]:
     strengths = [strength if math.isfinite(strength) else "infinite" for strength in options.refit.strengths]
     return {
         "budget": asdict(options.budget),
-        "recipe": options.recipe,
+        "recipe": options.recipe_used,
         "select_inputs": options.select_inputs,
         "drop_branches": options.drop_branches,
         "allocation": options.allocation,
         "sensitivity": options.sensitivity,
         "damping": list(options.damping),
         "metric": options.metric,
-        "align": options.align,
+        "align": options.alignment,
         "include": list(options.include),
         "exclude": list(options.exclude),
         "selector": asdict(options.select),

@@ -120,9 +120,9 @@ def decompose(
     restricted = Regression(
         problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns], problem.sensitivity
     )
-    linear = replace(options, refit="linear") if options.refit == "relu" else options
+    linear = replace(options, refit="linear") if options.refit == "auto" else options
     kept = None
-    if options.refit == "relu":
+    if options.refit == "auto":
         if samples is None:
             raise ValueError("a fit behind the activation needs raw samples")
         kept = replace(samples, x=samples.x[:, columns])

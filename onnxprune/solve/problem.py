@@ -41,7 +41,7 @@ __all__ = [
 
 Selector = Literal["obs", "lasso", "magnitude", "max-response", "first-k", "random"]
 LassoVariant = Literal["path", "alternating", "fixed"]
-Refit = Literal["linear", "ridge", "scale-only", "relu", "none"]
+Refit = Literal["auto", "linear", "ridge", "scale-only", "none"]
 Basis = Literal["data", "plain"]
 
 # Variance below this share of the squared mean is the rounding of a constant in float32.
@@ -131,9 +131,9 @@ class Selection:
 class RefitOptions:
     """How the weights of what stays are fitted.
 
-    ``refit``: ``linear`` (toward the original weights, strength by cross-validation), ``ridge`` (toward zero,
-    strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (one factor a channel),
-    ``relu`` (the error behind the ReLU, Clip or LeakyRelu that follows, from samples), ``none``.
+    ``refit``: ``auto`` (the error behind the ReLU, Clip or LeakyRelu that follows, from samples; ``linear`` where no
+    such activation follows), ``linear`` (toward the original weights, strength by cross-validation), ``ridge`` (toward
+    zero, strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (a factor a channel), ``none``.
     ``strengths``: of the pull of ``linear``, relative to each column's variance; infinity: the original weights.
     ``relu_steps``: (penalty, turns at most) in order. ``judged``: as many of them as held-out samples gain from, else
     all. ``basis``: what the singular value decomposition of a spatial kernel weighs, the ``data``'s second moments or
@@ -144,7 +144,7 @@ class RefitOptions:
         UsageError: `ridge` or `rounds` is negative or not finite.
     """
 
-    refit: Refit = "linear"
+    refit: Refit = "auto"
     basis: Basis = "data"
     rounds: int = 1
     ridge: float = 1e-4

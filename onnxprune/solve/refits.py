@@ -60,9 +60,9 @@ def refit(
     kept_columns = np.asarray(kept_columns, dtype=np.int64)
     if not problem.moments.count:
         raise ValueError("no samples: moments of at least one sample are needed")
-    if options.refit == "relu":
+    if options.refit == "auto":
         if samples is None:
-            raise ValueError("refit 'relu' needs samples: the error behind a ReLU is no function of moments")
+            raise ValueError("refit 'auto' needs samples: the error behind a ReLU is no function of moments")
         linear = refit(problem, kept_columns, replace(options, refit="linear"), rank=rank)
         original = problem.weight[:, kept_columns]
         return refit_nonlinear(linear, original, samples, kept_columns, problem.moments.count, options, rank)

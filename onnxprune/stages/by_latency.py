@@ -136,7 +136,7 @@ def _raced(
                 candidates,
                 limit,
                 allocation=options.allocation,
-                align=options.align,
+                align=options.alignment,
                 droppable=droppable,
             )
         except OutOfReachError:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, Unit
 from onnxprune.note import Note
-from onnxprune.plan import RECIPES, Choice, Explanation, allocate, explain, search
+from onnxprune.plan import Choice, Explanation, allocate, explain, search
 from onnxprune.stages.bench import machine
 from onnxprune.stages.by_latency import plan_by_latency
 from onnxprune.stages.choose import eligible_branches, eligible_sites
@@ -113,7 +113,7 @@ def _weighed_up(
     damping = probed.sensitivity.damping
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        spread = options.budget, options.align, options.allocation, damping, droppable
+        spread = options.budget, options.alignment, options.allocation, damping, droppable
         depends = (*spread, *machine(work.engine, options))
         checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint, droppable)
@@ -196,7 +196,7 @@ def _declined(
 
 def shapes_of(work: Workload, cost: CostModel, options: Options) -> dict[str, LayerShape]:
     """Find the shapes of the sites whose forms are to be surveyed."""
-    uses = RECIPES[options.recipe]
+    uses = options.uses
     if not (uses.spatial or uses.channel):
         return {}
     sites = eligible_sites(work.net, work.channels, work.forbidden, options.include, options.exclude)
@@ -230,7 +230,7 @@ def survey_options(options: Options) -> SurveyOptions:
     """Say how forms are surveyed."""
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
-    return SurveyOptions(RECIPES[options.recipe], options.align, unit, options.refit.basis, options.select_inputs)
+    return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis, options.select_inputs)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:
@@ -242,7 +242,7 @@ def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:
 def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, ...]:
     """All that the probe depends on, beside the model and the inputs."""
     surveyed = survey_options(options) if shapes else None
-    return options.select, options.include, options.exclude, options.recipe, surveyed, _weighed(options, shapes)
+    return options.select, options.include, options.exclude, options.recipe_used, surveyed, _weighed(options, shapes)
 
 
 def _droppable(work: Workload, cost: CostModel, groups: Sequence[ChannelGroup], options: Options) -> tuple[str, ...]:
@@ -261,7 +261,7 @@ def _explained(
         return None
     curves = {name: ranking.curve for name, ranking in probed.rankings.items()}
     unit = counted(options)
-    return explain(cost, curves, probed.candidates, probed.sensitivity, choice, unit, options.align, droppable)
+    return explain(cost, curves, probed.candidates, probed.sensitivity, choice, unit, options.alignment, droppable)
 
 
 def _found(
@@ -274,7 +274,7 @@ def _found(
     candidates = probed.sensitivity.candidates(probed.candidates)
     if not (curves or candidates):
         return {}, {}
-    budget, allocation, align = options.budget, options.allocation, options.align
+    budget, allocation, align = options.budget, options.allocation, options.alignment
     if not candidates:
         return allocate(cost, curves, budget, allocation=allocation, align=align, droppable=droppable), {}
     choice = search(cost, curves, candidates, budget, allocation=allocation, align=align, droppable=droppable)

@@ -195,7 +195,7 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
         weight, _ = matrix(state.net, target.site)
         meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
         columns[target.site.name] = weight.shape[2]
-        if options.refit == "relu" and target.activation is not None:
+        if options.refit == "auto" and target.activation is not None:
             limits[target.site.name] = _pool_rows(Room(work.memory).samples // len(step.targets), weight.shape)
     wanted = {target.tensor for target in step.targets}
     reached = 1 + max(work.order.made[name] for name in wanted)
@@ -316,7 +316,7 @@ def _refit(
 
 def _possible(options: RefitOptions, samples: tuple[Samples, ...] | None) -> RefitOptions:
     """What can be done: behind an activation that cannot be seen through, linear."""
-    return replace(options, refit="linear") if options.refit == "relu" and samples is None else options
+    return replace(options, refit="linear") if options.refit == "auto" and samples is None else options
 
 
 def _told(solution: Solution, asked: RefitOptions, done: RefitOptions) -> Solution:

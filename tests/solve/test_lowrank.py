@@ -26,7 +26,7 @@ from onnxprune.solve.lowrank import nested_basis, spatial_basis, start_of
 from .helpers import moments_of, relu_patches
 
 seeds = st.integers(0, 10_000)
-LINEAR, NONE, AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "relu"))
+LINEAR, NONE, AWARE = (RefitOptions(refit=kind) for kind in ("linear", "none", "auto"))
 CHANNELS, OUTPUTS = 4, 6
 
 

@@ -74,7 +74,7 @@ def test_few_samples_are_pulled_harder_and_said_aloud() -> None:
     assert few.ridge >= many.ridge
 
 
-@pytest.mark.parametrize("name", [name for name in get_args(Refit) if name != "relu"])
+@pytest.mark.parametrize("name", [name for name in get_args(Refit) if name != "auto"])
 def test_the_reported_errors_are_those_of_the_samples(name: str) -> None:
     case = make_case(3)
     columns = kept_columns(case.problem, [1, 2, 4])
@@ -146,7 +146,7 @@ def test_columns_in_other_units_of_measurement_change_the_weights_only(seed: int
     assert again.error == pytest.approx(plain.error, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["linear", "relu", "scale-only"])
+@pytest.mark.parametrize("name", ["linear", "auto", "scale-only"])
 @pytest.mark.parametrize("spatial", [False, True])
 def test_a_channel_that_wakes_up_once_keeps_its_weights(name: str, spatial: bool) -> None:
     """A weight of 1e5 would answer the error of the one sample in which it says 1e-6."""
@@ -159,7 +159,7 @@ def test_a_channel_that_wakes_up_once_keeps_its_weights(name: str, spatial: bool
     y = (x @ case.problem.weight.T + case.problem.bias + 0.3 * rng.standard_normal(case.y.shape)).astype(np.float32)
     y[77] += 2
     problem = replace(case.problem, moments=moments_of(x, y, case.half))
-    samples = Samples(x, y, case.half) if name == "relu" else None
+    samples = Samples(x, y, case.half) if name == "auto" else None
     options = RefitOptions(refit=name, strengths=(0.0,))
     if spatial and name != "scale-only":
         # Half of V's rows are enough for the six channels that live; the others can only answer to the rare ones.
@@ -215,7 +215,7 @@ def test_relu_is_never_worse_than_linear_behind_the_relu(seed: int, samples: int
     problem, rows = relu_case(seed, samples, offset)
     columns = kept_columns(problem, np.arange(removed, 6))
     linear = refit(problem, columns, LINEAR)
-    aware = refit(problem, columns, RefitOptions(refit="relu"), rows)
+    aware = refit(problem, columns, RefitOptions(refit="auto"), rows)
     before = behind_relu(rows, columns, linear.weight, linear.bias)
     after = behind_relu(rows, columns, aware.weight, aware.bias)
     assert after <= before * (1 + 1e-5)
@@ -228,11 +228,11 @@ def test_relu_gains_where_half_of_the_responses_are_cut(offset: bool) -> None:
     problem, rows = relu_case(0, 2000, offset)
     columns = kept_columns(problem, [0, 1, 2, 3])
     linear = refit(problem, columns, LINEAR)
-    aware = refit(problem, columns, RefitOptions(refit="relu"), rows)
+    aware = refit(problem, columns, RefitOptions(refit="auto"), rows)
     assert "behind the Relu" in aware.status
     gain = behind_relu(rows, columns, aware.weight, aware.bias) / behind_relu(rows, columns, linear.weight, linear.bias)
     assert gain < 0.97
-    again = refit(problem, columns, RefitOptions(refit="relu"), rows)
+    again = refit(problem, columns, RefitOptions(refit="auto"), rows)
     np.testing.assert_array_equal(aware.weight, again.weight)
 
 
@@ -249,7 +249,7 @@ def test_z_is_the_cheaper_of_the_two_candidates(target: float, response: float, 
 
 def test_relu_without_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="needs samples"):
-        refit(make_case(0).problem, np.arange(12), RefitOptions(refit="relu"))
+        refit(make_case(0).problem, np.arange(12), RefitOptions(refit="auto"))
 
 
 @settings(deadline=None, max_examples=20)
@@ -265,8 +265,8 @@ def test_columns_that_vary_on_one_half_only_do_no_harm_behind_the_relu(seed: int
     y = (x @ weight.T).astype(np.float32)
     problem = Regression(moments_of(x, y, half), weight, np.zeros(8), np.arange(48))
     kept = np.arange(40)
-    aware = refit(problem, kept, RefitOptions(refit="relu"), Samples(x, y, half))
-    linear = refit(problem, kept, RefitOptions())
+    aware = refit(problem, kept, RefitOptions(refit="auto"), Samples(x, y, half))
+    linear = refit(problem, kept, RefitOptions(refit="linear"))
     assert np.isfinite(aware.weight).all()
     assert aware.error <= behind(x, y, linear.weight, linear.bias) * (1 + 1e-5)
 
@@ -287,7 +287,7 @@ def test_the_held_out_error_behind_the_relu_is_that_of_unseen_samples() -> None:
         half = np.arange(300) % 2
         problem = Regression(moments_of(x, y.astype(np.float32), half), 0 * weight, np.zeros(8), np.arange(80))
         samples = Samples(x, y.astype(np.float32), half)
-        found = refit(problem, np.arange(80), RefitOptions(refit="relu", strengths=(1.0,)), samples)
+        found = refit(problem, np.arange(80), RefitOptions(refit="auto", strengths=(1.0,)), samples)
         said.append(found.error_odd)
         seen.append(behind(fresh, wanted, found.weight, found.bias))
     assert np.mean(said) > 0.95 * np.mean(seen)
