@@ -40,6 +40,7 @@ SCHEMA = 1
 SPEEDUPS = (1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 _FIRST, _LEAST, _MOST = 2.0, 1.05, 64.0  # speed-ups to look among
 _DROP = 1.0  # points of agreement, or per cent of relative error, unless said otherwise
+_HELPS = "allow more by --max-drop, give more inputs, or give a budget and train with --recover"
 _CLOSE = 1.08  # ratio of two of them that need not be told apart
 
 
@@ -178,7 +179,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
                 beyond, why = asked, str(error)
                 tried.append(f"{asked:.3g}x is not")
                 if within == 1 and beyond <= _LEAST:
-                    raise type(error)(f"even {_LEAST:g}x is too much: {why}") from error
+                    raise type(error)(f"even {_LEAST:g}x is too much: {why}; {_HELPS}") from error
             progress(f"try {asked:.3g}x", 1, 1)
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
@@ -192,12 +193,16 @@ def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Un
     """The first of some speed-ups, the largest first, that stays within the drop on the inputs to report on."""
     for place, asked in enumerate(speedups, 1):
         try:
-            return _run(job, options, asked, counted)
+            result = _run(job, options, asked, counted)
         except LostTooMuchError:
             if place == len(speedups):
                 raise
             tried.append(f"{asked:.3g}x is not on the inputs to report on")
-    raise AssertionError("no speed-up is within the drop")
+        else:
+            if not result.returned:
+                return result
+            tried.append(f"{asked:.3g}x was not faster when it was timed again")
+    raise OutOfReachError(f"no network within --max-drop is faster than the original: {', '.join(tried)}; {_HELPS}")
 
 
 def _run(job: Job, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:

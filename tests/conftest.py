@@ -12,6 +12,11 @@ from graph.families import FAMILIES, SIDE
 
 import onnxprune
 from onnxprune import Options
+from onnxprune.runtime.latency import Task
+from onnxprune.runtime.timing import Latency, Timing
+from onnxprune.solve import RefitOptions
+from onnxprune.stages import latency
+from onnxprune.stages.bench import Bench
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT.parent / "shared" / "zoo"
@@ -33,7 +38,9 @@ def resnet() -> Path:
 def narrow(resnet, tmp_path_factory) -> Path:
     """The residual network at half of its width, its inputs beside it: a run takes a third of the time."""
     path = tmp_path_factory.mktemp("narrow") / "digits_resnet.onnx"
-    onnxprune.prune(resnet, keep_ratio=0.5, options=Options(bench=False, samples=300)).save(path)
+    onnxprune.prune(
+        resnet, keep_ratio=0.5, options=Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
+    ).save(path)
     for part in ("calib", "test"):
         shutil.copy(resnet.with_suffix(f".{part}.npz"), path.parent)
     return path
@@ -55,3 +62,38 @@ def zoo() -> Path:
     if not (ZOO / "models").is_dir():
         pytest.skip(f"NO ZOO: {ZOO} is absent, so nothing is tested on real models beyond the shipped ones")
     return ZOO
+
+
+def positions(task: Task) -> int:
+    window = task.kernel.window
+    return int(np.prod(task.kernel.extents if window is None else window.outputs(task.kernel.extents)))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """An engine on which a MAC takes one nanosecond, and each network `overhead` ms more; records what it timed.
+
+    `spread`: of the interval of each measurement. `stretch`: wall time over CPU time.
+    """
+
+    def make(overhead: float, spread: float = 0.01, stretch: float = 1.0) -> list[float]:
+        timed: list[float] = []
+
+        def took(bench, keep, forms) -> float:
+            return bench._cost.macs(keep, forms) / 1e6 + overhead
+
+        def timing(bench, keep, forms, *, again=False) -> Timing:
+            timed.append(took(bench, {}, {}) / took(bench, keep, forms))
+            one = Latency(1.0, 1.0, 9, 1.0)
+            ends = timed[-1] * (1 - spread), timed[-1] * (1 + spread)
+            return Timing(one, one, timed[-1], *ends, "CPU", 1, 1, 3, "cpu", stretch)
+
+        def measured(engine, tasks, scratch, progress):
+            return {task: int(np.prod(task.weight)) * positions(task) / 1e6 for task in tasks}
+
+        monkeypatch.setattr(Bench, "timing", timing)
+        monkeypatch.setattr(Bench, "before_ms", property(lambda bench: took(bench, {}, {})))
+        monkeypatch.setattr(latency, "measured", measured)
+        return timed
+
+    return make

@@ -15,7 +15,8 @@ import pytest
 from onnxprune import cli
 from onnxprune.errors import OnnxPruneError
 
-QUICK = ["--samples", "120", "--no-bench", "--no-cache"]
+QUICK = ["--samples", "120", "--no-bench", "--no-cache", "--refit", "linear"]
+HALF = [*QUICK, "--macs", "2x", "--recipe", "prune"]
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def ended(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_a_run_writes_the_model_the_json_and_the_plan(capsys, model, tmp_path):
     out, record, plan = (tmp_path / name for name in ("pruned.onnx", "report.json", "plan.json"))
-    code, text, _ = ended(capsys, model, "-o", out, "--json", record, "--plan-out", plan, *QUICK)
+    code, text, _ = ended(capsys, model, "-o", out, "--json", record, "--plan-out", plan, *HALF)
     assert code == 0
     onnx.checker.check_model(onnx.load(out), full_check=True)
     content = json.loads(record.read_text())
@@ -48,21 +49,22 @@ def test_a_run_writes_the_model_the_json_and_the_plan(capsys, model, tmp_path):
 
 def test_json_of_a_run_holds_only_plain_numbers(capsys, model, tmp_path):
     record = tmp_path / "report.json"
-    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--json", record, *QUICK[:2], "--no-cache")[0] == 0
+    quick = [*QUICK[:2], "--no-cache", "--macs", "2x"]
+    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--json", record, *quick)[0] == 0
     content = json.loads(record.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["timing"]["ratio"] > 0
 
 
 def test_a_plan_file_replays(capsys, model, tmp_path):
     first, second, plan = (tmp_path / name for name in ("a.onnx", "b.onnx", "plan.json"))
-    assert ended(capsys, model, "-o", first, "--plan-out", plan, *QUICK)[0] == 0
+    assert ended(capsys, model, "-o", first, "--plan-out", plan, *HALF)[0] == 0
     assert ended(capsys, model, "-o", second, "--plan", plan, *QUICK)[0] == 0
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_dry_run_shows_the_plan_and_writes_no_model(capsys, model, tmp_path):
     plan = tmp_path / "plan.json"
-    code, text, _ = ended(capsys, model, "--dry-run", "--plan-out", plan, *QUICK)
+    code, text, _ = ended(capsys, model, "--dry-run", "--plan-out", plan, *HALF)
     assert code == 0
     assert "plan for" in text
     assert plan.is_file()
@@ -71,18 +73,18 @@ def test_a_dry_run_shows_the_plan_and_writes_no_model(capsys, model, tmp_path):
 
 def test_a_plan_is_explained_on_demand_and_always_in_the_json(capsys, model, tmp_path):
     record = tmp_path / "plan.json"
-    code, text, _ = ended(capsys, model, "--dry-run", "--explain", "--json", record, "--recipe", "3c", *QUICK)
+    code, text, _ = ended(capsys, model, "--dry-run", "--explain", "--json", record, "--macs", "2x", *QUICK)
     assert code == 0
     assert "worse by" in text
     found = json.loads(record.read_text(), parse_constant=lambda name: pytest.fail(name))["explanation"]
     assert found["unit"] == "macs"
     assert found["price"] > 0
     assert {row["chosen"]["what"].split()[0] for row in found["reasons"]} & {"V,", "H,", "P", "one", "all"}
-    assert "worse by" not in ended(capsys, model, "--dry-run", *QUICK)[1]
+    assert "worse by" not in ended(capsys, model, "--dry-run", *HALF)[1]
 
 
 def test_quiet_prints_nothing(capsys, model, tmp_path):
-    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "-q", *QUICK) == (0, "", "")
+    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "-q", *HALF) == (0, "", "")
 
 
 def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
@@ -96,7 +98,7 @@ def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
         Image.fromarray(image[..., 0]).save(images / f"{index}.png")
     np.save(tmp_path / "pixels.npy", pixels)
     for data in (images, tmp_path / "pixels.npy"):
-        code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", "--data", data, *QUICK)
+        code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", "--data", data, *HALF)
         assert (code, err) == (0, "")
 
 
@@ -117,7 +119,7 @@ def bad(message: str, code: int, *arguments):
         bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
         bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
         bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),
-        bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--speedup", "900"),
+        bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--macs", "900x"),
         bad("nowhere", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/nowhere"),
         bad("empty", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/empty"),
         bad("--memory", 2, "MODEL", "-o", "DIR/p.onnx", "--memory", "lots"),
@@ -125,7 +127,7 @@ def bad(message: str, code: int, *arguments):
         bad("plan.json", 5, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json"),
         bad("--provider cuda", 7, "MODEL", "-o", "DIR/p.onnx", "--provider", "cuda"),
         bad("--max-drop", 6, "MODEL", "-o", "DIR/p.onnx", "--keep-ratio", "0.2", "--refit", "none", "--max-drop", "0"),
-        bad("leave --budget out", 2, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json", "--budget", "latency"),
+        bad("leave --macs out", 2, "MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json", "--macs", "2x"),
         bad("leave --recipe, --no-sensitivity out", 2, *_PLANNED, "--recipe", "3c", "--no-sensitivity"),
         bad("leave --no-drop-branches out", 2, *_PLANNED, "--no-drop-branches"),
         bad("--ridge must be 0 or more", 2, "MODEL", "-o", "DIR/p.onnx", "--refit", "ridge", "--ridge", "-1"),
@@ -151,7 +153,7 @@ def test_ctrl_c_leaves_no_file_and_says_so(capsys, model, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "run", interrupted)
-    code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *QUICK)
+    code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *HALF)
     assert code == 130
     assert "interrupted" in err
     assert not list(tmp_path.glob("p.onnx*"))
@@ -248,7 +250,7 @@ def test_bfloat16_is_declined_in_one_line(capsys, model, tmp_path):
             tensor.CopyFrom(made)
     del wide.graph.value_info[:]
     onnx.save(wide, tmp_path / "wide.onnx")
-    code, out, err = ended(capsys, tmp_path / "wide.onnx", "-o", tmp_path / "out.onnx", *QUICK)
+    code, out, err = ended(capsys, tmp_path / "wide.onnx", "-o", tmp_path / "out.onnx", *HALF)
     assert code == 3
     assert "bfloat16" in err
     assert "float16" in err

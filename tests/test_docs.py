@@ -126,7 +126,7 @@ def timed(*_: object, **__: object) -> Timing:
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch) -> None:
+def short(monkeypatch, machine) -> None:
     """Shorten what would take minutes, and fix what depends on the machine's load."""
     monkeypatch.setattr(sweep.run_pareto, "__defaults__", ((1.5, 2.0),))
     monkeypatch.setattr(sweep, "_CLOSE", 2.0)
@@ -134,10 +134,7 @@ def short(monkeypatch) -> None:
     for name, value in (("_STEPS", 2), ("_LEAST_STEPS", 1), ("_LEAST_EPOCHS", 1)):
         monkeypatch.setattr(f"onnxprune.recovery.distil.{name}", value)
     monkeypatch.setattr("onnxprune.pipeline.interleaved", timed)
-    monkeypatch.setattr("onnxprune.stages.bench.Bench.timing", timed)
-    monkeypatch.setattr(
-        "onnxprune.stages.latency.measured", lambda _, tasks, *__: {t: t.inputs * t.outputs for t in tasks}
-    )
+    machine(overhead=0.0)
 
 
 def your_training(module) -> None:

@@ -16,11 +16,14 @@ from onnxprune import CompareOptions, Options, cli
 from onnxprune.data import InputSpec
 from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
 from onnxprune.evaluation import Evaluator, load_function
+from onnxprune.plan import WITHIN_DROP, budget_from
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.solve import RefitOptions
 
-QUICK = Options(bench=False, align=4, points=20)
+QUICK = Options(
+    bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x")
+)
 CPU = Engine.open(EngineOptions(provider="cpu"))
 
 
@@ -66,12 +69,14 @@ def test_where_there_is_a_measure_the_outputs_do_not_decide(vgg):
     assert onnxprune.prune(vgg, keep_ratio=0.4, options=replace(outputs, evaluate=lambda run: 1)).model is not None
 
 
-def test_a_search_is_decided_by_the_measure_and_measures_the_original_once(tiny, near):
+def test_a_search_is_decided_by_the_measure_and_measures_the_original_once(tiny, near, machine):
     measure, asked = near
-    onnxprune.prune(tiny, speedup=1.5, options=replace(QUICK, evaluate=measure))
+    onnxprune.prune(tiny, macs="1.5x", options=replace(QUICK, evaluate=measure))
     limit = -asked[-1]
     asked.clear()
-    found = onnxprune.prune_to_drop(tiny, limit, options=replace(QUICK, evaluate=measure))
+    machine(overhead=0.0)
+    searched = replace(QUICK, evaluate=measure, max_drop=limit, budget=WITHIN_DROP)
+    found = onnxprune.prune(tiny, options=searched)
     assert asked.count(0.0) == 1
     assert -limit <= found.report.evaluation.after
     assert min(asked) < -limit
@@ -80,7 +85,7 @@ def test_a_search_is_decided_by_the_measure_and_measures_the_original_once(tiny,
 
 def test_a_sweep_ends_at_the_first_point_that_loses_too_much_by_the_measure(tiny, near):
     measure, asked = near
-    onnxprune.prune(tiny, speedup=1.5, options=replace(QUICK, evaluate=measure))
+    onnxprune.prune(tiny, macs="1.5x", options=replace(QUICK, evaluate=measure))
     options = replace(QUICK, evaluate=measure, max_drop=-1.001 * asked[-1])
     asked.clear()
     points = list(onnxprune.pareto(tiny, speedups=(1.5, 4.0, 6.0), options=options))
@@ -212,7 +217,7 @@ def ended(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_the_command_shows_and_records_both_values_and_leaves_its_output_alone(capsys, tiny, measures, tmp_path):
     out, record = tmp_path / "p.onnx", tmp_path / "run.json"
-    quick = ["--align", "4", "--no-bench", "--no-cache", "--json", record]
+    quick = ["--align", "4", "--macs", "2x", "--no-bench", "--no-cache", "--json", record]
     code, text, _ = ended(capsys, tiny, "-o", out, "--evaluate", f"{measures}/measure.py:steady", *quick)
     assert code == 0
     assert text.count("measuring\n") == 2
@@ -243,7 +248,8 @@ def test_the_command_shows_and_records_both_values_and_leaves_its_output_alone(c
 )
 def test_what_goes_wrong_inside_is_one_line_with_its_place(capsys, tiny, measures, tmp_path, function, message):
     out = tmp_path / "p.onnx"
-    code, text, err = ended(capsys, tiny, "-o", out, "--evaluate", f"{measures}/measure.py:{function}", "--no-cache")
+    given = ["--evaluate", f"{measures}/measure.py:{function}", "--no-cache", "--macs", "2x"]
+    code, text, err = ended(capsys, tiny, "-o", out, *given)
     assert (code, text) == (EvaluateError.exit_code, "")
     assert err == f"onnxprune: error: {message.replace('FOLDER', str(measures))}\n"
     assert not out.exists()
@@ -273,7 +279,7 @@ def test_a_measure_that_cannot_be_had_is_told_before_any_work(capsys, measures, 
 
 def test_beyond_the_drop_nothing_is_written(capsys, tiny, tmp_path):
     (tmp_path / "falling.py").write_text("values = [1.0, 0.5]\ndef falling(run):\n    return values.pop(0)\n")
-    given = ["--evaluate", tmp_path / "falling.py:falling", "--max-drop", "0.4", "--speedup", "1.5"]
+    given = ["--evaluate", tmp_path / "falling.py:falling", "--max-drop", "0.4", "--macs", "1.5x"]
     code, _, err = ended(capsys, tiny, "-o", tmp_path / "p.onnx", *given, "--align", "4", "--no-bench", "--no-cache")
     assert code == LostTooMuchError.exit_code
     assert "falling: 1 -> 0.5, 0.5 lost, --max-drop allows 0.4" in err

@@ -11,9 +11,12 @@ from graph.families import FAMILIES, SIDE
 import onnxprune
 from onnxprune import Options
 from onnxprune.errors import PlanError
+from onnxprune.plan import budget_from
 from onnxprune.solve import RefitOptions, SelectOptions
 
-_BASE = Options(bench=False, align=4, points=20)
+_BASE = Options(
+    bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x")
+)
 _METHODS = {
     "prune": _BASE,
     "prune, behind the activation": replace(_BASE, refit=RefitOptions(refit="auto")),

@@ -17,13 +17,15 @@ from onnxprune.compare import CompareOptions
 from onnxprune.errors import UsageError, VerifyError
 from onnxprune.flags import filled
 from onnxprune.note import RunWarning
+from onnxprune.plan import budget_from
+from onnxprune.solve import RefitOptions
 
 HEAD = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(h) k = Conv<pads=[1,1,1,1]>(r, w2) q = Relu(k) "
 POOLED = HEAD + "p = GlobalAveragePool(q) f = Flatten(p) "
 WEIGHTS = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3)}
 BOX = {"wb": (4, 16), "bb": (4,)}
 DATA = {"x": np.random.default_rng(0).standard_normal((120, 3, 8, 8)).astype(np.float32)}
-OPTIONS = Options(bench=False, align=1)
+OPTIONS = Options(bench=False, recipe="prune", refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x"))
 
 
 def boxes() -> onnx.ModelProto:
@@ -173,7 +175,7 @@ def test_a_word_that_cannot_be_is_one_line_before_any_work(capsys, files, word, 
 def test_an_output_file_may_have_an_equals_sign_in_its_name(capsys, files, tmp_path):
     target = tmp_path / "k=2.onnx"
     told = [files[0], *files[2:], "--align", 1, "--no-cache", "--output", target, "--output", "y=classes"]
-    code, out, _ = ended(capsys, *told, "--max-drop", 90, "--speedup", 1.5)
+    code, out, _ = ended(capsys, *told, "--max-drop", 90, "--macs", "1.5x")
     assert code == 0
     assert target.is_file()
     assert "classes: top-1 agreement" in out

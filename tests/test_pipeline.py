@@ -26,7 +26,8 @@ from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import compress, start, verify
 from onnxprune.stages.metric import metrics_of
 
-QUICK = Options(bench=False, samples=300)
+PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
+QUICK = replace(PLANNED, recipe="prune", align=16, budget=budget_from(macs="2x"))
 
 
 def accuracy(model: onnx.ModelProto, path) -> float:
@@ -38,7 +39,7 @@ def accuracy(model: onnx.ModelProto, path) -> float:
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
 def test_half_of_the_macs_costs_less_than_a_point(name, request):
     path = request.getfixturevalue(name)
-    result = onnxprune.prune(path, speedup=2.0, options=replace(QUICK, samples=None))
+    result = onnxprune.prune(path, macs="2x", options=replace(QUICK, samples=None))
     assert result.report.macs.ratio >= 2
     assert accuracy(result.model, path) > accuracy(onnx.load(path), path) - 1
 
@@ -75,7 +76,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_original_is_not_changed(vgg)
 @pytest.mark.parametrize("selector", ["lasso", "magnitude", "max-response", "first-k", "random"])
 def test_every_selector_meets_the_budget(resnet, selector):
     options = replace(QUICK, select=SelectOptions(selector=selector))
-    assert onnxprune.prune(resnet, speedup=1.5, options=options).report.macs.ratio >= 1.5
+    assert onnxprune.prune(resnet, macs="1.5x", options=options).report.macs.ratio >= 1.5
 
 
 @pytest.mark.parametrize("variant", ["alternating", "path"])
@@ -123,7 +124,7 @@ def test_a_plan_replays_channel_by_channel(resnet, tmp_path):
     first = onnxprune.prune(resnet, options=QUICK)
     path = tmp_path / "plan.json"
     path.write_text(first.plan.to_json())
-    again = onnxprune.prune(resnet, plan=path, options=QUICK)
+    again = onnxprune.prune(resnet, plan=path, options=PLANNED)
     assert again.plan.groups == first.plan.groups
     assert again.model.SerializeToString() == first.model.SerializeToString()
 
@@ -131,11 +132,11 @@ def test_a_plan_replays_channel_by_channel(resnet, tmp_path):
 def test_a_plan_without_channels_leaves_the_choice_to_the_selector(resnet):
     first = onnxprune.prune(resnet, options=QUICK)
     counts = Plan(tuple(replace(group, kept=None) for group in first.plan.groups))
-    assert onnxprune.prune(resnet, plan=counts, options=QUICK).plan.groups == first.plan.groups
+    assert onnxprune.prune(resnet, plan=counts, options=PLANNED).plan.groups == first.plan.groups
 
 
 def test_excluded_layers_stay_as_they_are(vgg):
-    result = onnxprune.prune(vgg, speedup=1.3, options=replace(QUICK, exclude=("stage2.*",)))
+    result = onnxprune.prune(vgg, macs="1.3x", options=replace(QUICK, exclude=("stage2.*",)))
     for row in result.report.layers:
         if row.name.startswith("stage2."):
             assert row.params.before == row.params.after
@@ -143,7 +144,7 @@ def test_excluded_layers_stay_as_they_are(vgg):
 
 
 def test_only_included_layers_lose_channels(vgg):
-    result = onnxprune.prune(vgg, speedup=1.2, options=replace(QUICK, include=("stage1.*",)))
+    result = onnxprune.prune(vgg, macs="1.2x", options=replace(QUICK, include=("stage1.*",)))
     lost = {row.name for row in result.report.layers if row.outputs.after < row.outputs.before}
     assert lost
     assert all(name.startswith("stage1.") for name in lost)
@@ -165,7 +166,7 @@ def test_nothing_to_prune_is_an_error_with_the_reason_and_a_dry_run_lists_all(vg
 
 def test_an_unreachable_budget_is_an_error(vgg):
     with pytest.raises(PlanError, match="out of reach"):
-        onnxprune.prune(vgg, speedup=500.0, options=QUICK)
+        onnxprune.prune(vgg, macs="500x", options=QUICK)
 
 
 def test_a_drop_that_is_too_large_fails_and_names_a_tensor(vgg):
@@ -236,13 +237,13 @@ def test_inputs_go_by_name_and_open_sizes_stay_open(tmp_path):
         "m": generator.standard_normal((60, 1, 10, 12)).astype(np.float32),
     }
     np.savez(tmp_path / "data.npz", **data)
-    whole = onnxprune.prune(model, data=data, speedup=1.5, options=QUICK)
+    whole = onnxprune.prune(model, data=data, macs="1.5x", options=QUICK)
     assert whole.report.macs.ratio >= 1.5
     assert whole.model.graph.input == model.graph.input
     assert whole.model.graph.output == model.graph.output
     others = (tmp_path / "data.npz", [{name: array[i] for name, array in data.items()} for i in range(60)])
     for other in others:
-        again = onnxprune.prune(model, data=other, speedup=1.5, options=QUICK)
+        again = onnxprune.prune(model, data=other, macs="1.5x", options=QUICK)
         assert again.model.SerializeToString() == whole.model.SerializeToString()
     with pytest.raises(DataError, match="'m'"):
         onnxprune.prune(model, data={"x": data["x"]}, options=QUICK)
@@ -288,7 +289,7 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
 
 
 def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(narrow):
-    options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(speedup=3.0))
+    options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(macs="3x"))
     found = onnxprune.prune(narrow, options=options)
     text = next(note.text for note in found.report.notes if note.subject == "--damping")
     values = {key: float(value) for key, value in re.findall(r"([0-9.]+): ([0-9.e-]+)", text)}
@@ -363,7 +364,7 @@ def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
 def test_every_recipe_meets_its_budget_and_keeps_the_accuracy(name, recipe, request):
     path = request.getfixturevalue(name)
-    result = onnxprune.prune(path, speedup=2.0, options=replace(QUICK, recipe=recipe, samples=None))
+    result = onnxprune.prune(path, macs="2x", options=replace(QUICK, recipe=recipe, samples=None))
     assert result.report.macs.ratio >= 2
     assert accuracy(result.model, path) > accuracy(onnx.load(path), path) - 1
     assert result.plan.layers
@@ -379,18 +380,18 @@ def test_knowing_the_activation_helps_where_kernels_are_decomposed(vgg):
     errors = {}
     for kind in ("linear", "auto", "none"):
         options = replace(QUICK, recipe="spatial", refit=RefitOptions(refit=kind))
-        errors[kind] = onnxprune.prune(vgg, speedup=4.0, options=options).report.divergence[0].relative_error
+        errors[kind] = onnxprune.prune(vgg, macs="4x", options=options).report.divergence[0].relative_error
     assert errors["auto"] < errors["linear"] < errors["none"]
 
 
 def test_a_plan_with_forms_replays_and_resumes(narrow, tmp_path):
     options = replace(QUICK, recipe="3c", cache_dir=tmp_path / "cache")
-    first = onnxprune.prune(narrow, speedup=3.0, options=options)
+    first = onnxprune.prune(narrow, macs="3x", options=options)
     (tmp_path / "plan.json").write_text(first.plan.to_json())
-    again = onnxprune.prune(narrow, plan=tmp_path / "plan.json", options=QUICK)
+    again = onnxprune.prune(narrow, plan=tmp_path / "plan.json", options=PLANNED)
     assert again.plan.groups == first.plan.groups
     assert again.plan.layers == first.plan.layers
-    resumed = onnxprune.prune(narrow, speedup=3.0, options=options)
+    resumed = onnxprune.prune(narrow, macs="3x", options=options)
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == first.model.SerializeToString()
 
@@ -403,7 +404,7 @@ def test_a_conv_in_a_branch_reads_some_of_the_channels_that_others_need(resnet):
     read = shape[1] // 2
     for form in (Form(inputs=read), Form(shape[1] // 4, inputs=read)):
         plan = Plan((), layers=(LayerPlan(name, shape, form),))
-        result = onnxprune.prune(resnet, plan=plan, options=QUICK)
+        result = onnxprune.prune(resnet, plan=plan, options=PLANNED)
         nodes = {node.name: node for node in result.model.graph.node}
         assert nodes[f"{name}_inputs"].op_type == "Gather"
         values = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
@@ -422,14 +423,14 @@ def test_a_conv_in_a_branch_reads_some_of_the_channels_that_others_need(resnet):
 
 def test_inputs_are_selected_where_they_are_asked_for(narrow):
     asked = replace(QUICK, recipe="3c", align=1, select_inputs=True)
-    result = onnxprune.prune(narrow, speedup=3.0, options=asked)
+    result = onnxprune.prune(narrow, macs="3x", options=asked)
     some = {layer.node for layer in result.plan.layers if layer.form.inputs is not None}
     assert some
     assert some <= {n.name.removesuffix("_inputs") for n in result.model.graph.node if n.op_type == "Gather"}
     assert result.report.macs.ratio >= 3
-    whole = onnxprune.prune(narrow, speedup=3.0, options=replace(asked, select_inputs=False))
+    whole = onnxprune.prune(narrow, macs="3x", options=replace(asked, select_inputs=False))
     assert not any(layer.form.inputs for layer in whole.plan.layers)
-    again = onnxprune.prune(narrow, plan=result.plan, options=QUICK)
+    again = onnxprune.prune(narrow, plan=result.plan, options=PLANNED)
     assert again.plan.layers == result.plan.layers
 
 
@@ -456,7 +457,7 @@ def test_inputs_are_not_selected_in_silence_where_it_is_no_use(recipe, counted):
 def test_a_form_that_would_cost_more_is_declined_aloud(vgg, asked, done, why):
     plan = Plan((), layers=(LayerPlan("stage1.conv2", (48, 48, 3, 3), asked),))
     for dry_run in (True, False):
-        result = onnxprune.prune(vgg, plan=plan, options=QUICK, dry_run=dry_run)
+        result = onnxprune.prune(vgg, plan=plan, options=PLANNED, dry_run=dry_run)
         assert [layer.form for layer in result.plan.layers] == ([done] if done else [])
         notes = {note.subject: note.text for note in result.report.notes}
         assert why in notes["stage1.conv2"]
@@ -477,7 +478,7 @@ def test_a_form_that_would_cost_more_is_declined_aloud(vgg, asked, done, why):
 )
 def test_a_form_that_does_not_fit_is_an_error(vgg, layer, message):
     with pytest.raises(PlanError, match=message):
-        onnxprune.prune(vgg, plan=Plan((), layers=(layer,)), options=QUICK)
+        onnxprune.prune(vgg, plan=Plan((), layers=(layer,)), options=PLANNED)
 
 
 def test_a_recipe_with_forms_needs_a_budget_that_it_can_meet(vgg):

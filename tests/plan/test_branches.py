@@ -54,7 +54,7 @@ def predicted(choice, curves, candidates) -> float:
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
     curves, candidates = drawn(seed)
     found = {
-        speedup: search(COST, curves, candidates, budget_from(speedup=speedup), align=8, droppable=BRANCHES)
+        speedup: search(COST, curves, candidates, budget_from(macs=1 / speedup), align=8, droppable=BRANCHES)
         for speedup in (tight, loose)
     }
     for speedup, choice in found.items():
@@ -81,7 +81,7 @@ def test_what_costs_nothing_to_lose_goes_first_and_only_where_it_may(recipe) -> 
     curves[idle] = np.zeros_like(curves[idle])
 
     def planned(droppable):
-        budget = budget_from(speedup=1.5)
+        budget = budget_from(macs="1.5x")
         if recipe == "prune":
             return allocate(COST, curves, budget, align=8, droppable=droppable)
         return search(COST, curves, candidates, budget, align=8, droppable=droppable).keep
@@ -94,7 +94,7 @@ def test_what_costs_nothing_to_lose_goes_first_and_only_where_it_may(recipe) -> 
 @given(seed=st.integers(0, 10_000), speedup=st.floats(3, 40))
 def test_explanations_add_up(seed, speedup) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, budget_from(speedup=speedup), align=8, droppable=BRANCHES)
+    choice = search(COST, curves, candidates, budget_from(macs=1 / speedup), align=8, droppable=BRANCHES)
     found = explain(COST, curves, candidates, NONE, choice, "macs", 8, BRANCHES)
     assert sum(reason.chosen.damage for reason in found.reasons) == pytest.approx(predicted(choice, curves, candidates))
     said = {reason.name: reason.chosen.what for reason in found.reasons if reason.name in choice.keep}
@@ -139,7 +139,7 @@ class Flat:
 def test_under_a_clock_that_knows_no_width_only_whole_branches_save_time() -> None:
     timed = COST.timed(dict.fromkeys(COST.layers, Flat()), 0.0)
     curves, _ = drawn(1)
-    budget = budget_from(speedup=1.2, counted="latency")
+    budget = budget_from(speedup=1.2)
     choice = search(timed, curves, {}, budget, align=8, droppable=BRANCHES)
     gone = [name for name, count in choice.keep.items() if not count]
     assert gone
@@ -158,8 +158,8 @@ def test_groups_inside_a_branch_that_goes_are_left_alone(candidates) -> None:
     curves = {name: np.linspace(0, 1, size + 1) ** 2 for name, size in cost.sizes.items()}
     droppable = tuple(cost.branches)
     plan = {
-        True: lambda: allocate(cost, curves, budget_from(speedup=9), align=4, droppable=droppable),
-        False: lambda: search(cost, curves, {}, budget_from(speedup=9), align=4, droppable=droppable).keep,
+        True: lambda: allocate(cost, curves, budget_from(macs="9x"), align=4, droppable=droppable),
+        False: lambda: search(cost, curves, {}, budget_from(macs="9x"), align=4, droppable=droppable).keep,
     }[candidates is None]
     keep = plan()
     gone = [name for name, count in keep.items() if not count]

@@ -17,9 +17,9 @@ BAD = [0, 0.0, 1, 1.0, "1", "0", "100%", "0%", "-5%", -0.5, "nan", float("nan"),
 BAD += ["50%%", "1/2", "150%", 2]
 
 
-def test_no_flag_asks_for_half_of_the_macs() -> None:
+def test_no_flag_asks_for_the_least_time_within_the_drop() -> None:
     budget = budget_from()
-    assert (budget.kind, budget.fraction) == ("macs", 0.5)
+    assert (budget.kind, budget.unit) == ("drop", "latency")
 
 
 def test_a_default_holds_only_when_no_flag_is_given() -> None:
@@ -29,7 +29,7 @@ def test_a_default_holds_only_when_no_flag_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "kind"), [("speedup", "macs"), ("macs", "macs"), ("params", "params"), ("keep_ratio", "keep-ratio")]
+    ("flag", "kind"), [("speedup", "latency"), ("macs", "macs"), ("params", "params"), ("keep_ratio", "keep-ratio")]
 )
 def test_each_flag_alone_is_its_own_kind_of_budget(flag: str, kind: str) -> None:
     budget = budget_from(**{flag: GOOD[flag]})
@@ -70,8 +70,9 @@ def test_per_cent_and_fraction_mean_the_same(percent: int, flag: str) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(1.001, 1e6))
-def test_a_speedup_leaves_its_inverse_of_the_macs(speedup: float) -> None:
-    assert budget_from(speedup=speedup).fraction == pytest.approx(1 / speedup)
+def test_times_fewer_leave_their_inverse(times: float) -> None:
+    assert budget_from(macs=f"{times}x").fraction == pytest.approx(1 / times)
+    assert budget_from(speedup=times).fraction == pytest.approx(1 / times)
 
 
 @settings(max_examples=200, deadline=None)

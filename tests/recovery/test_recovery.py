@@ -18,16 +18,17 @@ from onnxprune.errors import ModelError, UsageError, VerifyError
 from onnxprune.recovery import distil, train
 from onnxprune.recovery.program import TorchNet
 from onnxprune.runtime.providers import EngineOptions
+from onnxprune.solve import RefitOptions
 
 SHORT = RecoverOptions(epochs=2, batch=12)
-QUICK = Options(bench=False, align=4, points=20, recover=SHORT)
+QUICK = Options(bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), recover=SHORT)
 LONGER = replace(QUICK, recover=RecoverOptions(epochs=30, batch=12, learning_rate=2e-3))
 
 
 @pytest.fixture(scope="module")
 def pruned(tiny):
     """Of the tiny network, at a third of its cost, and its weights off by some per cent."""
-    return spoilt(onnxprune.prune(tiny, speedup=3, options=replace(QUICK, recover=None)).model)
+    return spoilt(onnxprune.prune(tiny, macs="3x", options=replace(QUICK, recover=None)).model)
 
 
 def spoilt(model):
@@ -203,7 +204,7 @@ def test_a_network_that_torch_runs_otherwise_is_refused(tiny, pruned, monkeypatc
 
 def test_the_main_command_recovers_and_says_so(tiny, tmp_path, capsys):
     out, record = tmp_path / "out.onnx", tmp_path / "out.json"
-    common = [str(tiny), "-o", str(out), "--align", "4", "--no-bench", "--no-cache", "--speedup", "3"]
+    common = [str(tiny), "-o", str(out), "--align", "4", "--no-bench", "--no-cache", "--macs", "3x"]
     assert cli.main([*common, "--recover", "2", "--train-batch", "12", "--json", str(record)]) == 0
     text = capsys.readouterr().out
     assert "2 epochs" in text or "2 of 2 epochs" in text
@@ -225,8 +226,8 @@ def test_what_drops_too_much_after_all_is_not_written(tiny, tmp_path, capsys, mo
         str(tiny),
         "-o",
         str(output),
-        "--speedup",
-        "3",
+        "--macs",
+        "3x",
         "--align",
         "4",
         "--points",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
 
@@ -12,59 +11,23 @@ import onnxprune
 from onnxprune import Options, pipeline
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.plan import budget_from
-from onnxprune.runtime.latency import Task
 from onnxprune.runtime.timing import Latency, Timing
-from onnxprune.stages import latency
+from onnxprune.solve import RefitOptions
 from onnxprune.stages.bench import Bench
 
-QUICK = Options(bench=False, samples=200, recipe="3c", align=4)
-
-
-def positions(task: Task) -> int:
-    window = task.kernel.window
-    return int(np.prod(task.kernel.extents if window is None else window.outputs(task.kernel.extents)))
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """An engine on which a MAC takes one nanosecond, and each network `overhead` ms more; records what it timed.
-
-    `spread`: of the interval of each measurement. `stretch`: wall time over CPU time.
-    """
-
-    def make(overhead: float, spread: float = 0.01, stretch: float = 1.0) -> list[float]:
-        timed: list[float] = []
-
-        def took(bench, keep, forms) -> float:
-            return bench._cost.macs(keep, forms) / 1e6 + overhead
-
-        def timing(bench, keep, forms, *, again=False) -> Timing:
-            timed.append(took(bench, {}, {}) / took(bench, keep, forms))
-            one = Latency(1.0, 1.0, 9, 1.0)
-            ends = timed[-1] * (1 - spread), timed[-1] * (1 + spread)
-            return Timing(one, one, timed[-1], *ends, "CPU", 1, 1, 3, "cpu", stretch)
-
-        def measured(engine, tasks, scratch, progress):
-            return {task: int(np.prod(task.weight)) * positions(task) / 1e6 for task in tasks}
-
-        monkeypatch.setattr(Bench, "timing", timing)
-        monkeypatch.setattr(Bench, "before_ms", property(lambda bench: took(bench, {}, {})))
-        monkeypatch.setattr(latency, "measured", measured)
-        return timed
-
-    return make
+QUICK = Options(bench=False, samples=200, align=4, refit=RefitOptions(refit="linear"))
 
 
 def test_the_plan_is_corrected_until_the_speedup_is_met(narrow, machine):
     timed = machine(overhead=3.0)
-    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.5, counted="latency")))
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.5)))
     assert 1.5 * 0.97 <= timed[-1] <= 1.5 * 1.05
     assert result.report.macs.ratio > 1.5
     assert any("plans timed" in note.text for note in result.report.notes)
 
 
 def timed_note(narrow) -> str:
-    options = replace(QUICK, budget=budget_from(speedup=1.5, counted="latency"))
+    options = replace(QUICK, budget=budget_from(speedup=1.5))
     report = onnxprune.prune(narrow, options=options, dry_run=True).report
     return next(note.text for note in report.notes if "plans timed" in note.text)
 
@@ -102,7 +65,7 @@ def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypat
     one = Latency(1.0, 1.0, 9, 1.0)
     final = Timing(one, one, ratio, ratio - 0.03, ratio + 0.04, "CPU", 1, 1, 3)
     monkeypatch.setattr(pipeline, "interleaved", lambda *_, **__: final)
-    options = replace(QUICK, bench=True, points=20, budget=budget_from(speedup=1.5, counted="latency"))
+    options = replace(QUICK, bench=True, points=20, budget=budget_from(speedup=1.5))
     warnings = onnxprune.prune(tiny, options=options).report.warnings
     assert any("TOO SLOW: speedup 1.5 in latency was asked for" in warning for warning in warnings) == missed
 
@@ -118,7 +81,7 @@ def test_milliseconds_may_be_asked_for(narrow, machine):
 def test_what_cannot_be_reached_is_said(narrow, machine):
     machine(overhead=100.0)
     with pytest.raises(PlanError, match="out of reach") as caught:
-        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=3, counted="latency")))
+        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=3)))
     assert "\n" not in str(caught.value)
 
 
@@ -140,14 +103,14 @@ def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machi
         return timing(bench, keep, forms, **options)
 
     monkeypatch.setattr(Bench, "timing", counted)
-    onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.7, counted="latency")), dry_run=True)
+    onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.7)), dry_run=True)
     assert seen
     assert all(found == planned for found, planned in seen)
 
 
 def test_a_run_that_goes_on_times_nothing_again(narrow, machine, tmp_path):
     timed = machine(overhead=1.0)
-    options = replace(QUICK, budget=budget_from(speedup=1.5, counted="latency"), cache_dir=tmp_path)
+    options = replace(QUICK, budget=budget_from(speedup=1.5), cache_dir=tmp_path)
     first = onnxprune.prune(narrow, options=options)
     before = len(timed)
     second = onnxprune.prune(narrow, options=options)
@@ -162,5 +125,3 @@ def test_contradictions_are_one_line():
         budget_from(speedup=2, latency_ms=3)
     with pytest.raises(UsageError, match="--latency-ms must be above 0"):
         budget_from(latency_ms=0)
-    with pytest.raises(UsageError, match="--budget latency says what --speedup counts"):
-        budget_from(macs=0.5, counted="latency")

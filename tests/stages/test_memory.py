@@ -54,7 +54,7 @@ def test_many_small_layers_take_no_more_memory_than_few() -> None:
     data = {"x": np.random.default_rng(1).standard_normal((72, 3, _SIDE, _SIDE)).astype(np.float32)}
     options = Options(memory=64 << 20, sensitivity=False, select=SelectOptions(selector="first-k"), points=10)
     tracemalloc.start()
-    onnxprune.prune(many_convs(60), data=data, speedup=2, options=options, dry_run=True)
+    onnxprune.prune(many_convs(60), data=data, macs="2x", options=options, dry_run=True)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 << 20
@@ -149,11 +149,12 @@ def test_a_reservoir_holds_an_even_share_once(expected: int) -> None:
 
 @pytest.mark.parametrize(("batch", "returned"), [(100, 1), (7, 1), (7, 128 << 20), (1, 50_000)])
 def test_batches_and_moves_change_nothing_but_rounding(resnet, batch, returned, monkeypatch) -> None:
-    options = Options(sensitivity=False, bench=False, samples=60)
-    wanted = onnxprune.prune(resnet, speedup=2, options=options)
+    linear = RefitOptions(refit="linear")
+    options = Options(sensitivity=False, bench=False, samples=60, recipe="prune", align=16, refit=linear)
+    wanted = onnxprune.prune(resnet, macs="2x", options=options)
     monkeypatch.setattr("onnxprune.stages.batching._MOST", batch)
     monkeypatch.setattr("onnxprune.stages.probe._MOST_RETURNED", returned)
-    found = onnxprune.prune(resnet, speedup=2, options=options)
+    found = onnxprune.prune(resnet, macs="2x", options=options)
     assert found.plan.to_json() == wanted.plan.to_json()
     # Of the answers: weights of columns that lie almost in each other's span may differ more, and mean nothing by it.
     assert worst_difference(outputs_of(found.model), outputs_of(wanted.model)) < 1e-3

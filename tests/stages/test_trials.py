@@ -10,6 +10,7 @@ from onnx import numpy_helper, parser
 import onnxprune
 from onnxprune import Options
 from onnxprune.runtime.frontier import Batch
+from onnxprune.solve import RefitOptions
 from onnxprune.stages.contest import unseen
 from onnxprune.stages.damage import spread
 
@@ -43,8 +44,8 @@ def test_errors_that_the_outputs_hardly_notice_count_less(recipe) -> None:
     inputs = {"x": np.random.default_rng(1).standard_normal((64, 8, 8, 8)).astype(np.float32)}
     macs = {}
     for weighed in (False, True):
-        options = Options(recipe=recipe, sensitivity=weighed, align=4, points=20)
-        result = onnxprune.prune(branches(), data=inputs, speedup=2, options=options, dry_run=True)
+        options = Options(recipe=recipe, sensitivity=weighed, align=4, points=20, refit=RefitOptions(refit="linear"))
+        result = onnxprune.prune(branches(), data=inputs, macs="2x", options=options, dry_run=True)
         rows = {row.name: row.macs.after for row in result.report.layers}
         macs[weighed] = rows["b.1"] + rows["b.2"], rows["a.1"] + rows["a.2"]
     assert macs[True][0] < 0.6 * macs[True][1]
