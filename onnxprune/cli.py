@@ -120,7 +120,7 @@ def prune(
     model
         The network, an ONNX file.
     output
-        Where the result goes; required unless --dry-run.
+        Where the result goes; MODEL-pruned.onnx beside the model unless given.
     data
         Inputs to calibrate on: an image folder, .npy or .npz, or the word synthetic for made-up images (a folder of
         that name is ./synthetic). Without it MODEL.calib.npz beside MODEL.onnx.
@@ -154,7 +154,7 @@ def prune(
         _write_points(model, data, options, pareto, show)
         return
     if output is None and not dry_run:
-        raise UsageError("-o FILE is missing: say where the result goes, or use --dry-run")
+        output = model.with_name(f"{model.stem}-pruned.onnx")
     check_targets([model, data, budget.plan], [output, show.json, plan_out])
     unweighed = budget.plan is not None or options.budget.kind in ("keep-ratio", "selector")
     if explain and (show.quiet or unweighed):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +15,13 @@ from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.evaluation import load_function
 from onnxprune.idle import BY_PLAN, SETTLED, Rule, check_idle
+from onnxprune.note import warn
 from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import WITHIN_DROP, Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
 from onnxprune.solve import Basis, LassoVariant, MetricChoice, Refit, RefitOptions, SelectOptions, Selector
-from onnxprune.stages.checkpoint import default_cache_dir
+from onnxprune.stages.checkpoint import default_cache_dir, make_cache_dir, own_folder
 
 __all__ = [
     "AS_IT_IS",
@@ -244,6 +247,8 @@ EnginePanel = Annotated[EngineFlags, _panel("Engine")]
 ShowPanel = Annotated[ShowFlags, _panel("Output")]
 NotesPanel = Annotated[NotesFlags, _panel("Output")]
 _AMOUNTS = ("speedup", "latency_ms", "macs", "params", "keep_ratio")
+_SEPARATORS = {"--mean": "[, ]+", "--std": "[, ]+", "--scale": "[, ]+", "--resize": "[x, ]+", "--crop": "[x, ]+"}
+"""What parts the numbers of a word, by option."""
 AUTO = "auto"
 """Epochs of a recovery that are left to us."""
 AS_IT_IS = DataOptions()
@@ -301,7 +306,6 @@ def options_from(
     check_idle(sampling, type(sampling)(), (Rule(("cache_dir",), sampling.cache, "with --no-cache"),))
     counts_itself = method.selector == "lasso" and method.lasso == "fixed" and budget.plan is None
     default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else WITHIN_DROP
-    cache_dir = (sampling.cache_dir or default_cache_dir()) if sampling.cache else None
     return Options(
         budget=budget_from(
             speedup=budget.speedup,
@@ -337,7 +341,7 @@ def options_from(
         data=preprocessing,
         engine=EngineOptions(provider=engine.provider, threads=engine.threads),
         memory=None if sampling.memory is None else parse_bytes("--memory", sampling.memory),
-        cache_dir=cache_dir,
+        cache_dir=_cache_dir(sampling),
         max_drop=max_drop,
         evaluate=load_function(evaluate),
         bench=engine.bench,
@@ -345,16 +349,51 @@ def options_from(
     )
 
 
+def _cache_dir(sampling: InputFlags) -> Path | None:
+    """Where finished steps are kept; nowhere, with a warning, if the user's cache folder cannot be written."""
+    if not sampling.cache or sampling.cache_dir is not None:
+        return sampling.cache_dir
+    folder = default_cache_dir()
+    try:
+        make_cache_dir(own_folder(folder))
+    except UsageError as error:
+        warn(f"nothing is kept for a run that goes on: {error}")
+        return None
+    return folder
+
+
 def filled(arguments: Sequence[str]) -> list[str]:
-    """A bare ``--recover`` means ``--recover auto``; ``--output NAME=KIND`` is an ``--output-kind``."""
+    """Arguments as the parser takes them.
+
+    A bare ``--recover`` means ``--recover auto``; ``--output NAME=KIND`` is an ``--output-kind``; numbers may be one
+    word, ``--mean 0.485,0.456,0.406`` and ``--resize 224x224``, and a number a fraction, ``--scale 1/255``.
+    """
     filled: list[str] = []
+    numbers = ""
     for place, argument in enumerate(arguments):
         following = arguments[place + 1] if place + 1 < len(arguments) else ""
         if argument == "--output" and _says_kind(following):
             argument = "--output-kind"
         elif argument.startswith("--output=") and _says_kind(argument.removeprefix("--output=")):
             argument = argument.replace("--output=", "--output-kind=", 1)
-        filled.append(argument)
+        flag, equals, value = argument.partition("=")
+        if flag in _SEPARATORS:
+            numbers = flag
+            filled += [flag, *(_numbers(flag, value) if equals else ())]
+        else:
+            numbers = numbers if re.match(r"[-+]?[\d.]", argument) else ""
+            filled += _numbers(numbers, argument) if numbers else [argument]
         if argument == "--recover" and following != AUTO and not following.lstrip("-").isdigit():
             filled.append(AUTO)
     return filled
+
+
+def _numbers(flag: str, word: str) -> list[str]:
+    """The numbers of a word, fractions divided; what is no number stays as it is, for the parser to refuse."""
+    found = []
+    for part in filter(None, re.split(_SEPARATORS[flag], word)):
+        above, slash, below = part.partition("/")
+        with suppress(ValueError, ZeroDivisionError):
+            part = repr(float(above) / float(below)) if slash else part
+        found.append(part)
+    return found

@@ -14,6 +14,7 @@ import pytest
 
 from onnxprune import cli
 from onnxprune.errors import OnnxPruneError
+from onnxprune.flags import filled
 
 QUICK = ["--samples", "120", "--no-bench", "--no-cache", "--refit", "linear"]
 HALF = [*QUICK, "--macs", "2x", "--recipe", "prune"]
@@ -112,7 +113,6 @@ def bad(message: str, code: int, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        bad("-o FILE is missing", 2, "MODEL"),
         bad("nowhere.onnx: no such file", 3, "DIR/nowhere.onnx", "-o", "DIR/p.onnx"),
         bad("is read; give the result another name", 2, "MODEL", "-o", "MODEL"),
         bad("is read", 2, "compare", "MODEL", "MODEL", "--json", "MODEL"),
@@ -256,3 +256,34 @@ def test_bfloat16_is_declined_in_one_line(capsys, model, tmp_path):
     assert "float16" in err
     assert out + err == err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("--mean 0.485,0.456,0.406", "--mean 0.485 0.456 0.406"),
+        ("--std=1,2,3 -o x.onnx", "--std 1 2 3 -o x.onnx"),
+        ("--resize 224x160 --crop 224", "--resize 224 160 --crop 224"),
+        ("--scale 1/4", "--scale 0.25"),
+        ("--mean -1,.5,2 model.onnx", "--mean -1 .5 2 model.onnx"),
+        ("--mean 1/0", "--mean 1/0"),
+        ("--samples 3 4x.onnx", "--samples 3 4x.onnx"),
+    ],
+)
+def test_numbers_may_be_one_word_and_fractions(typed, read):
+    assert filled(typed.split()) == read.split()
+
+
+def test_without_a_name_the_result_lies_beside_the_model(capsys, model, tmp_path):
+    assert ended(capsys, model, *HALF)[0] == 0
+    assert model.with_name(f"{model.stem}-pruned.onnx").is_file()
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_end(capsys, model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    given = [argument for argument in HALF if argument != "--no-cache"]
+    code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *given)
+    assert code == 0
+    assert "warning: nothing is kept for a run that goes on: " in err
+    assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--cache-dir", tmp_path / "file", *given)[0] == 2
