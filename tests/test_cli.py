@@ -97,7 +97,7 @@ def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
     np.save(tmp_path / "pixels.npy", pixels)
     for data in (images, tmp_path / "pixels.npy"):
         code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", "--data", data, *QUICK)
-        assert (code, err) == (0, "")
+        assert (code, [line for line in err.splitlines() if "FEW INPUTS" not in line]) == (0, [])
 
 
 _PLANNED = ("MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json")
