@@ -100,7 +100,7 @@ def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
     np.save(tmp_path / "pixels.npy", pixels)
     for data in (images, tmp_path / "pixels.npy"):
         code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", "--data", data, *HALF)
-        assert (code, err) == (0, "")
+        assert (code, [line for line in err.splitlines() if "FEW INPUTS" not in line]) == (0, [])
 
 
 _PLANNED = ("MODEL", "-o", "DIR/p.onnx", "--plan", "DIR/plan.json")
@@ -119,7 +119,7 @@ def bad(message: str, code: int, *arguments):
         bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
         bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
         bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),
-        bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--macs", "900x"),
+        bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--macs", "1000000x"),
         bad("nowhere", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/nowhere"),
         bad("empty", 4, "MODEL", "-o", "DIR/p.onnx", "--data", "DIR/empty"),
         bad("--memory", 2, "MODEL", "-o", "DIR/p.onnx", "--memory", "lots"),
@@ -141,7 +141,7 @@ def test_a_users_mistake_is_one_line_and_its_own_exit_code(capsys, model, tmp_pa
     (tmp_path / "empty").mkdir()
     told = [a.replace("MODEL", str(model)).replace("DIR", str(tmp_path)) for a in arguments]
     before = sorted(tmp_path.iterdir())
-    found, out, err = ended(capsys, *told, *(QUICK if "-o" in told else []))
+    found, out, err = ended(capsys, *told, *(QUICK[:4] if "-o" in told else []))
     assert (found, out) == (code, "")
     assert message.split(":")[0] in err
     assert len([line for line in err.strip().splitlines() if not line.startswith("onnxprune: warning: ")]) == 1
@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_no_file_and_says_so(capsys, model, tmp_path, monkeypatch)
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run", interrupted)
+    monkeypatch.setattr(cli, "run_any", interrupted)
     code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *HALF)
     assert code == 130
     assert "interrupted" in err

@@ -251,7 +251,8 @@ def test_what_goes_wrong_inside_is_one_line_with_its_place(capsys, tiny, measure
     given = ["--evaluate", f"{measures}/measure.py:{function}", "--no-cache", "--macs", "2x"]
     code, text, err = ended(capsys, tiny, "-o", out, *given)
     assert (code, text) == (EvaluateError.exit_code, "")
-    assert err == f"onnxprune: error: {message.replace('FOLDER', str(measures))}\n"
+    told = [line for line in err.splitlines() if "FEW INPUTS" not in line]
+    assert told == [f"onnxprune: error: {message.replace('FOLDER', str(measures))}"]
     assert not out.exists()
 
 

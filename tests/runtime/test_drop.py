@@ -57,16 +57,16 @@ def test_before_the_work_an_estimate_is_said_where_agreement_is_going_to_decide(
     [
         (classes(0.89, 100), True),
         (classes(0.91, 100), False),
-        (OutputDivergence("y", 8, 0.31, 1.0), True),
-        (OutputDivergence("y", 8, 0.29, 1.0), False),
+        (OutputDivergence("y", 8, 0.21, 1.0), True),
+        (OutputDivergence("y", 8, 0.19, 1.0), False),
         (OutputDivergence("y", 8, float("inf"), 1.0), True),
-        (OutputDivergence("y", 8, 0.31, 1.0, 1.0, 0.1, kind="undecided"), True),
-        (OutputDivergence("y", 8, 0.29, 1.0, 0.89, 0.1, kind="undecided"), True),
-        (OutputDivergence("y", 8, 0.29, 1.0, 1.0, 0.1, kind="undecided"), False),
+        (OutputDivergence("y", 8, 0.21, 1.0, 1.0, 0.1, kind="undecided"), True),
+        (OutputDivergence("y", 8, 0.19, 1.0, 0.89, 0.1, kind="undecided"), True),
+        (OutputDivergence("y", 8, 0.19, 1.0, 1.0, 0.1, kind="undecided"), False),
         (OutputDivergence("y", 8, 0.6, 1.0, 0.95, 0.1, kind="pixels"), False),
     ],
 )
-def test_less_agreement_than_nine_tenths_or_an_error_above_three_tenths_is_damage(output, damaged):
+def test_less_agreement_than_nine_tenths_or_an_error_above_a_fifth_is_damage(output, damaged):
     line = damage([OutputDivergence("fine", 8, 0.0, 0.0), output], "held-back")
     assert bool(line) == damaged
     if damaged:
