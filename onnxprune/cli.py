@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
     AS_IT_IS,
     AUTO,
+    MORE,
     BudgetFlags,
     BudgetPanel,
     Drop,
@@ -45,6 +46,7 @@ from onnxprune.flags import (
     ShowPanel,
     TrainFlags,
     TrainPanel,
+    all_options,
     amounts,
     filled,
     options_from,
@@ -70,18 +72,22 @@ from onnxprune.sweep import Pareto, Point, run_any, run_pareto
 __all__ = ["app", "main"]
 
 EXIT_CODES = """\
+--help-all lists every option, of a command too.
+
 Exit codes: 0 done, 2 an option cannot be used, 3 the model cannot be read or pruned, 4 the data cannot be used,
 5 no plan (nothing to prune, or the budget is out of reach), 6 the result failed its verification, 7 onnxruntime
 cannot run it, 8 compare: outside --max-drop, 9 a file cannot be written, 10 the measure of --evaluate failed, 11 a time
 budget was given and nothing faster was found: the original was written, 130 interrupted. Otherwise nothing is written
 unless the exit code is 0."""
 
+_EVERYTHING = "--help-all"
 _NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
 
 app = App(
     name="onnxprune",
     help="Make a trained convolutional network smaller and faster, on the ONNX file itself.",
-    usage="Usage: onnxprune MODEL -o RESULT [OPTIONS]\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
+    usage="Usage: onnxprune MODEL --data PHOTOS [-o RESULT] [OPTIONS]"
+    "\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
     "\n       onnxprune recover ORIGINAL CANDIDATE -o RESULT [OPTIONS]"
     "\n       onnxprune study MODEL --site NAME [OPTIONS]\n       onnxprune inspect MODEL [OPTIONS]",
     help_epilogue=EXIT_CODES,
@@ -98,7 +104,7 @@ def prune(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     data: str | None = None,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    explain: Annotated[bool, Parameter(negative=(), show_default=False), MORE] = False,
     plan_out: Path | None = None,
     max_drop: Drop = None,
     output_kind: Kinds = (),
@@ -413,8 +419,9 @@ def main(arguments: list[str] | None = None) -> Literal[0] | int:
     with suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGTERM, _terminate)
     given = filled(sys.argv[1:] if arguments is None else arguments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), all_options() if _EVERYTHING in given else nullcontext():
         warnings.showwarning = _tell
+        given = ["--help" if argument == _EVERYTHING else argument for argument in given]
         return _guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from onnxprune.stages.checkpoint import default_cache_dir, make_cache_dir, own_f
 __all__ = [
     "AS_IT_IS",
     "AUTO",
+    "MORE",
     "BudgetFlags",
     "BudgetPanel",
     "Drop",
@@ -47,6 +48,7 @@ __all__ = [
     "ShowPanel",
     "TrainFlags",
     "TrainPanel",
+    "all_options",
     "amounts",
     "filled",
     "options_from",
@@ -54,6 +56,19 @@ __all__ = [
 ]
 
 _NO_DEFAULT = Parameter(show_default=False)
+MORE = Parameter(show=False)
+"""Of options that ``--help`` leaves to ``--help-all``."""
+
+
+@contextmanager
+def all_options() -> Iterator[None]:
+    """List every option in the help: annotations are read when the help is made."""
+    global MORE
+    hidden, MORE = MORE, Parameter()
+    try:
+        yield
+    finally:
+        MORE = hidden
 
 
 def _panel(title: str) -> Parameter:
@@ -97,23 +112,23 @@ class BudgetFlags:
     "Multiply-accumulates left: 50%, 0.5, or 2x for half of them."
     params: str | None = None
     "Parameters left, the same."
-    keep_ratio: str | None = None
+    keep_ratio: Annotated[str | None, MORE] = None
     "Channels left in every group, the same."
     plan: Path | None = None
     "Do what this plan file says instead."
-    recipe: Recipe | None = None
+    recipe: Annotated[Recipe | None, MORE] = None
     "What may be done: remove channels, decompose kernels (spatial) or channels (channel), or all (3c, the default)."
-    select_inputs: bool = False
+    select_inputs: Annotated[bool, MORE] = False
     "Convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
-    drop_branches: bool = True
+    drop_branches: Annotated[bool, MORE] = True
     "Residual branches may go whole, each with all of its layers."
-    allocation: Allocation = "greedy"
+    allocation: Annotated[Allocation, MORE] = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
-    sensitivity: bool = True
+    sensitivity: Annotated[bool, MORE] = True
     "Weigh the error of a layer by what a trial of it does to the network's outputs."
-    damping: tuple[float, ...] = (0.5,)
+    damping: Annotated[tuple[float, ...], MORE] = (0.5,)
     "Power of that weight, within 0 and 1; of several, each tried on some of the inputs, the best by the outputs."
-    align: int | None = None
+    align: Annotated[int | None, MORE] = None
     "Channel counts are multiples of this in groups that are wide enough; 16 for a budget in time, else 1."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
     "Only layers whose node names match these globs lose channels."
@@ -125,27 +140,27 @@ class BudgetFlags:
 class MethodFlags:
     """Which channels stay, and how weights are fitted to what is left."""
 
-    selector: Selector = "obs"
+    selector: Annotated[Selector, MORE] = "obs"
     "Which channels stay."
-    lasso: LassoVariant = "path"
+    lasso: Annotated[LassoVariant, MORE] = "path"
     "With --selector lasso: the whole path, re-estimated weights between steps, or one penalty that finds the counts."
-    rank_tol: float = 0.1
+    rank_tol: Annotated[float, MORE] = 0.1
     "With --selector lasso: tolerance on the wanted count."
-    lasso_alpha: float = 1e-4
+    lasso_alpha: Annotated[float, MORE] = 1e-4
     "With --lasso fixed: the penalty, divided by channels to the power of --layer-alpha."
-    layer_alpha: float = 0.0
+    layer_alpha: Annotated[float, MORE] = 0.0
     "See --lasso-alpha."
-    refit: Refit = "auto"
+    refit: Annotated[Refit, MORE] = "auto"
     "How weights are fitted; auto: behind the activation that follows, where there is one, else linear."
-    basis: Basis = "data"
+    basis: Annotated[Basis, MORE] = "data"
     "What a spatial decomposition's singular values weigh: the data, or nothing (as published)."
-    rounds: int = 1
+    rounds: Annotated[int, MORE] = 1
     "Of V fitted anew for the H that was found, then H for that V; 0: V as the singular values give it."
-    ridge: float = 1e-4
+    ridge: Annotated[float, MORE] = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
-    metric: MetricChoice = "none"
+    metric: Annotated[MetricChoice, MORE] = "none"
     "What errors of a layer's single outputs weigh: all alike, or what the network makes of them (fisher, needs torch)."
-    downstream: bool = True
+    downstream: Annotated[bool, MORE] = True
     "Also fit the layers that only see the effects of what was removed."
 
 
@@ -153,19 +168,19 @@ class MethodFlags:
 class TrainFlags:
     """How a network is trained on the original's answers; needs torch: pip install 'onnxprune[recover]'."""
 
-    learning_rate: float = 4e-4
+    learning_rate: Annotated[float, MORE] = 4e-4
     "Of AdamW, at its highest; it falls along a cosine."
-    train_batch: int | None = None
+    train_batch: Annotated[int | None, MORE] = None
     "Inputs a step; 100 unless given, less where inputs are few or large."
-    temperature: float = 4.0
+    temperature: Annotated[float, MORE] = 4.0
     "Of the softened answers of classifiers."
-    features: float = 0.5
+    features: Annotated[float, MORE] = 0.5
     "Weight of the tensors between the layers, against the outputs; 0 does without."
-    blockwise: float = 0.6
+    blockwise: Annotated[float, MORE] = 0.6
     "Share of the training in which each block is trained for itself."
-    augment: bool = True
+    augment: Annotated[bool, MORE] = True
     "Mirror, shift and mix inputs that are images; the original is asked about each."
-    freeze: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
+    freeze: Annotated[tuple[str, ...], _NO_DEFAULT, MORE] = ()
     "Layers whose node names match these globs are not trained."
 
 
@@ -175,13 +190,13 @@ class InputFlags:
 
     samples: int | None = None
     "Calibration inputs at most; a tenth of them is held back for the verification."
-    seed: int = 0
+    seed: Annotated[int, MORE] = 0
     "Of all sampling."
-    memory: str | None = None
+    memory: Annotated[str | None, MORE] = None
     "For held activations and moments, like 2GB; a quarter of what the machine has unless given."
-    cache_dir: Path | None = None
+    cache_dir: Annotated[Path | None, MORE] = None
     "Where finished steps are kept, so that a killed run goes on; the user's cache folder unless given."
-    cache: bool = True
+    cache: Annotated[bool, MORE] = True
     "Keep finished steps."
 
 
@@ -189,7 +204,7 @@ class InputFlags:
 class SampleFlags(InputFlags):
     """How the network is sampled."""
 
-    points: int | None = None
+    points: Annotated[int | None, MORE] = None
     "Positions an input and layer; 10 unless given, and more where inputs are few."
 
 
@@ -207,9 +222,9 @@ class RunFlags:
 class EngineFlags(RunFlags):
     """onnxruntime, and the measurement of latency."""
 
-    bench: bool = True
+    bench: Annotated[bool, MORE] = True
     "Measure latency before and after."
-    bench_batch: int = 1
+    bench_batch: Annotated[int, MORE] = 1
     "Batch size of that measurement."
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import pytest
 
 from onnxprune import cli
 from onnxprune.errors import OnnxPruneError
-from onnxprune.flags import filled
+from onnxprune.flags import BudgetFlags, MethodFlags, SampleFlags, TrainFlags, filled
 
 QUICK = ["--samples", "120", "--no-bench", "--no-cache", "--refit", "linear"]
 HALF = [*QUICK, "--macs", "2x", "--recipe", "prune"]
@@ -287,3 +288,17 @@ def test_a_cache_folder_that_cannot_be_written_is_no_end(capsys, model, tmp_path
     assert code == 0
     assert "warning: nothing is kept for a run that goes on: " in err
     assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--cache-dir", tmp_path / "file", *given)[0] == 2
+
+
+def options_in(help_text: str) -> set[str]:
+    """Options that a help text lists, by the first name of each line."""
+    return set(re.findall(r"^│ [* ]*(?:MODEL )?(--[a-z-]+)", help_text, re.M)) - {"--help", "--version", "--model"}
+
+
+def test_the_help_lists_thirty_options_and_help_all_every_one(capsys):
+    short, everything = (options_in(ended(capsys, option)[1]) for option in ("--help", "--help-all"))
+    assert len(short) <= 30
+    assert short < everything
+    names = [field.name for kind in (BudgetFlags, MethodFlags, TrainFlags, SampleFlags) for field in fields(kind)]
+    assert {f"--{name.replace('_', '-')}" for name in names} <= everything
+    assert options_in(ended(capsys, "--help")[1]) == short

@@ -93,7 +93,7 @@ def budget_from(
 
 def times_less(times: float, unit: Unit) -> Budget:
     """So many times less of what is counted."""
-    words = f"{times:g}x as fast" if unit == "latency" else f"{times:g}x fewer {WORDS[unit]}"
+    words = f"speedup {times:g}" if unit == "latency" else f"{times:g}x fewer {WORDS[unit]}"
     return Budget(unit, 1 / times, words)
 
 
