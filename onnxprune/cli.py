@@ -18,7 +18,8 @@ from rich.console import Console
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
 from onnxprune.data.recipe import OPEN_SIDE
-from onnxprune.errors import DropError, NothingFasterError, OnnxPruneError, OutputError, UsageError
+from onnxprune.doctor import run_doctor
+from onnxprune.errors import DropError, EngineError, NothingFasterError, OnnxPruneError, OutputError, UsageError
 from onnxprune.evaluation import load_function
 from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
@@ -58,6 +59,7 @@ from onnxprune.note import RunWarning
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.recovery.pair import run_recovery
+from onnxprune.report.doctor import show_doctor
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
 from onnxprune.report.pareto import plot_pareto, show_pareto
@@ -89,7 +91,8 @@ app = App(
     usage="Usage: onnxprune MODEL --data PHOTOS [-o RESULT] [OPTIONS]"
     "\n       onnxprune compare ORIGINAL CANDIDATE [OPTIONS]"
     "\n       onnxprune recover ORIGINAL CANDIDATE -o RESULT [OPTIONS]"
-    "\n       onnxprune study MODEL --site NAME [OPTIONS]\n       onnxprune inspect MODEL [OPTIONS]",
+    "\n       onnxprune study MODEL --site NAME [OPTIONS]\n       onnxprune inspect MODEL [OPTIONS]"
+    "\n       onnxprune doctor [OPTIONS]",
     help_epilogue=EXIT_CODES,
     version=__version__,
     suppress_keyboard_interrupt=False,
@@ -362,6 +365,19 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
         write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
         show_inspection(_paper(), found, verbose=show.verbose)
+
+
+@app.command
+def doctor(*, show: ShowPanel = ShowFlags()) -> None:
+    """Say what this installation can do: versions, providers, cores, the cache, and what is missing for what."""
+    check_targets([], [show.json])
+    found = run_doctor()
+    if show.json is not None:
+        write_bytes(show.json, json_bytes(found.to_dict()))
+    if not show.quiet:
+        show_doctor(_paper(), found)
+    if found.problems:
+        raise EngineError(found.problems[0])
 
 
 def _check_points(folder: Path, budget: BudgetFlags, *, given: Sequence[object]) -> None:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxprune import cli
-from onnxprune.errors import OnnxPruneError
+from onnxprune import cli, doctor
+from onnxprune.errors import EngineError, OnnxPruneError
 from onnxprune.flags import BudgetFlags, MethodFlags, SampleFlags, TrainFlags, filled
 
 QUICK = ["--samples", "120", "--no-bench", "--no-cache", "--refit", "linear"]
@@ -302,3 +303,30 @@ def test_the_help_lists_thirty_options_and_help_all_every_one(capsys):
     names = [field.name for kind in (BudgetFlags, MethodFlags, TrainFlags, SampleFlags) for field in fields(kind)]
     assert {f"--{name.replace('_', '-')}" for name in names} <= everything
     assert options_in(ended(capsys, "--help")[1]) == short
+
+
+def test_the_doctor_says_what_there_is_and_what_is_missing_for_what(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    real = doctor.version
+
+    def without_torch(name):
+        if name == "torch":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", without_torch)
+    code, out, err = ended(capsys, "doctor", "--json", tmp_path / "d.json")
+    assert (code, err) == (0, "")
+    assert "CPU" in out
+    assert re.search(r"torch +not installed; for --recover", out)
+    assert json.loads((tmp_path / "d.json").read_text())["auto"][-1] == "CPUExecutionProvider"
+
+
+def test_the_doctor_ends_with_the_code_of_the_engine_where_there_is_none(capsys, monkeypatch):
+    def none():
+        raise EngineError("onnxruntime cannot be imported")
+
+    monkeypatch.setattr(doctor, "onnxruntime", none)
+    code, out, err = ended(capsys, "doctor")
+    assert (code, "has none to take" in out) == (EngineError.exit_code, True)
+    assert err == "onnxprune: error: onnxruntime cannot be imported\n"
