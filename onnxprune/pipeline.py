@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from onnxprune.errors import LostTooMuchError, PlanError, VerifyError
 from onnxprune.evaluation import Evaluator
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.load import read_model
+from onnxprune.graph.patterns import meant
 from onnxprune.graph.save import finished_model
 from onnxprune.idle import check_options
 from onnxprune.note import Note, warn
@@ -314,7 +314,8 @@ def _compressed(
     by_name = {group.name: group for group in work.channels.prunable}
     branches = [cost.branches[name] for name, count in keep.items() if count == 0]
     shrinking = [by_name[name] for name, count in keep.items() if 0 < count < by_name[name].size]
-    excluded = [name for name in work.channels.sites if any(fnmatchcase(name, p) for p in options.exclude)]
+    stay = meant(options.exclude, work.channels.sites)
+    excluded = [name for name in work.channels.sites if name in stay]
     steps = plan_steps(
         work.net,
         work.order,

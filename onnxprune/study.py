@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,6 +19,7 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.forms import DENSE, Form, LayerShape
 from onnxprune.graph.load import read_model
+from onnxprune.graph.patterns import meant, meant_by
 from onnxprune.report.record import plain
 from onnxprune.runtime.divergence import OutputDivergence
 from onnxprune.runtime.frontier import Frontier
@@ -171,10 +171,11 @@ def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
     eligible = eligible_sites(work.net, work.channels, work.forbidden, (), ())
     names = [site.name for site in eligible]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not meant_by(pattern, names):
             some = ", ".join(repr(name) for name in names[:3])
             raise UsageError(f"--site {pattern!r} matches no layer that can be studied; layers here are {some} ...")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    chosen = meant(patterns, names)
+    return [name for name in names if name in chosen]
 
 
 def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:

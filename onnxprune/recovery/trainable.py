@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.net import Net, captured_names, is_standard, numpy_dtype, values_of
+from onnxprune.graph.patterns import meant
 from onnxprune.graph.sites import LAYERS
 
 __all__ = ["balanced", "layer_nodes", "trainable"]
@@ -30,12 +30,12 @@ def trainable(net: Net, freeze: Collection[str] = ()) -> tuple[str, ...]:
     layer. Not those that a caller may override, that a control-flow body reads, or that a node reads whose name
     matches one of the `freeze` globs: a shared weight is frozen if one of its users is.
     """
-    frozen = set(net.overridable)
+    frozen, held = set(net.overridable), meant(freeze, (node.name for node in net.nodes))
     found: dict[str, None] = {}
     for node in net.nodes:
         frozen.update(captured_names(node))
         names = [tensor.name for tensor in _weights(node)] if is_standard(node) else []
-        if any(fnmatchcase(node.name, pattern) for pattern in freeze):
+        if node.name in held:
             frozen.update(tensor.name for tensor in node.inputs)
         found.update(dict.fromkeys(names))
     return tuple(name for name in found if name not in frozen)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
 from onnxprune.graph.net import dims
 from onnxprune.graph.normalize import with_shapes
+from onnxprune.graph.patterns import meant, meant_by
 from onnxprune.graph.sites import find_sites, matrix
 from onnxprune.stages.room import moment_bytes, solving_bytes
 from onnxprune.stages.steps import is_depthwise
@@ -67,12 +67,12 @@ def eligible_groups(
     """
     for flag, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in channels.sites):
+            if not meant_by(pattern, channels.sites):
                 some = ", ".join(repr(name) for name in list(channels.sites)[:3])
                 raise UsageError(f"{flag} {pattern!r} matches no layer; layers here are {some} ...")
     chosen, skipped = [], {}
     for group in channels.prunable:
-        reason = _why_not(group, include, exclude) or _too_large(net, channels, group, memory)
+        reason = _why_not(group, channels.sites, include, exclude) or _too_large(net, channels, group, memory)
         if reason:
             skipped[group.name] = reason
         else:
@@ -84,14 +84,15 @@ def eligible_sites(
     net: Net, channels: ChannelMap, forbidden: Mapping[str, str], include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Site, ...]:
     """Sites that may be decomposed."""
+    stay, named = meant(exclude, channels.sites), meant(include, channels.sites)
     return tuple(
         site
         for site in channels.sites.values()
         if site.name not in forbidden
         and site.decomposable
         and not is_depthwise(net, site)
-        and not any(fnmatchcase(site.name, pattern) for pattern in exclude)
-        and (not include or any(fnmatchcase(site.name, pattern) for pattern in include))
+        and site.name not in stay
+        and (not include or site.name in named)
     )
 
 
@@ -99,15 +100,12 @@ def eligible_branches(
     channels: ChannelMap, branches: Iterable[Branch], include: Sequence[str], exclude: Sequence[str]
 ) -> frozenset[str]:
     """Groups of the branches that may go whole: none of their layers is to stay."""
+    layers = {*channels.sites, *channels.fixed}
+    stay, named = meant(exclude, layers), meant(include, layers)
     return frozenset(
         branch.group
         for branch in branches
-        if all(
-            not any(fnmatchcase(name, pattern) for pattern in exclude)
-            and (not include or any(fnmatchcase(name, pattern) for pattern in include))
-            for name in branch.nodes
-            if name in channels.sites or name in channels.fixed
-        )
+        if all(name not in stay and (not include or name in named) for name in branch.nodes if name in layers)
     )
 
 
@@ -134,13 +132,14 @@ def _too_large(net: Net, channels: ChannelMap, group: ChannelGroup, memory: int)
     )
 
 
-def _why_not(group: ChannelGroup, include: Sequence[str], exclude: Sequence[str]) -> str:
-    for name in (*group.producers, *group.consumers):
-        for pattern in exclude:
-            if fnmatchcase(name, pattern):
+def _why_not(group: ChannelGroup, layers: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+    for pattern in exclude:
+        stay = meant_by(pattern, layers)
+        for name in (*group.producers, *group.consumers):
+            if name in stay:
                 return f"'{name}' matches --exclude {pattern}"
-    if include:
-        for name in group.producers:
-            if not any(fnmatchcase(name, pattern) for pattern in include):
-                return f"'{name}' matches no --include"
+    named = meant(include, layers)
+    for name in group.producers if include else ():
+        if name not in named:
+            return f"'{name}' matches no --include"
     return ""
