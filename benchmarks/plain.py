@@ -1,7 +1,7 @@
 """The plain command, no budget: how fast a network gets within one point, on inputs that nobody fitted.
 
-``onnxprune MODEL -o RESULT --data PHOTOS`` and the preprocessing, on six networks. What is lost is measured on test data
-that the tool does not see, by a measure of each network's own; the speed-up is the one that the run reports.
+``onnxprune MODEL -o RESULT --data PHOTOS`` and the preprocessing, on six networks. What is lost is measured on test
+data that the tool does not see, by a measure of each network's own; the speed-up is the one that the run reports.
 
 Run: ``python benchmarks/plain.py --data FOLDER``, with ``--only TEXT`` for some of the networks.
 """
