@@ -168,7 +168,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         fitting: list[float] = []
         tried: list[str] = []
         asked = _FIRST
-        while beyond / within > _CLOSE and asked <= _MOST:
+        while (beyond / within > _CLOSE or not fitting) and asked <= _MOST:
             progress(f"try {asked:.3g}x", 0, 1)
             try:
                 _run(job, quick, asked, counted, rehearsal=True)

@@ -130,6 +130,8 @@ def short(monkeypatch, machine) -> None:
     """Shorten what would take minutes, and fix what depends on the machine's load."""
     monkeypatch.setattr(sweep.run_pareto, "__defaults__", ((1.5, 2.0),))
     monkeypatch.setattr(sweep, "_CLOSE", 2.0)
+    monkeypatch.setattr(sweep, "_FIRST", 1.1)
+    monkeypatch.setattr(sweep, "_DROP", 20.0)
     monkeypatch.setattr(study, "METHODS", {name: study.METHODS[name] for name in ("prune obs", "spatial", "channel")})
     for name, value in (("_STEPS", 2), ("_LEAST_STEPS", 1), ("_LEAST_EPOCHS", 1)):
         monkeypatch.setattr(f"onnxprune.recovery.distil.{name}", value)
