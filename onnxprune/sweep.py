@@ -159,7 +159,9 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         OnnxPruneError: see `pipeline.run`.
     """
     if options.recover is not None:
-        raise UsageError("--max-drop alone looks for a speed-up, and would train at each it tries: give a budget too")
+        raise UsageError(
+            "--recover needs a budget, such as --macs 50%: a search for one would train every network it tries"
+        )
     check_options(options)
     counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:

@@ -187,5 +187,5 @@ def test_the_package_has_both(tiny, machine):
     machine(overhead=0.0)
     result = onnxprune.prune(tiny, options=replace(QUICK, budget=WITHIN_DROP, max_drop=100))
     assert any(note.subject == "--max-drop" for note in result.report.notes)
-    with pytest.raises(UsageError, match="give a budget"):
+    with pytest.raises(UsageError, match="--recover needs a budget"):
         onnxprune.prune(tiny, options=replace(QUICK, budget=WITHIN_DROP, recover=onnxprune.RecoverOptions()))

@@ -275,7 +275,7 @@ def test_what_would_do_nothing_or_take_for_ever_is_refused(tiny, capsys, tmp_pat
     common = [str(tiny), "-o", str(tmp_path / "x.onnx")]
     for more, word in (
         (["--learning-rate", "1e-3"], "without --recover"),
-        (["--recover", "--max-drop", "1"], "give a budget"),
+        (["--recover", "--max-drop", "1"], "--recover needs a budget"),
         (["--recover", "0"], "epochs"),
     ):
         assert cli.main([*common, *more]) == UsageError.exit_code
@@ -284,7 +284,7 @@ def test_what_would_do_nothing_or_take_for_ever_is_refused(tiny, capsys, tmp_pat
 
 def test_without_torch_there_is_one_line(tiny, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("onnxprune.recovery.find_spec", lambda name: None)
-    assert cli.main([str(tiny), "-o", str(tmp_path / "x.onnx"), "--recover"]) == UsageError.exit_code
+    assert cli.main([str(tiny), "-o", str(tmp_path / "x.onnx"), "--macs", "2x", "--recover"]) == UsageError.exit_code
     assert "pip install 'onnxprune[recover]'" in capsys.readouterr().err
 
 
