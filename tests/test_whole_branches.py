@@ -18,7 +18,7 @@ from onnxprune.plan import GroupPlan, LayerPlan
 from onnxprune.solve import RefitOptions
 
 QUICK = Options(bench=False, samples=200, refit=RefitOptions(refit="linear"))
-HARD = replace(QUICK, refit=RefitOptions(refit="linear"))
+HARD = replace(QUICK, align=16)
 
 
 def dropping(path, *names: str, **others: int) -> Plan:
