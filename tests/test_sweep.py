@@ -170,7 +170,9 @@ def test_a_sweep_and_one_budget_contradict(capsys, tiny, tmp_path, extra):
     assert not (tmp_path / "points").exists()
 
 
-def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path, machine):
+def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path, machine, monkeypatch):
+    monkeypatch.setattr(sweep, "_FIRST", 1.2)
+    monkeypatch.setattr(sweep, "_MOST", 1.3)
     machine(overhead=0.0)
     out = tmp_path / "p.onnx"
     quick = ("--align", "4", "--no-bench", "--no-cache", "-o", out)
@@ -180,7 +182,8 @@ def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path, machine):
     assert (code, "little" in text) == (UsageError.exit_code, True)
 
 
-def test_the_package_has_both(tiny, machine):
+def test_the_package_has_both(tiny, machine, monkeypatch):
+    monkeypatch.setattr(sweep, "_MOST", 2.5)
     points = list(onnxprune.pareto(tiny, speedups=(1.5,), options=QUICK))
     assert [point.asked for point in points] == [1.5]
     assert isinstance(points[0], onnxprune.Point)
