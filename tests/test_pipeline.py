@@ -44,8 +44,8 @@ def test_half_of_the_macs_costs_less_than_a_point(name, request):
     assert accuracy(result.model, path) > accuracy(onnx.load(path), path) - 1
 
 
-def test_the_report_counts_what_is_in_the_file(vgg):
-    result = onnxprune.prune(vgg, options=QUICK)
+def test_the_report_counts_what_is_in_the_file(slim):
+    result = onnxprune.prune(slim, options=QUICK)
     floats = sum(
         numpy_helper.to_array(tensor).size for tensor in result.model.graph.initializer if tensor.data_type == 1
     )
@@ -64,8 +64,8 @@ def test_inputs_outputs_and_open_sizes_are_those_of_the_original(resnet):
     assert result.graph.output[0].type == original.graph.output[0].type
 
 
-def test_the_same_seed_gives_the_same_bytes_and_the_original_is_not_changed(vgg):
-    model = onnx.load(vgg)
+def test_the_same_seed_gives_the_same_bytes_and_the_original_is_not_changed(slim):
+    model = onnx.load(slim)
     before = model.SerializeToString()
     data = {"input": np.random.default_rng(0).standard_normal((40, 1, 16, 16)).astype(np.float32)}
     first, second = (onnxprune.prune(model, data=data, options=QUICK) for _ in range(2))
@@ -80,9 +80,9 @@ def test_every_selector_meets_the_budget(resnet, selector):
 
 
 @pytest.mark.parametrize("variant", ["alternating", "path"])
-def test_every_lasso_keeps_what_the_plan_says(vgg, variant):
+def test_every_lasso_keeps_what_the_plan_says(slim, variant):
     options = replace(QUICK, select=SelectOptions(selector="lasso", lasso=variant))
-    result = onnxprune.prune(vgg, keep_ratio=0.75, options=options)
+    result = onnxprune.prune(slim, keep_ratio=0.75, options=options)
     assert all(len(group.kept) == group.keep for group in result.plan.groups)
 
 
@@ -94,26 +94,26 @@ def test_a_fixed_penalty_finds_its_own_counts(vgg):
 
 
 @pytest.mark.parametrize("refit", ["linear", "ridge", "scale-only", "auto"])
-def test_every_refit_is_better_than_none(vgg, refit):
+def test_every_refit_is_better_than_none(slim, refit):
     def errors(kind):
-        result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, refit=RefitOptions(refit=kind)))
+        result = onnxprune.prune(slim, keep_ratio=0.5, options=replace(QUICK, refit=RefitOptions(refit=kind)))
         return result.report.divergence[0].relative_error
 
     assert errors(refit) < errors("none")
 
 
-def test_uniform_keeps_one_ratio_in_all_groups_that_have_the_level(vgg):
-    result = onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, align=1))
+def test_uniform_keeps_one_ratio_in_all_groups_that_have_the_level(slim):
+    result = onnxprune.prune(slim, keep_ratio=0.5, options=replace(QUICK, align=1))
     assert {group.keep / group.channels for group in result.plan.groups} == {0.5}
 
 
-def test_a_budget_in_parameters_is_met(vgg):
-    report = onnxprune.prune(vgg, params="60%", options=QUICK).report
+def test_a_budget_in_parameters_is_met(slim):
+    report = onnxprune.prune(slim, params="60%", options=QUICK).report
     assert report.params.after <= 0.6 * report.params.before
 
 
-def test_a_dry_run_has_a_plan_and_no_model(vgg):
-    result = onnxprune.prune(vgg, dry_run=True, options=QUICK)
+def test_a_dry_run_has_a_plan_and_no_model(slim):
+    result = onnxprune.prune(slim, dry_run=True, options=QUICK)
     assert result.model is None
     assert result.plan.groups
     with pytest.raises(UsageError, match="dry run"):
@@ -135,47 +135,47 @@ def test_a_plan_without_channels_leaves_the_choice_to_the_selector(resnet):
     assert onnxprune.prune(resnet, plan=counts, options=PLANNED).plan.groups == first.plan.groups
 
 
-def test_excluded_layers_stay_as_they_are(vgg):
-    result = onnxprune.prune(vgg, macs="1.3x", options=replace(QUICK, exclude=("stage2.*",)))
+def test_excluded_layers_stay_as_they_are(slim):
+    result = onnxprune.prune(slim, macs="1.3x", options=replace(QUICK, exclude=("stage2.*",)))
     for row in result.report.layers:
         if row.name.startswith("stage2."):
             assert row.params.before == row.params.after
             assert row.error is None
 
 
-def test_only_included_layers_lose_channels(vgg):
-    result = onnxprune.prune(vgg, macs="1.2x", options=replace(QUICK, include=("stage1.*",)))
+def test_only_included_layers_lose_channels(slim):
+    result = onnxprune.prune(slim, macs="1.2x", options=replace(QUICK, include=("stage1.*",)))
     lost = {row.name for row in result.report.layers if row.outputs.after < row.outputs.before}
     assert lost
     assert all(name.startswith("stage1.") for name in lost)
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(vgg):
+def test_a_pattern_that_matches_nothing_is_an_error(slim):
     with pytest.raises(UsageError, match=r"--exclude 'stage9\.\*' matches no layer"):
-        onnxprune.prune(vgg, options=replace(QUICK, exclude=("stage9.*",)))
+        onnxprune.prune(slim, options=replace(QUICK, exclude=("stage9.*",)))
 
 
-def test_nothing_to_prune_is_an_error_with_the_reason_and_a_dry_run_lists_all(vgg):
+def test_nothing_to_prune_is_an_error_with_the_reason_and_a_dry_run_lists_all(slim):
     options = replace(QUICK, exclude=("*",))
     with pytest.raises(PlanError, match=r"groups \d+ because: .*--dry-run"):
-        onnxprune.prune(vgg, options=options)
-    result = onnxprune.prune(vgg, options=options, dry_run=True)
+        onnxprune.prune(slim, options=options)
+    result = onnxprune.prune(slim, options=options, dry_run=True)
     assert all(row.reason for row in result.report.layers)
     assert result.report.macs.before == result.report.macs.after
 
 
-def test_an_unreachable_budget_is_an_error(vgg):
+def test_an_unreachable_budget_is_an_error(slim):
     with pytest.raises(PlanError, match="out of reach"):
-        onnxprune.prune(vgg, macs="500x", options=QUICK)
+        onnxprune.prune(slim, macs="500x", options=QUICK)
 
 
-def test_a_drop_that_is_too_large_fails_and_names_a_tensor(vgg):
+def test_a_drop_that_is_too_large_fails_and_names_a_tensor(slim):
     options = replace(QUICK, max_drop=0.0, refit=RefitOptions(refit="none"))
     with pytest.raises(VerifyError, match="first tensor that diverges"):
-        onnxprune.prune(vgg, keep_ratio=0.2, options=options)
+        onnxprune.prune(slim, keep_ratio=0.2, options=options)
 
 
-def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
+def test_a_wrong_surgery_is_found_before_anything_is_written(slim, monkeypatch):
     def wrong(net, channels, after):
         zeroed = surgery.zero(net, channels, after)
         weight = next(node for node in zeroed.nodes if node.op == "Conv").inputs[1]
@@ -184,22 +184,22 @@ def test_a_wrong_surgery_is_found_before_anything_is_written(vgg, monkeypatch):
 
     monkeypatch.setattr(verify, "zero", wrong)
     with pytest.raises(VerifyError, match="is the first to differ"):
-        onnxprune.prune(vgg, options=QUICK)
+        onnxprune.prune(slim, options=QUICK)
 
 
-def test_few_samples_are_said_with_the_layer_before_and_after_the_work(vgg):
-    with pytest.warns(RunWarning, match=r"FEW INPUTS: .* stage3.conv2 \(36 for 720\).* instead of 18 .*, 3600 would"):
-        report = onnxprune.prune(vgg, options=replace(QUICK, samples=20, points=2)).report
+def test_few_samples_are_said_with_the_layer_before_and_after_the_work(slim):
+    with pytest.warns(RunWarning, match=r"FEW INPUTS: .* stage3.conv2 \(36 for 360\).* instead of 18 .*, 1800 would"):
+        report = onnxprune.prune(slim, options=replace(QUICK, samples=20, points=2)).report
     assert any("FEW SAMPLES" in warning and "stage3.conv2 (" in warning for warning in report.warnings)
     assert next(row for row in report.layers if row.name == "stage3.conv2").reason.endswith("few samples")
 
 
-def test_on_made_up_images_the_warning_is_in_the_report(vgg):
-    report = onnxprune.prune(vgg, data="synthetic", options=replace(QUICK, samples=40)).report
+def test_on_made_up_images_the_warning_is_in_the_report(slim):
+    report = onnxprune.prune(slim, data="synthetic", options=replace(QUICK, samples=40)).report
     assert any("NO CALIBRATION DATA" in warning for warning in report.warnings)
 
 
-def test_readers_and_iterables_are_calibration_data(vgg):
+def test_readers_and_iterables_are_calibration_data(slim):
     class Reader:
         def __init__(self):
             self.left = 30
@@ -209,9 +209,9 @@ def test_readers_and_iterables_are_calibration_data(vgg):
             drawn = np.random.default_rng(self.left + 1).standard_normal((1, 1, 16, 16))
             return None if self.left < 0 else {"input": drawn.astype(np.float32)}
 
-    assert onnxprune.prune(vgg, data=Reader(), options=QUICK).report.data["fit"] == 27
+    assert onnxprune.prune(slim, data=Reader(), options=QUICK).report.data["fit"] == 27
     items = (np.random.default_rng(i).standard_normal((1, 16, 16)).astype(np.float32) for i in range(20))
-    assert onnxprune.prune(vgg, data=items, options=QUICK).report.data["fit"] == 18
+    assert onnxprune.prune(slim, data=items, options=QUICK).report.data["fit"] == 18
 
 
 def two_inputs() -> onnx.ModelProto:
@@ -249,9 +249,9 @@ def test_inputs_go_by_name_and_open_sizes_stay_open(tmp_path):
         onnxprune.prune(model, data={"x": data["x"]}, options=QUICK)
 
 
-def test_data_of_the_wrong_shape_is_an_error(vgg):
+def test_data_of_the_wrong_shape_is_an_error(slim):
     with pytest.raises(DataError):
-        onnxprune.prune(vgg, data=np.zeros((5, 3, 7, 7), np.float32), options=QUICK)
+        onnxprune.prune(slim, data=np.zeros((5, 3, 7, 7), np.float32), options=QUICK)
 
 
 def test_spilling_to_disk_changes_nothing(narrow, monkeypatch):
@@ -266,9 +266,9 @@ def test_spilling_to_disk_changes_nothing(narrow, monkeypatch):
     assert worst < 1e-3
 
 
-def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
+def test_a_killed_run_goes_on_where_it_was(slim, tmp_path):
     options = replace(QUICK, cache_dir=tmp_path)
-    whole = onnxprune.prune(vgg, options=replace(QUICK))
+    whole = onnxprune.prune(slim, options=replace(QUICK))
     seen: list[int] = []
 
     def kill(stage, done, total):
@@ -280,9 +280,9 @@ def test_a_killed_run_goes_on_where_it_was(vgg, tmp_path):
             seen.append(done)
 
     with pytest.raises(KeyboardInterrupt):
-        onnxprune.prune(vgg, options=options, progress=kill)
+        onnxprune.prune(slim, options=options, progress=kill)
     assert list(tmp_path.rglob("step-0.npz"))
-    resumed = onnxprune.prune(vgg, options=options, progress=watch)
+    resumed = onnxprune.prune(slim, options=options, progress=watch)
     assert min(seen) > 0
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
@@ -302,9 +302,9 @@ def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(na
     assert planned.plan.layers == found.plan.layers
 
 
-def test_plans_that_are_the_same_are_tried_once(vgg):
+def test_plans_that_are_the_same_are_tried_once(slim):
     options = replace(QUICK, damping=(0.5, 0.500001))
-    assert all(note.subject != "--damping" for note in onnxprune.prune(vgg, options=options).report.notes)
+    assert all(note.subject != "--damping" for note in onnxprune.prune(slim, options=options).report.notes)
 
 
 @pytest.mark.parametrize("damping", [(), (-0.1,), (0.5, 1.5), (float("nan"),)])
@@ -334,21 +334,21 @@ def test_groups_of_a_conv_do_not_matter_alike():
     assert metrics_of(work, SimpleNamespace(name="other"), 2) is None
 
 
-def test_the_fisher_metric_without_torch_is_one_line(vgg, monkeypatch):
+def test_the_fisher_metric_without_torch_is_one_line(slim, monkeypatch):
     monkeypatch.setattr(recovery, "missing_torch", lambda: ["torch"])
     with pytest.raises(UsageError, match="--metric fisher needs torch: pip install"):
-        onnxprune.prune(vgg, options=replace(QUICK, metric="fisher"))
+        onnxprune.prune(slim, options=replace(QUICK, metric="fisher"))
 
 
-def test_a_damaged_checkpoint_is_as_good_as_none(vgg, tmp_path):
+def test_a_damaged_checkpoint_is_as_good_as_none(slim, tmp_path):
     options = replace(QUICK, cache_dir=tmp_path)
-    first = onnxprune.prune(vgg, options=options)
+    first = onnxprune.prune(slim, options=options)
     for file in tmp_path.rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:50])
-    assert onnxprune.prune(vgg, options=options).model.SerializeToString() == first.model.SerializeToString()
+    assert onnxprune.prune(slim, options=options).model.SerializeToString() == first.model.SerializeToString()
 
 
-def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
+def test_a_wrong_fold_is_found_before_anything_is_sampled(slim, monkeypatch):
     def wrong(net):
         plain, notes = fold(net)
         conv = next(node for node in plain.nodes if node.op == "Conv")
@@ -357,7 +357,7 @@ def test_a_wrong_fold_is_found_before_anything_is_sampled(vgg, monkeypatch):
 
     monkeypatch.setattr(start, "fold", wrong)
     with pytest.raises(VerifyError, match="changed output 'logits'"):
-        onnxprune.prune(vgg, options=QUICK)
+        onnxprune.prune(slim, options=QUICK)
 
 
 @pytest.mark.parametrize("recipe", ["spatial", "channel", "3c"])
@@ -482,18 +482,18 @@ def test_a_form_that_does_not_fit_is_an_error(vgg, layer, message):
         onnxprune.prune(vgg, plan=Plan((), layers=(layer,)), options=PLANNED)
 
 
-def test_a_recipe_with_forms_needs_a_budget_that_it_can_meet(vgg):
+def test_a_recipe_with_forms_needs_a_budget_that_it_can_meet(slim):
     with pytest.raises(UsageError, match="--recipe 3c needs a budget"):
-        onnxprune.prune(vgg, keep_ratio=0.5, options=replace(QUICK, recipe="3c"))
+        onnxprune.prune(slim, keep_ratio=0.5, options=replace(QUICK, recipe="3c"))
     with pytest.raises(PlanError, match="no layer can be decomposed"):
-        onnxprune.prune(vgg, options=replace(QUICK, recipe="spatial", include=("fc1",)))
+        onnxprune.prune(slim, options=replace(QUICK, recipe="spatial", include=("fc1",)))
 
 
-def test_wrong_factors_are_found_before_anything_is_written(vgg, monkeypatch):
+def test_wrong_factors_are_found_before_anything_is_written(slim, monkeypatch):
     def wrong(net, chains):
         changed = {site: replace(chain, second=chain.second * 1.5) for site, chain in chains.items()}
         return with_chains(net, changed)
 
     monkeypatch.setattr(compress, "with_chains", wrong)
     with pytest.raises(VerifyError, match="before layers were decomposed"):
-        onnxprune.prune(vgg, options=replace(QUICK, recipe="spatial"))
+        onnxprune.prune(slim, options=replace(QUICK, recipe="spatial"))

@@ -158,7 +158,7 @@ def test_the_errors_of_forms_are_near_those_on_new_samples(seed: int, first: int
     for rank, promised in zip((2, 5, 9), found.ranks, strict=True):
         assert true(split, rank, None) <= 1.15 * promised + 1e-3  # the fit may also take the plain basis
     for width in (1, 3, 5):
-        assert alone[width] == pytest.approx(true(None, None, width), rel=0.15, abs=2e-3)
+        assert alone[width] == pytest.approx(true(None, None, width), rel=0.25, abs=2e-3)
         assert true(split, 5, width) <= 1.2 * found.widths[5][width] + 2e-3
     assert alone[-1] == pytest.approx(0, abs=1e-5)
     assert found.widths[5][-1] == pytest.approx(found.ranks[1], rel=0.1, abs=1e-3)
