@@ -254,7 +254,7 @@ class Job:
             divergence=divergence,
             evaluation=evaluation,
             timing=timings[-1] if timings else None,
-            warnings=(f"SLOWER: {slower}; ask for --budget latency to save time",) if slower else (),
+            warnings=(f"SLOWER: {slower}; ask for --speedup, which is time",) if slower else (),
         )
         return Result(model, planned(compressed.kept, forms), report)
 

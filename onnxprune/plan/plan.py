@@ -2,7 +2,7 @@
 
 ::
 
-    {"format": "onnxprune-plan", "version": 2, "model": "net.onnx", "budget": "speedup 2 in MACs",
+    {"format": "onnxprune-plan", "version": 2, "model": "net.onnx", "budget": "0.5 of the MACs",
      "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}],
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 

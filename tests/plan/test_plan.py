@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
     "format": "onnxprune-plan",
     "version": 1,
     "model": "net.onnx",
-    "budget": "speedup 2 in MACs",
+    "budget": "0.5 of the MACs",
     "groups": [
         {"producer": "conv1", "consumers": ["conv2"], "channels": 4, "keep": 2, "kept": [0, 3]},
         {"producer": "conv2", "consumers": [], "channels": 8, "keep": 8},
