@@ -360,8 +360,17 @@ def test_a_wrong_fold_is_found_before_anything_is_sampled(slim, monkeypatch):
         onnxprune.prune(slim, options=QUICK)
 
 
-@pytest.mark.parametrize("recipe", ["spatial", "channel", "3c"])
-@pytest.mark.parametrize("name", ["vgg", "resnet"])
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("vgg", "spatial"),
+        ("vgg", "3c"),
+        ("resnet", "channel"),
+        pytest.param("vgg", "channel", marks=pytest.mark.long),
+        pytest.param("resnet", "spatial", marks=pytest.mark.long),
+        pytest.param("resnet", "3c", marks=pytest.mark.long),
+    ],
+)
 def test_every_recipe_meets_its_budget_and_keeps_the_accuracy(name, recipe, request):
     path = request.getfixturevalue(name)
     result = onnxprune.prune(path, macs="2x", options=replace(QUICK, recipe=recipe, samples=None))

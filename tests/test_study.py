@@ -15,8 +15,8 @@ QUICK = Options(bench=False, samples=200)
 
 
 @pytest.fixture(scope="module")
-def study(resnet):
-    return run_study(resnet, None, ["stage2.block1.conv2", "fc"], QUICK, (1.5, 3.0))
+def study(narrow):
+    return run_study(narrow, None, ["stage2.block1.conv2", "fc"], QUICK, (1.5, 3.0))
 
 
 def test_every_method_that_a_layer_allows_is_there(study) -> None:
@@ -59,9 +59,9 @@ def test_errors_of_all_methods_are_measured_in_the_same_places(study) -> None:
     assert pairs
 
 
-def test_the_command_writes_json_and_a_plot(capsys, resnet, tmp_path) -> None:
+def test_the_command_writes_json_and_a_plot(capsys, narrow, tmp_path) -> None:
     out, plot = tmp_path / "study.json", tmp_path / "study.svg"
-    arguments = ["study", str(resnet), "--site", "stage3.block1.conv1", "--speedups", "2", "4", "--samples", "100"]
+    arguments = ["study", str(narrow), "--site", "stage3.block1.conv1", "--speedups", "2", "4", "--samples", "100"]
     assert cli.main([*arguments, "--json", str(out), "--plot", str(plot)]) == 0
     content = json.loads(out.read_text())
     assert content["schema"] == 1
@@ -70,10 +70,10 @@ def test_the_command_writes_json_and_a_plot(capsys, resnet, tmp_path) -> None:
     assert "stage3.block1.conv1" in capsys.readouterr().out
 
 
-def test_bad_input_is_one_line(resnet, tmp_path, capsys) -> None:
+def test_bad_input_is_one_line(narrow, tmp_path, capsys) -> None:
     with pytest.raises(UsageError, match="--site 'nobody' matches no layer"):
-        run_study(resnet, None, ["nobody"], QUICK)
+        run_study(narrow, None, ["nobody"], QUICK)
     with pytest.raises(UsageError, match="--speedups must all be above 1"):
-        run_study(resnet, None, ["fc"], replace(QUICK), (1.0,))
-    assert cli.main(["study", str(resnet), "--site", "fc", "--plot", str(tmp_path / "plot.bmp")]) == 2
+        run_study(narrow, None, ["fc"], replace(QUICK), (1.0,))
+    assert cli.main(["study", str(narrow), "--site", "fc", "--plot", str(tmp_path / "plot.bmp")]) == 2
     assert "ends in .png or .svg" in capsys.readouterr().err

@@ -29,12 +29,12 @@ def dropping(path, *names: str, **others: int) -> Plan:
 
 
 @pytest.mark.parametrize("refit", ["linear", "auto", "none"])
-def test_a_branch_is_gone_from_the_file_the_report_and_the_count(resnet, refit):
-    found = onnxprune.inspect(resnet)
+def test_a_branch_is_gone_from_the_file_the_report_and_the_count(narrow, refit):
+    found = onnxprune.inspect(narrow)
     name, other = found.branches[1], found.branches[2]
-    plan = dropping(resnet, name, **{other: 8})
-    result = onnxprune.prune(resnet, plan=plan, options=replace(QUICK, refit=RefitOptions(refit=refit)))
-    before = {node.name for node in onnx.load(resnet).graph.node if node.op_type == "Conv"}
+    plan = dropping(narrow, name, **{other: 8})
+    result = onnxprune.prune(narrow, plan=plan, options=replace(QUICK, refit=RefitOptions(refit=refit)))
+    before = {node.name for node in onnx.load(narrow).graph.node if node.op_type == "Conv"}
     after = {node.name for node in result.model.graph.node if node.op_type == "Conv"}
     rows = {row.name: row for row in result.report.layers}
     gone = before - after
@@ -51,23 +51,23 @@ def test_a_branch_is_gone_from_the_file_the_report_and_the_count(resnet, refit):
     assert (planned[name].keep, planned[name].kept) == (0, ())
     assert planned[other].keep == 8
     assert result.plan.to_dict()["version"] == 3
-    again = onnxprune.prune(resnet, plan=Plan.from_dict(result.plan.to_dict()), options=QUICK)
+    again = onnxprune.prune(narrow, plan=Plan.from_dict(result.plan.to_dict()), options=QUICK)
     assert again.plan == replace(result.plan, budget=again.plan.budget)
 
 
-def test_what_follows_a_branch_that_is_gone_makes_up_for_it(resnet):
-    plan = dropping(resnet, onnxprune.inspect(resnet).branches[1])
+def test_what_follows_a_branch_that_is_gone_makes_up_for_it(narrow):
+    plan = dropping(narrow, onnxprune.inspect(narrow).branches[1])
     left, fitted = (
-        onnxprune.prune(resnet, plan=plan, options=replace(QUICK, downstream=downstream)).report.divergence[0]
+        onnxprune.prune(narrow, plan=plan, options=replace(QUICK, downstream=downstream)).report.divergence[0]
         for downstream in (False, True)
     )
     assert fitted.kl < 0.8 * left.kl
 
 
-def test_a_network_without_any_of_its_branches_still_runs_and_can_be_recovered(resnet):
-    plan = dropping(resnet, *onnxprune.inspect(resnet).branches)
+def test_a_network_without_any_of_its_branches_still_runs_and_can_be_recovered(narrow):
+    plan = dropping(narrow, *onnxprune.inspect(narrow).branches)
     options = replace(QUICK, recover=RecoverOptions(epochs=1))
-    result = onnxprune.prune(resnet, plan=plan, options=options)
+    result = onnxprune.prune(narrow, plan=plan, options=options)
     assert sum(node.op_type == "Add" for node in result.model.graph.node) == 0
     recovery = result.report.recovery
     assert recovery is not None
