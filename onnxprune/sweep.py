@@ -178,7 +178,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
                 fitting.append(asked)
                 tried.append(f"{asked:.3g}x is within")
             except (LostTooMuchError, OutOfReachError) as error:
-                beyond, why = asked, str(error)
+                beyond, why = asked, str(error).removesuffix("; nothing was written")
                 tried.append(f"{asked:.3g}x is not")
                 if within == 1 and beyond <= _LEAST:
                     raise type(error)(f"even {_LEAST:g}x is too much: {why}; {_HELPS}") from error
