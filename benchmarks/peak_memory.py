@@ -127,7 +127,8 @@ def main() -> None:
             preset = [case.preset] if case.preset else []
             baseline = _peak([sys.executable, "-c", _BASELINE, str(case.model), str(case.data), *preset])
             command = [sys.executable, "-m", "onnxprune", str(case.model), "-o", str(Path(folder) / "pruned.onnx")]
-            command += ["--data", str(case.data), *case.options(), "--samples", str(case.samples), "--no-bench", "-q"]
+            command += ["--data", str(case.data), *case.options(), "--samples", str(case.samples), "--macs", "50%"]
+            command += ["--no-bench", "-q"]
             command += ["--memory", case.memory, "--no-cache", *(f"--{option}" for option in options.more)]
             above = _peak(command) - baseline
             share = above / (parse_bytes("--memory", case.memory) / (1 << 20))
