@@ -58,10 +58,10 @@ def prune(
         data: calibration inputs: a path, an array, a dict of arrays, an iterable of either, or a reader with
             ``get_next()``.
         speedup: time of the original over that of the result, measured with the options' engine and bench batch.
-        latency_ms: milliseconds of one run, measured likewise.
+        latency_ms: milliseconds of one run, measured with the options' engine and bench batch.
         macs: multiply-accumulates left: 0.5, "50%" or "2x".
-        params: parameters left, the same.
-        keep_ratio: channels left in every group, the same.
+        params: parameters left: 0.5, "50%" or "2x".
+        keep_ratio: channels left in every group: 0.5, "50%" or "2x".
         plan: do this instead of a budget.
         dry_run: stop when the plan is made.
         options: everything else; a budget given above replaces its.

@@ -44,7 +44,7 @@ class Checkup:
         versions: of this package, Python and the packages that are installed, by name.
         missing: what is not installed, and what it would be for.
         providers: execution providers of this onnxruntime; empty where there is none.
-        auto: those that ``--provider auto`` takes, best first.
+        auto: execution providers that ``--provider auto`` takes, best first.
         cores: physical and logical.
         memory: bytes that the machine has.
         cache: the folder of the cache.

@@ -107,13 +107,13 @@ class BudgetFlags:
     speedup: float | None = None
     "Time of the original over the result's, measured on this machine with --provider, --threads and --bench-batch."
     latency_ms: float | None = None
-    "Milliseconds of one run, measured likewise."
+    "Milliseconds of one run, measured on this machine with --provider, --threads and --bench-batch."
     macs: str | None = None
     "Multiply-accumulates left: 50%, 0.5, or 2x for half of them."
     params: str | None = None
-    "Parameters left, the same."
+    "Parameters left: 50%, 0.5, or 2x for half of them."
     keep_ratio: Annotated[str | None, MORE] = None
-    "Channels left in every group, the same."
+    "Channels left in every group: 50%, 0.5, or 2x for half of them."
     plan: Path | None = None
     "Do what this plan file says instead."
     recipe: Annotated[Recipe | None, MORE] = None

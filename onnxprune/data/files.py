@@ -29,6 +29,6 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except OnnxPruneError:
         raise
-    except Exception as error:
+    except Exception as error:  # decoders document none of what they raise
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read as {what}: {reason}") from error

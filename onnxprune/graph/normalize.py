@@ -249,6 +249,8 @@ def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | 
         with np.errstate(all="ignore"):
             results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
         return np.asarray(results[0])
+    # What the reference operators of `onnx` raise on attributes or inputs that they do not support; the node then stays
+    # as it is, which is always right.
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError):
         return None
 

@@ -59,8 +59,8 @@ def budget_from(
         speedup: measured time of the original over that of the result, above 1.
         latency_ms: milliseconds of a run, measured.
         macs: MACs left, as a fraction (0.5), per cent ("50%"), or how many times fewer ("2x").
-        params: parameters left, the same.
-        keep_ratio: channels left in every group, the same.
+        params: parameters left, as a fraction, per cent or times fewer.
+        keep_ratio: channels left in every group, as a fraction, per cent or times fewer.
         default: what holds if nothing is given.
 
     Raises:
