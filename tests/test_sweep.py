@@ -157,8 +157,8 @@ def test_the_command_writes_every_point_the_json_and_the_plot(capsys, monkeypatc
     assert "agreement" in text
     content = json.loads((folder / "pareto.json").read_text())
     assert [point["asked"] for point in content["points"]] == [1.5, 2.0]
-    for point in content["points"]:
-        assert point["macs"]["before"] > point["macs"]["after"]
+    for point in content["points"]:  # time is MACs here, and a budget in time is met within 3 %
+        assert point["macs"]["before"] >= 0.97 * point["asked"] * point["macs"]["after"]
         onnx.checker.check_model(onnx.load(point["output"]), full_check=True)
 
 
