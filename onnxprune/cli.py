@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 from rich.console import Console
 
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
 from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.doctor import run_doctor
-from onnxprune.errors import DropError, EngineError, NothingFasterError, OnnxPruneError, OutputError, UsageError
+from onnxprune.ending import EXIT_CODES, guarded
+from onnxprune.errors import DropError, EngineError, NothingFasterError, OutputError, UsageError
 from onnxprune.evaluation import load_function
 from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
@@ -72,15 +72,6 @@ from onnxprune.study import run_study
 from onnxprune.sweep import Pareto, Point, run_any, run_pareto
 
 __all__ = ["app", "main"]
-
-EXIT_CODES = """\
---help-all lists every option, of a command too.
-
-Exit codes: 0 done, 2 an option cannot be used, 3 the model cannot be read or pruned, 4 the data cannot be used,
-5 no plan (nothing to prune, or the budget is out of reach), 6 the result failed its verification, 7 onnxruntime
-cannot run it, 8 compare: outside --max-drop, 9 a file cannot be written, 10 the measure of --evaluate failed, 11 a time
-budget was given and nothing faster was found: the original was written, 130 interrupted. Otherwise nothing is written
-unless the exit code is 0."""
 
 _EVERYTHING = "--help-all"
 _NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
@@ -432,41 +423,7 @@ def _paper() -> Console:
 
 def main(arguments: list[str] | None = None) -> Literal[0] | int:
     """Run a command and return its exit code; users' errors are one line on stderr."""
-    with suppress(ValueError):  # only the main thread may
-        signal.signal(signal.SIGTERM, _terminate)
     given = filled(sys.argv[1:] if arguments is None else arguments)
-    with warnings.catch_warnings(), all_options() if _EVERYTHING in given else nullcontext():
-        warnings.showwarning = _tell
+    with all_options() if _EVERYTHING in given else nullcontext():
         given = ["--help" if argument == _EVERYTHING else argument for argument in given]
-        return _guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
-
-
-def _tell(message: Warning | str, *where: object, **more: object) -> None:
-    """Print a warning as one line."""
-    print(f"onnxprune: warning: {message}", file=sys.stderr)
-
-
-class _Terminated(SystemExit):
-    """SIGTERM; a type of its own, so that it is no ``sys.exit`` of the user's measure."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    """Leave as after Ctrl-C, so that held activations are deleted."""
-    raise _Terminated(128 + number)
-
-
-def _guarded(command: Callable[[], object]) -> int:
-    try:
-        command()
-    except OnnxPruneError as error:
-        return _fail(str(error), error.exit_code)
-    except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), UsageError.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130)
-    return 0
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"onnxprune: error: {message}", file=sys.stderr)
-    return code
+        return guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))

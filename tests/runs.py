@@ -1,0 +1,22 @@
+"""What tests of whole runs share: quick options, and the accuracy of a network on the digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+import onnxprune
+from onnxprune import Options
+from onnxprune.compare import CompareOptions
+from onnxprune.plan import budget_from
+from onnxprune.solve import RefitOptions
+
+PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
+QUICK = replace(PLANNED, recipe="prune", align=16, budget=budget_from(macs="2x"))
+
+
+def accuracy(model: onnx.ModelProto, path) -> float:
+    found = onnxprune.compare(path, model, options=CompareOptions(bench=False))
+    assert found.accuracy is not None
+    return found.accuracy[1]
