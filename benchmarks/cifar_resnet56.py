@@ -84,7 +84,7 @@ def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
     print(f"one pass of onnxruntime over {_SAMPLES} images: {once:.2f} s\n")
     rows: list[list[object]] = [["original", 1.0, top1(model, *test), "", ""]]
     for label, chosen in (
-        ("default (obs, linear)", _BASE),
+        ("channels only (obs, linear), --align 16", _BASE),
         ("--refit auto", replace(_BASE, refit=RefitOptions(refit="auto"))),
         ("--allocation uniform", replace(_BASE, allocation="uniform")),
     ):
@@ -105,7 +105,7 @@ def _selectors(model: str, calibration: Path, test: Test, seeds: int) -> None:
         errors, accuracies = [], []
         for seed in range(seeds):
             select = SelectOptions(selector=selector, seed=seed)
-            found = replace(_BASE, select=select, refit=refit, seed=seed)
+            found = replace(_BASE, recipe=None, align=None, select=select, refit=refit, seed=seed)
             result = onnxprune.prune(model, data=calibration, plan=counts, options=found)
             errors.append(_held_error(result))
             accuracies.append(_accuracy(result, test))
