@@ -136,6 +136,10 @@ def run_any(
     if dry_run:
         raise UsageError("--dry-run plans for a budget: give one, such as --speedup 1.5 or --macs 50%")
     if options.max_drop is None:
+        if options.evaluate is not None:
+            raise UsageError(
+                "--evaluate without a budget needs --max-drop: how far the value may fall, in its own unit"
+            )
         options = replace(options, max_drop=_DROP)
     return run_largest(source, data, options, progress)
 

@@ -61,10 +61,15 @@ PARETO = ["--pareto", "points"]
         (["--explain", "--quiet"], "--explain does nothing with --quiet"),
         (["--verbose", "--quiet"], "--verbose and --quiet contradict"),
         (["--dry-run", "--max-drop", "1"], "--dry-run plans for a budget: give one"),
+        (["--evaluate", "measure.py:steady"], "--evaluate without a budget needs --max-drop"),
         ([*PARETO, "--verbose"], "leave -o, --verbose out"),
     ],
 )
-def test_a_command_with_an_option_that_does_nothing_is_refused_before_any_work(capsys, tmp_path, arguments, idle):
+def test_a_command_with_an_option_that_does_nothing_is_refused_before_any_work(
+    capsys, tmp_path, monkeypatch, arguments, idle
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "measure.py").write_text("def steady(run):\n    return 1.0\n")
     assert cli.main([str(tmp_path / "no.onnx"), "-o", str(tmp_path / "p.onnx"), *arguments]) == UsageError.exit_code
     found = capsys.readouterr().err
     assert idle in found
