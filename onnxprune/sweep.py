@@ -148,7 +148,8 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     """Find the largest speed-up that stays within ``max_drop``: doubled, then halved in between.
 
     Each speed-up that is tried is judged by the inputs set apart to choose by; only the one that is chosen is held to
-    ``max_drop`` on the inputs to report on, and where it fails there, the next smaller one.
+    ``max_drop`` on the inputs to report on, and must be faster when it is measured; where it fails, the next smaller
+    one is.
 
     Args:
         source: see `pipeline.run`.
@@ -189,26 +190,36 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
             progress(f"try {asked:.3g}x", 1, 1)
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
-        result = _reported(job, shared, sorted(fitting, reverse=True), counted, tried)
+        result = _reported(job, shared, fitting, counted, tried)
         note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(tried)} ({why or 'nothing was beyond it'})")
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
         return replace(result, report=replace(result.report, notes=notes))
 
 
-def _reported(job: Job, options: Options, speedups: Sequence[float], counted: Unit, tried: list[str]) -> Result:
-    """The first of some speed-ups, the largest first, that stays within the drop on the inputs to report on."""
-    for place, asked in enumerate(speedups, 1):
+def _reported(job: Job, options: Options, fitting: Sequence[float], counted: Unit, tried: list[str]) -> Result:
+    """The largest speed-up that stays within the drop on the inputs to report on, and is one when it is measured."""
+    for asked in _falling(fitting):
         try:
             result = _run(job, options, asked, counted)
-        except LostTooMuchError:
-            if place == len(speedups):
-                raise
+        except LostTooMuchError as error:
+            if asked <= _LEAST:
+                raise type(error)(f"even {_LEAST:g}x is too much: {error}; {_HELPS}") from error
             tried.append(f"{asked:.3g}x is not on the inputs to report on")
         else:
-            if not result.returned:
+            timing = result.report.timing
+            if not result.returned and (timing is None or timing.ratio >= _LEAST):
                 return result
-            tried.append(f"{asked:.3g}x was not faster when it was timed again")
-    raise OutOfReachError(f"no network within --max-drop is faster than the original: {', '.join(tried)}; {_HELPS}")
+            tried.append(f"{asked:.3g}x was less than {_LEAST:g}x faster when the result was timed")
+    raise OutOfReachError(f"nothing within --max-drop is {_LEAST:g}x faster: {', '.join(tried)}; {_HELPS}")
+
+
+def _falling(fitting: Sequence[float]) -> Iterator[float]:
+    """Some speed-ups, the largest first, then smaller ones down to the least."""
+    yield from sorted(fitting, reverse=True)
+    asked = min(fitting)
+    while asked > _LEAST:
+        asked = max(float(f"{asked**0.5:.3g}"), _LEAST)
+        yield asked
 
 
 def _run(job: Job, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:

@@ -59,7 +59,7 @@ class FakeJob:
     """Within the drop up to a speed-up, in reach up to another one."""
 
     def __init__(self, most: float, reach: float, strict: float) -> None:
-        self.most, self.reach, self.strict, self.runs = most, reach, strict, 0
+        self.most, self.reach, self.strict, self.runs, self.timing = most, reach, strict, 0, None
 
     def run(self, options, *, rehearsal=False):
         self.runs += 1
@@ -68,7 +68,7 @@ class FakeJob:
             raise OutOfReachError("out of reach")
         if speedup > (self.most if rehearsal else min(self.most, self.strict)) * (1 + 1e-9):
             raise LostTooMuchError("too far")
-        return SimpleNamespace(speedup=speedup, returned=False, report=SimpleNamespace(notes=()))
+        return SimpleNamespace(speedup=speedup, returned=False, report=SimpleNamespace(notes=(), timing=self.timing))
 
 
 @contextmanager
@@ -84,8 +84,18 @@ def test_what_is_chosen_is_held_to_the_drop_on_other_inputs_and_else_the_next_sm
     with job(monkeypatch, 4.0, strict=3.0):
         found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
     assert 2.0 <= found.speedup <= 3.0
-    with job(monkeypatch, 4.0, strict=1.0), pytest.raises(LostTooMuchError):
+    with job(monkeypatch, 4.0, strict=1.1):
+        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+    assert 1.05 <= found.speedup <= 1.1
+    with job(monkeypatch, 4.0, strict=1.0), pytest.raises(LostTooMuchError, match=r"even 1\.05x is too much"):
         sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+
+
+def test_what_is_hardly_faster_when_it_is_timed_is_no_result(monkeypatch):
+    with job(monkeypatch, 4.0) as fake:
+        fake.timing = SimpleNamespace(ratio=1.02)
+        with pytest.raises(OutOfReachError, match=r"nothing within --max-drop is 1\.05x faster: .*--max-drop"):
+            sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
 
 
 @given(most=st.floats(1.1, 40), reach=st.floats(1.1, 40))
