@@ -190,14 +190,25 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
             progress(f"try {asked:.3g}x", 1, 1)
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
-        result = _reported(job, shared, fitting, counted, tried)
+        result = _reported(job, shared, fitting, counted, tried, why)
         note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(tried)} ({why or 'nothing was beyond it'})")
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
         return replace(result, report=replace(result.report, notes=notes))
 
 
-def _reported(job: Job, options: Options, fitting: Sequence[float], counted: Unit, tried: list[str]) -> Result:
-    """The largest speed-up that stays within the drop on the inputs to report on, and is one when it is measured."""
+def _reported(
+    job: Job, options: Options, fitting: Sequence[float], counted: Unit, tried: list[str], why: str
+) -> Result:
+    """The largest speed-up that stays within the drop on the inputs to report on, and is one when it is measured.
+
+    Args:
+        job: to run.
+        options: of each run.
+        fitting: speed-ups that were within the drop on the inputs to choose by.
+        counted: in what they count.
+        tried: what became of each speed-up so far, in words; more is added.
+        why: the smallest one beyond the drop was so, or empty.
+    """
     for asked in _falling(fitting):
         try:
             result = _run(job, options, asked, counted)
@@ -210,7 +221,8 @@ def _reported(job: Job, options: Options, fitting: Sequence[float], counted: Uni
             if not result.returned and (timing is None or timing.ratio >= _LEAST):
                 return result
             tried.append(f"{asked:.3g}x was less than {_LEAST:g}x faster when the result was timed")
-    raise OutOfReachError(f"nothing within --max-drop is {_LEAST:g}x faster: {', '.join(tried)}; {_HELPS}")
+    lost = f" ({why})" if why else ""
+    raise OutOfReachError(f"nothing within --max-drop is {_LEAST:g}x faster: {', '.join(tried)}{lost}; {_HELPS}")
 
 
 def _falling(fitting: Sequence[float]) -> Iterator[float]:
