@@ -1,7 +1,8 @@
 """Networks that people deploy, by the plain command and by a few options: what is left, on images nobody fitted.
 
 ``accuracy``: ImageNet networks at fewer MACs, without training: top-1 on both test sets (525 photos), and agreement
-with the original on them. ``cifar``: ResNet-56 and ResNet-32 on the 10 000 test images. ``tasks``: a
+with the original on them. ``cifar``: ResNet-56 and ResNet-32 on the 10 000 test images, by MACs and by time on one
+thread. ``vdsr``: super-resolution, PSNR on Set5. ``tasks``: a
 text recogniser, two face detectors and two segmentation networks by the measures of ``measures.py``.
 
 Run: ``python benchmarks/deployed.py accuracy --data FOLDER``, with ``--only TEXT`` for some of the rows.
@@ -25,10 +26,12 @@ import numpy as np
 import onnx
 from common import arguments, machine, run_model, table
 from PIL import Image
+from zoo_models import psnr
 
 import onnxprune
 from onnxprune import DataOptions, Options
 from onnxprune.errors import OnnxPruneError
+from onnxprune.runtime.providers import EngineOptions
 
 Array = np.ndarray[Any, Any]
 
@@ -80,6 +83,7 @@ def _nchw(
     return feed
 
 
+_ONE_THREAD = EngineOptions(threads=1)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (127 / 255,) * 3, (128 / 255,) * 3
 _CAFFE = (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)
@@ -173,7 +177,14 @@ def _accuracy(given: argparse.Namespace) -> None:
     print(table([*header, "said", "planning / run, s"], rows))
 
 
-_CIFAR = (("cifar10_resnet56", (0.5, 0.33, 0.25)), ("cifar10_resnet32", (0.5, 0.33)))
+_CIFAR: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("cifar10_resnet56", "--macs 50%", {"macs": 0.5}),
+    ("cifar10_resnet56", "--macs 33%", {"macs": 0.33}),
+    ("cifar10_resnet56", "--macs 25%", {"macs": 0.25}),
+    ("cifar10_resnet32", "--macs 50%", {"macs": 0.5}),
+    ("cifar10_resnet32", "--macs 33%", {"macs": 0.33}),
+    ("cifar10_resnet56", "--speedup 2", {"speedup": 2.0}),
+)
 
 
 def _cifar(given: argparse.Namespace) -> None:
@@ -181,22 +192,24 @@ def _cifar(given: argparse.Namespace) -> None:
     archives = [np.load(given.data / f"cifar10_{part}.npz") for part in ("test", "test_b")]
     inputs = _nchw(_MEAN, _STD, 1 / 255)(np.concatenate([archive["images"] for archive in archives]))
     labels = np.concatenate([archive["labels"] for archive in archives])
-    for name, left in ((name, left) for name, budgets in _CIFAR for left in budgets):
-        label = f"{name} --macs {left:.0%}"
+    for name, flag, budget in _CIFAR:
+        label = f"{name} {flag}"
         if given.only and not any(text in label for text in given.only):
             continue
         path = str(given.zoo / "models" / f"{name}.onnx")
-        options = replace(Options(bench=False), samples=3000, data=DataOptions(mean=_MEAN, std=_STD))
+        options = replace(Options(), samples=3000, data=DataOptions(mean=_MEAN, std=_STD), engine=_ONE_THREAD)
         start = time.perf_counter()
-        result = onnxprune.prune(path, data=given.data / "cifar10_calib.npz", macs=left, options=options)
+        result = onnxprune.prune(path, data=given.data / "cifar10_calib.npz", options=options, **budget)
         taken, report = time.perf_counter() - start, result.report
         assert result.model is not None
+        assert report.timing is not None
         seconds = _once(path, inputs[:3000])
         before, after = _answers(path, inputs), _answers(result.model, inputs)
         rows.append(
             [
                 label,
                 f"{report.macs.ratio:.2f}x",
+                f"{report.timing.ratio:.2f}x [{report.timing.ratio_low:.2f}, {report.timing.ratio_high:.2f}]",
                 f"{100 * (before == labels).mean():.2f}",
                 f"{100 * (after == labels).mean():.2f}",
                 f"{100 * (after == before).mean():.1f}",
@@ -206,8 +219,21 @@ def _cifar(given: argparse.Namespace) -> None:
         )
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(machine(), "\n")
-    header = ["command", "MACs", "top-1 of 10 000 before", "after", "agreement", "planning, passes", "run, passes"]
-    print(table(header, rows))
+    header = ["command", "MACs", "time, 1 thread", "top-1 of 10 000 before", "after", "agreement"]
+    print(table([*header, "planning, passes", "run, passes"], rows))
+
+
+def _vdsr(given: argparse.Namespace) -> None:
+    path = str(given.zoo / "models" / "sr_vdsr.onnx")
+    options = replace(Options(), engine=_ONE_THREAD)
+    result = onnxprune.prune(path, data=given.data / "sr_calib_x2_y.npz", macs=0.33, options=options)
+    report = result.report
+    assert result.model is not None
+    assert report.timing is not None
+    cells: list[object] = ["sr_vdsr --macs 33%", f"{report.macs.ratio:.2f}x", f"{report.timing.ratio:.2f}x"]
+    cells += [f"{psnr(given.data, model):.2f}" for model in (path, result.model)]
+    print(machine(), "\n")
+    print(table(["command", "MACs", "time, 1 thread", "PSNR on Set5 x2, dB, before", "after"], [cells]))
 
 
 def _once(path: str, inputs: Array) -> float:
@@ -264,12 +290,12 @@ def _tasks(given: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the parts."""
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=("accuracy", "cifar", "tasks"))
+    parser.add_argument("part", choices=("accuracy", "cifar", "vdsr", "tasks"))
     parser.add_argument("--only", nargs="*", help="rows whose names contain one of these texts")
     parser.add_argument("--samples", type=int, help="inputs of `tasks`")
     parser.add_argument("--keep", type=Path, help="folder to write the results to")
     given = parser.parse_args()
-    {"accuracy": _accuracy, "cifar": _cifar, "tasks": _tasks}[given.part](given)
+    {"accuracy": _accuracy, "cifar": _cifar, "vdsr": _vdsr, "tasks": _tasks}[given.part](given)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ from onnxprune.report.doctor import show_doctor
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
 from onnxprune.report.pareto import plot_pareto, show_pareto
-from onnxprune.report.progress import StageBars
+from onnxprune.report.progress import StageBars, StageLines
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_recovery, show_report
 from onnxprune.runtime.meaning import checked_kinds
@@ -409,10 +409,12 @@ def _write_points(model: Path, data: str | None, options: Options, folder: Path,
         print(f"models, pareto.json{', pareto.svg' if drawn else ''} in {folder}" + ("" if drawn else _NO_PLOT))
 
 
-def _bars(show: ShowFlags) -> StageBars:
+def _bars(show: ShowFlags) -> StageBars | StageLines:
     warnings.simplefilter("ignore" if show.quiet else "always", RunWarning)
     console = Console(stderr=True)
-    return StageBars(console, enabled=not show.quiet and console.is_terminal)
+    if show.quiet or console.is_terminal:
+        return StageBars(console, enabled=not show.quiet)
+    return StageLines(console)
 
 
 def _paper() -> Console:

@@ -10,11 +10,11 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import LostTooMuchError, OutOfReachError, UsageError
+from onnxprune.errors import LostTooMuchError, OnnxPruneError, OutOfReachError, UsageError
 from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened, run
@@ -62,9 +62,9 @@ class Point:
         """JSON-able: without the model."""
         report = self.result.report if self.result is not None else None
         found: dict[str, Any] = {"asked": self.asked, "why": self.why}
-        for field in ("output", "macs", "params", "file_bytes", "evaluation", "timing"):
-            value = getattr(report, field, None)
-            found[field] = value if value is None or isinstance(value, str) else asdict(value)
+        for name in ("output", "macs", "params", "file_bytes", "evaluation", "timing"):
+            value = getattr(report, name, None)
+            found[name] = value if value is None or isinstance(value, str) else asdict(value)
         found["divergence"] = [asdict(output) for output in report.divergence] if report is not None else []
         found["plan"] = self.result.plan.to_dict() if self.result is not None else None
         return found
@@ -147,7 +147,8 @@ def run_any(
 def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
     """Find the largest speed-up that stays within ``max_drop``: doubled, then halved in between.
 
-    Each speed-up that is tried is judged by the inputs set apart to choose by; only the one that is chosen is held to
+    Each speed-up that is tried is judged by the inputs set apart to choose by, and fitted linearly, which is quick; the
+    smallest that fails is tried once more, fitted as asked for. Only the one that is chosen is held to
     ``max_drop`` on the inputs to report on, and must be faster when it is measured; where it fails, the next smaller
     one is.
 
@@ -170,59 +171,106 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     check_options(options)
     counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:
-        quick = replace(shared, bench=False)
-        within, beyond, why = 1.0, math.inf, ""
-        fitting: list[float] = []
-        tried: list[str] = []
-        asked = _FIRST
-        while (beyond / within > _CLOSE or not fitting) and asked <= _MOST:
-            progress(f"try {asked:.3g}x", 0, 1)
-            try:
-                _run(job, quick, asked, counted, rehearsal=True)
+        search = _Search(job, replace(shared, bench=False), counted, progress)
+        quick = _quick(search.options)
+        fast = search if quick == search.options else replace(search, options=quick, how=", fitted quickly,")
+        asked, within, beyond = _FIRST, 1.0, math.inf
+        while ((within == 1 and beyond > _LEAST) or beyond / within > _CLOSE) and asked <= _MOST:
+            if fast.fits(asked):
                 within = asked
-                fitting.append(asked)
-                tried.append(f"{asked:.3g}x is within")
-            except (LostTooMuchError, OutOfReachError) as error:
-                beyond, why = asked, str(error).removesuffix("; nothing was written")
-                tried.append(f"{asked:.3g}x is not")
-                if within == 1 and beyond <= _LEAST:
-                    raise type(error)(f"even {_LEAST:g}x is too much: {why}; {_HELPS}") from error
-            progress(f"try {asked:.3g}x", 1, 1)
+            else:
+                beyond = asked
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
-        result = _reported(job, shared, fitting, counted, tried, why)
-        note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(tried)} ({why or 'nothing was beyond it'})")
+        if fast is not search and beyond < math.inf:
+            search.fits(beyond)  # the quick fit loses more
+        if not search.fitting:
+            raise search.refusal()
+        result = _reported(search, bench=shared.bench)
+        note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(search.tried)} ({search.why})")
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
         return replace(result, report=replace(result.report, notes=notes))
 
 
-def _reported(
-    job: Job, options: Options, fitting: Sequence[float], counted: Unit, tried: list[str], why: str
-) -> Result:
+def _quick(options: Options) -> Options:
+    """Options that fit the same plan in less time, by a linear refit, so that it loses a little more."""
+    if options.refit.refit != "auto":
+        return options
+    return replace(options, refit=replace(options.refit, refit="linear"))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Speed-ups that were tried, each held to the greatest drop on the inputs to choose by.
+
+    Attributes:
+        job: to run.
+        options: of each run.
+        counted: what the speed-ups count.
+        progress: told of each try.
+        how: what is said of each try, between its speed-up and what became of it.
+        fitting: those within the drop.
+        tried: what became of each, in words.
+        errors: of those beyond the drop, the last one at the end.
+    """
+
+    job: Job
+    options: Options
+    counted: Unit
+    progress: Progress
+    how: str = ""
+    fitting: list[float] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
+    errors: list[OnnxPruneError] = field(default_factory=list)
+
+    def fits(self, asked: float) -> bool:
+        """Try one."""
+        stage = f"try {asked:.3g}x"
+        self.progress(stage, 0, 1)
+        try:
+            _run(self.job, self.options, asked, self.counted, rehearsal=True)
+            self.fitting.append(asked)
+            self.tried.append(f"{asked:.3g}x{self.how} is within")
+        except (LostTooMuchError, OutOfReachError) as error:
+            self.errors.append(error)
+            self.tried.append(f"{asked:.3g}x{self.how} is not")
+        self.progress(stage, 1, 1)
+        self.progress(self.tried[-1], 1, 1)
+        return self.fitting[-1:] == [asked]
+
+    @property
+    def why(self) -> str:
+        """What the last one beyond the drop loses."""
+        return str(self.errors[-1]).removesuffix("; nothing was written") if self.errors else "nothing was beyond it"
+
+    def refusal(self) -> OnnxPruneError:
+        """The error where even the least one is beyond the drop."""
+        return type(self.errors[-1])(f"even {_LEAST:g}x is too much: {self.why}; {_HELPS}")
+
+
+def _reported(search: _Search, *, bench: bool) -> Result:
     """The largest speed-up that stays within the drop on the inputs to report on, and is one when it is measured.
 
     Args:
-        job: to run.
-        options: of each run.
-        fitting: speed-ups that were within the drop on the inputs to choose by.
-        counted: in what they count.
-        tried: what became of each speed-up so far, in words; more is added.
-        why: the smallest one beyond the drop was so, or empty.
+        search: with the speed-ups that were within the drop on the inputs to choose by.
+        bench: measure the result.
     """
-    for asked in _falling(fitting):
+    for asked in _falling(search.fitting):
         try:
-            result = _run(job, options, asked, counted)
+            result = _run(search.job, replace(search.options, bench=bench), asked, search.counted)
         except LostTooMuchError as error:
+            search.errors.append(error)
+            search.tried.append(f"{asked:.3g}x is not on the inputs to report on")
             if asked <= _LEAST:
-                raise type(error)(f"even {_LEAST:g}x is too much: {error}; {_HELPS}") from error
-            tried.append(f"{asked:.3g}x is not on the inputs to report on")
+                raise search.refusal() from error
         else:
             timing = result.report.timing
             if not result.returned and (timing is None or timing.ratio >= _LEAST):
                 return result
-            tried.append(f"{asked:.3g}x was less than {_LEAST:g}x faster when the result was timed")
-    lost = f" ({why})" if why else ""
-    raise OutOfReachError(f"nothing within --max-drop is {_LEAST:g}x faster: {', '.join(tried)}{lost}; {_HELPS}")
+            search.tried.append(f"{asked:.3g}x was less than {_LEAST:g}x faster when the result was timed")
+    lost = f" ({search.why})" if search.errors else ""
+    tried = ", ".join(search.tried)
+    raise OutOfReachError(f"nothing within --max-drop is {_LEAST:g}x faster: {tried}{lost}; {_HELPS}")
 
 
 def _falling(fitting: Sequence[float]) -> Iterator[float]:

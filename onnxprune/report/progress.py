@@ -1,7 +1,9 @@
-"""One line a stage, with the time that is left."""
+"""Progress of a run: a bar a stage on a terminal; elsewhere a line a stage, and one a minute."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["StageBars"]
+__all__ = ["StageBars", "StageLines"]
+
+_MINUTE = 60.0  # seconds between two lines of one stage
 
 
 class StageBars:
@@ -46,3 +50,37 @@ class StageBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, detail=detail)
         self._bars.update(self._tasks[stage], completed=done, total=total, detail=detail)
+
+
+class StageLines:
+    """A line when a stage begins for the first time, and one a minute; used like `StageBars`, for logs and pipes.
+
+    Each line holds the minutes and seconds since the start, the stage, and in the lines between how much of it is done.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._start = self._last = clock()
+        self._begun: set[str] = set()
+
+    def __enter__(self) -> StageLines:
+        self._start = self._last = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
+        """Take note that ``done`` of ``total`` are through, and print a line if one is due."""
+        now = self._clock()
+        if stage in self._begun and now - self._last < _MINUTE:
+            return
+        share = f"  {100 * done / max(total, 1):.0f} %" if stage in self._begun else ""
+        self._begun.add(stage)
+        self._last = now
+        minutes, seconds = divmod(int(now - self._start), 60)
+        text = f"[{minutes:02d}:{seconds:02d}] {stage}{share}{f'  {detail}' if detail else ''}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

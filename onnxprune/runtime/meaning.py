@@ -5,12 +5,14 @@
 - ``values``: numbers, such as boxes, embeddings, images and heat maps.
 - ``undecided``: (N, C) floats that may be scores of classes or C numbers: what is asked of either is asked of it.
 
-The shape alone never makes classes or pixels. The evidence is, the strongest first: the user's word (``--output
-NAME=KIND``), the end of the graph (`graph.outputs.ending`), labels in the data.
+The evidence is, the strongest first: the user's word (``--output NAME=KIND``), the end of the graph
+(`graph.outputs.ending`), a name that says scores of classes (``logits``), as many numbers as ImageNet has classes,
+labels in the data. No other shape makes classes or pixels: 512 numbers may be an embedding.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -50,6 +52,11 @@ class Meaning:
     evidence: str = ""
     says: Says | None = None
 
+
+_SCORES = re.compile(r"logit|softmax|prob(s|abilit|$)|class(es)?_?scores?", re.IGNORECASE)
+"""In the name of an output that has scores of classes."""
+_IMAGENET = (1000, 1001, 21841, 21843)
+"""Numbers of classes of ImageNet, without and with a background, of its small and its whole set."""
 
 UNKNOWN = Meaning("undecided", None, "nothing is known of it")
 """Of an output that nobody described: by its numbers either undecided, or values."""
@@ -94,7 +101,7 @@ def meanings(net: Net, asked: Mapping[str, str] | None = None) -> dict[str, Mean
         if name in asked:
             found[name] = _asked(name, tensors[name], _known(name, asked[name]), end)
         else:
-            found[name] = _read(tensors[name], end)
+            found[name] = _read(name, tensors[name], end)
     return found
 
 
@@ -136,7 +143,7 @@ def _known(name: str, kind: str) -> AskedKind:
     return known[kind]
 
 
-def _read(tensor: Any, end: Ending | None) -> Meaning:
+def _read(name: str, tensor: Any, end: Ending | None) -> Meaning:
     """What the graph says, or may be by the shape."""
     shape = dims(tensor)
     if end is not None and end.says == "numbers":
@@ -153,6 +160,10 @@ def _read(tensor: Any, end: Ending | None) -> Meaning:
     wide = _score_axis(shape)
     if wide is None:
         return Meaning("values", None, "no Softmax, LogSoftmax or ArgMax ends it")
+    if _SCORES.search(name):
+        return Meaning("classes", wide, f"the name '{name}'")
+    if shape[wide] in _IMAGENET:
+        return Meaning("classes", wide, f"{shape[wide]} numbers, as many as ImageNet has classes")
     return Meaning("undecided", wide, f"none: {_text(shape)} without a Softmax may be scores of classes or values")
 
 
