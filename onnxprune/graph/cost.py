@@ -10,11 +10,9 @@ residual branch (see ``branches``) costs nothing once the branch's group keeps n
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -28,7 +26,7 @@ from onnxprune.graph.rules import Axis
 from onnxprune.graph.sites import LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from onnxprune.graph.branches import Branch
     from onnxprune.graph.channels import ChannelMap
@@ -69,9 +67,6 @@ class _Weights:
 
     extents: tuple[_Extent, ...]
     within: tuple[str, ...]
-
-
-T = TypeVar("T", _Layer, _Weights)
 
 
 class Clock(Protocol):
@@ -162,21 +157,6 @@ class CostModel:
         inner = {name for group, branch in self.branches.items() if keep.get(group) == 0 for name in branch.inner}
         return {name: self.sizes[name] if name in inner else count for name, count in keep.items()}
 
-    def saving(self, keep: Mapping[str, int], group: str, to: int, *, unit: Unit) -> float:
-        """What is saved when one group goes from `keep` to `to` channels."""
-        after = {**keep, group: to}
-        if unit == "macs":
-            return sum(self._layer(layer, keep) - self._layer(layer, after) for layer in self._layers_of[group])
-        return sum(self._product(c, keep) - self._product(c, after) for c in self._constants_of[group])
-
-    @cached_property
-    def _layers_of(self) -> Mapping[str, list[_Layer]]:
-        return _by_group(self.layers.values())
-
-    @cached_property
-    def _constants_of(self) -> Mapping[str, list[_Weights]]:
-        return _by_group(self.constants)
-
     def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
         """Multiply-accumulates of each layer for one sample, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "macs") for name in self.layers}
@@ -218,7 +198,11 @@ class CostModel:
 
     def layers_of(self, group: str) -> tuple[str, ...]:
         """Layers with an axis that a group's channels are on, and those that go with the last of them."""
-        return tuple(name for name, layer in self.layers.items() if group in _owners(layer))
+        return tuple(
+            name
+            for name, layer in self.layers.items()
+            if group in layer.within or any(group == own for extent in layer.extents for own, _ in extent.groups)
+        )
 
     def along(
         self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
@@ -264,19 +248,6 @@ class CostModel:
 def _gone(weights: _Layer | _Weights, keep: Mapping[str, int]) -> bool:
     """Whether it goes with a branch of which nothing is kept."""
     return any(keep.get(group, 1) == 0 for group in weights.within)
-
-
-def _owners(weights: _Layer | _Weights) -> tuple[str, ...]:
-    """Groups that its size depends on."""
-    return tuple(dict.fromkeys((*(name for extent in weights.extents for name, _ in extent.groups), *weights.within)))
-
-
-def _by_group(owners: Iterable[T]) -> dict[str, list[T]]:
-    found: dict[str, list[T]] = defaultdict(list)
-    for owner in owners:
-        for group in _owners(owner):
-            found[group].append(owner)
-    return found
 
 
 def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int]]) -> CostModel:

@@ -1,13 +1,13 @@
 """Deciding how many channels each group keeps and how each layer is carried out, and the file that says so. How a
 plan is carried out is not known here."""
 
-from onnxprune.plan.allocate import Allocation, allocate, levels
 from onnxprune.plan.budget import WITHIN_DROP, Budget, budget_from, times_less
 from onnxprune.plan.candidates import RECIPES, Candidates, Recipe, Uses
 from onnxprune.plan.explain import Explanation, Option, Reason, explain
 from onnxprune.plan.layers import LayerPlan
+from onnxprune.plan.levels import levels
 from onnxprune.plan.plan import GroupPlan, Plan
-from onnxprune.plan.search import Choice, search
+from onnxprune.plan.search import Allocation, Choice, search
 
 __all__ = [
     "RECIPES",
@@ -24,7 +24,6 @@ __all__ = [
     "Reason",
     "Recipe",
     "Uses",
-    "allocate",
     "budget_from",
     "explain",
     "levels",

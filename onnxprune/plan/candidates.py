@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from onnxprune.graph.forms import Form, Forms
-from onnxprune.plan.allocate import levels
+from onnxprune.plan.levels import levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,25 +11,27 @@ left of the budget is spent. None of these states depends on the budget, so more
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from onnxprune.errors import OutOfReachError
 from onnxprune.plan.budget import WORDS
+from onnxprune.plan.levels import ladders
 from onnxprune.plan.space import Choice, Space
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from onnxprune.graph.cost import CostModel
-    from onnxprune.plan.allocate import Allocation
     from onnxprune.plan.budget import Budget
     from onnxprune.plan.candidates import Candidates
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Choice", "search"]
+__all__ = ["Allocation", "Choice", "search"]
+
+Allocation = Literal["greedy", "uniform"]
 
 
 def search(
@@ -48,7 +50,8 @@ def search(
         cost: of the network.
         curves: per group that may shrink, (size + 1,) the error when so many channels are gone.
         candidates: per site that may take another form.
-        budget: what to reach, in MACs, parameters or milliseconds.
+        budget: what to reach, in MACs, parameters or milliseconds; or the share of channels that every group keeps,
+            at the level nearest to it, whatever that costs.
         allocation: ``greedy``: by error and cost. ``uniform``: the same share of its cost for every layer, and of
             their channels for the groups where they lose any.
         align: counts are multiples of it where groups are large enough.
@@ -57,6 +60,9 @@ def search(
     Raises:
         OutOfReachError: the budget is out of reach; the message has the closest that is in reach.
     """
+    if budget.kind == "keep-ratio":
+        rungs = ladders(cost, curves, align, ()).items()
+        return Choice({name: _nearest(ladder, budget.fraction) for name, ladder in rungs}, {})
     space = Space(cost, curves, candidates, budget.unit, align, droppable)
     limit = budget.fraction * cost.total({}, {}, space.unit)
     states = space.chain() if allocation == "greedy" else space.uniform()
@@ -76,3 +82,8 @@ def search(
             f"remain ({full / (least or 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
         )
     return space.choice(best)
+
+
+def _nearest(ladder: tuple[int, ...], fraction: float) -> int:
+    """The level closest to a fraction of all channels; of two, the larger."""
+    return min(ladder, key=lambda level: (abs(level - fraction * ladder[0]), -level))

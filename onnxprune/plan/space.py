@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.graph.forms import DENSE, Form
-from onnxprune.plan.allocate import ladders
+from onnxprune.plan.levels import ladders
 
 if TYPE_CHECKING:
     from onnxprune.graph.cost import CostModel
@@ -23,6 +23,7 @@ __all__ = ["Choice", "Space", "State"]
 
 _PRICES = np.geomspace(1e-5, 1e3, 120)  # error for the cost of the whole network
 _MOST_SWEEPS = 12
+_UNKNOWN = 1e9  # error where it is not finite
 _ROUNDING = 1e-4  # MACs of layers are whole numbers
 _UNIFORM_STEPS = 400
 _UNIFORM_KEEP = 1 / 1.15  # channels that He et al. keep of a layer that is decomposed as well
@@ -56,7 +57,7 @@ class Space:
         self.groups, self.sites = tuple(curves), tuple(candidates)
         self.ladders = [np.array(rungs) for rungs in ladders(cost, self.groups, align, droppable).values()]
         self.curves = [
-            np.maximum.accumulate(np.nan_to_num(curves[name], nan=np.inf, posinf=1e9))[cost.sizes[name] - ladder]
+            np.maximum.accumulate(np.nan_to_num(curves[name], nan=_UNKNOWN, posinf=_UNKNOWN))[cost.sizes[name] - ladder]
             for name, ladder in zip(self.groups, self.ladders, strict=True)
         ]
         for curve in self.curves:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, Unit
 from onnxprune.note import Note
-from onnxprune.plan import Choice, Explanation, allocate, explain, search
+from onnxprune.plan import Choice, Explanation, explain, search
 from onnxprune.stages.bench import machine
 from onnxprune.stages.by_latency import plan_by_latency
 from onnxprune.stages.choose import eligible_branches, eligible_sites
@@ -275,7 +275,5 @@ def _found(
     if not (curves or candidates):
         return {}, {}
     budget, allocation, align = options.budget, options.allocation, options.alignment
-    if not candidates:
-        return allocate(cost, curves, budget, allocation=allocation, align=align, droppable=droppable), {}
     choice = search(cost, curves, candidates, budget, allocation=allocation, align=align, droppable=droppable)
     return choice.keep, choice.forms

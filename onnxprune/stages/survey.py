@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.plan.allocate import levels
 from onnxprune.plan.candidates import Candidates, Entry, Uses, cheaper_sizes
+from onnxprune.plan.levels import levels
 from onnxprune.solve import (
     Basis,
     RefitOptions,

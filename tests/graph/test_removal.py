@@ -131,10 +131,6 @@ def test_costs_by_count_are_those_of_the_network_that_was_really_cut(name, data)
     recounted = cost_model(smaller, channel_map(smaller), shapes)
     assert cost.macs(keep) == recounted.macs({})
     assert cost.params(keep) == recounted.params({}) == smaller.parameters()
-    for group in channels.prunable:
-        for unit, total in (("macs", cost.macs), ("params", cost.params)):
-            fewer = {**keep, group.name: 1}
-            assert np.isclose(cost.saving(keep, group.name, 1, unit=unit), total(keep) - total(fewer))
 
 
 @settings(max_examples=60, deadline=None)

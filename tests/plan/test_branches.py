@@ -14,7 +14,7 @@ from onnxprune.graph.cost import cost_model
 from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
 from onnxprune.graph.load import load
-from onnxprune.plan import Candidates, Choice, allocate, budget_from, explain, search
+from onnxprune.plan import Candidates, Choice, budget_from, explain, search
 from onnxprune.plan.candidates import cheaper_sizes
 from onnxprune.plan.sensitivity import Sensitivity
 from onnxprune.stages.choose import eligible_branches
@@ -82,9 +82,8 @@ def test_what_costs_nothing_to_lose_goes_first_and_only_where_it_may(recipe) -> 
 
     def planned(droppable):
         budget = budget_from(macs="1.5x")
-        if recipe == "prune":
-            return allocate(COST, curves, budget, align=8, droppable=droppable)
-        return search(COST, curves, candidates, budget, align=8, droppable=droppable).keep
+        forms = {} if recipe == "prune" else candidates
+        return search(COST, curves, forms, budget, align=8, droppable=droppable).keep
 
     assert [name for name, count in planned(BRANCHES).items() if not count] == [idle]
     assert all(planned(()).values())
@@ -150,18 +149,13 @@ def test_under_a_clock_that_knows_no_width_only_whole_branches_save_time() -> No
         search(timed, curves, {}, budget, align=8)
 
 
-@pytest.mark.parametrize("candidates", [{}, None])
-def test_groups_inside_a_branch_that_goes_are_left_alone(candidates) -> None:
+def test_groups_inside_a_branch_that_goes_are_left_alone() -> None:
     net, _ = fold(load(FAMILIES["resnet_bottleneck"]())[0])
     channels = channel_map(net)
     cost = cost_model(net, channels, {net.input_names[0]: (1, 3, SIDE, SIDE)})
     curves = {name: np.linspace(0, 1, size + 1) ** 2 for name, size in cost.sizes.items()}
     droppable = tuple(cost.branches)
-    plan = {
-        True: lambda: allocate(cost, curves, budget_from(macs="9x"), align=4, droppable=droppable),
-        False: lambda: search(cost, curves, {}, budget_from(macs="9x"), align=4, droppable=droppable).keep,
-    }[candidates is None]
-    keep = plan()
+    keep = search(cost, curves, {}, budget_from(macs="9x"), align=4, droppable=droppable).keep
     gone = [name for name, count in keep.items() if not count]
     assert gone
     assert cost.macs(keep) * 9 <= cost.macs({})
