@@ -19,12 +19,13 @@ from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
+from baselines import NAMES, baseline, seed_random
 from common import arguments, machine, table, top1
 
 import onnxprune
 from onnxprune import DataOptions, Options
 from onnxprune.plan import Plan
-from onnxprune.solve import RefitOptions, SelectOptions, Selector
+from onnxprune.solve import RefitOptions, Selector
 
 _SAMPLES = 3000
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -97,15 +98,15 @@ def _runs(model: str, calibration: Path, test: Test, seeds: int) -> None:
 
 def _selectors(model: str, calibration: Path, test: Test, seeds: int) -> None:
     linear, none = RefitOptions(refit="linear"), RefitOptions(refit="none")
-    cases = [(selector, linear) for selector in get_args(Selector)] + [("magnitude", none)]
+    cases = [(selector, linear) for selector in (*get_args(Selector), *NAMES)] + [("magnitude", none)]
     planned = onnxprune.prune(model, data=calibration, macs="2x", options=_BASE, dry_run=True).plan
     counts = Plan(tuple(replace(group, kept=None) for group in planned.groups))
     rows: list[list[object]] = []
     for selector, refit in cases:
         errors, accuracies = [], []
         for seed in range(seeds):
-            select = SelectOptions(selector=selector, seed=seed)
-            found = replace(_BASE, recipe=None, align=None, select=select, refit=refit, seed=seed)
+            seed_random(seed)
+            found = replace(_BASE, recipe=None, align=None, select=baseline(selector), refit=refit, seed=seed)
             result = onnxprune.prune(model, data=calibration, plan=counts, options=found)
             errors.append(_held_error(result))
             accuracies.append(_accuracy(result, test))

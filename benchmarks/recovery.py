@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from baselines import baseline
 from common import ROOT, arguments, machine, table, top1
 from zoo_models import CASES, Case
 
 import onnxprune
 from onnxprune import DataOptions, Options, RecoverOptions
-from onnxprune.solve import RefitOptions, SelectOptions
+from onnxprune.solve import RefitOptions
 
 _BY_NAME = {case.name: case for case in CASES}
 _BASE = Options(samples=3000, bench=False, recipe="prune", align=16)
@@ -31,7 +32,7 @@ _USUAL = replace(
     _BASE,
     align=1,
     allocation="uniform",
-    select=SelectOptions(selector="magnitude"),
+    select=baseline("magnitude"),
     refit=RefitOptions(refit="none"),
 )
 _WAYS = {"ours": (_OURS, RecoverOptions()), "usual": (_USUAL, RecoverOptions(features=0.0, blockwise=0.0))}

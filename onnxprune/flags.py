@@ -345,7 +345,6 @@ def options_from(
             rank_tol=method.rank_tol,
             lasso_alpha=method.lasso_alpha,
             layer_alpha=method.layer_alpha,
-            seed=sampling.seed,
         ),
         refit=RefitOptions(refit=method.refit, basis=method.basis, rounds=method.rounds, ridge=method.ridge),
         metric=method.metric,

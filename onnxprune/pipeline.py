@@ -201,7 +201,6 @@ class Job:
             dry_run: likewise.
             rehearsal: judge it by the inputs to choose by, not by those to report on.
         """
-        options = replace(options, select=replace(options.select, seed=options.select.seed or options.seed))
         started = replace(self.started, options=options, clock=Stopwatch(self.started.clock.seconds))
         work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
         groups = self.groups if options.uses.prune or plan else ()

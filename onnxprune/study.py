@@ -232,7 +232,7 @@ def _pruned(selector: Selector) -> Callable[[_Layer, float, Options], Made | Non
         if keep < 1 or len(layer.problems) > 1:
             return None
         problem = layer.problems[0]
-        chosen = SelectOptions(selector=selector, seed=options.seed)
+        chosen = SelectOptions(selector=selector)
         columns = kept_columns(problem, select([problem], layer.inputs, keep, chosen).kept)
         solution = refit(problem, columns, _LINEAR)
         weight = np.zeros_like(problem.weight)

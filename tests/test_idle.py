@@ -45,7 +45,7 @@ PARETO = ["--pareto", "points"]
         (["--align", "4", "--selector", "lasso", "--lasso", "fixed"], "--align does nothing where the LASSO"),
         (["--no-drop-branches", "--keep-ratio", "0.5"], "--no-drop-branches does nothing with --keep-ratio"),
         (["--no-drop-branches", "--recipe", "spatial"], "--no-drop-branches does nothing with --recipe spatial"),
-        (["--selector", "random", "--recipe", "channel"], "--selector does nothing with --recipe channel"),
+        (["--selector", "lasso", "--recipe", "channel"], "--selector does nothing with --recipe channel"),
         (["--no-sensitivity", "--damping", "1"], "--damping does nothing with --no-sensitivity"),
         (
             ["--damping", "1", "--allocation", "uniform", "--recipe", "prune"],
@@ -102,8 +102,8 @@ def test_options_that_do_something_are_let_through_to_the_model(capsys, tmp_path
     [
         (Options(refit=RefitOptions(ridge=1.0)), None, "--ridge"),
         (Options(recipe="3c"), NAMED, "--recipe"),
-        (Options(select=SelectOptions(selector="random")), NAMED, "--selector"),
-        (Options(select=SelectOptions(selector="random")), COUNTED, ""),
+        (Options(select=SelectOptions(selector="lasso")), NAMED, "--selector"),
+        (Options(select=SelectOptions(selector="lasso")), COUNTED, ""),
         (Options(refit=RefitOptions(rounds=0)), NAMED, "--rounds"),
         (Options(refit=RefitOptions(rounds=0)), SPLIT, ""),
         (Options(bench=False, bench_batch=2, budget=budget_from(latency_ms=1)), None, ""),

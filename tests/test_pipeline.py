@@ -62,9 +62,8 @@ def test_the_same_seed_gives_the_same_bytes_and_the_original_is_not_changed(slim
     assert model.SerializeToString() == before
 
 
-@pytest.mark.parametrize("selector", ["lasso", "magnitude", "max-response", "first-k", "random"])
-def test_every_selector_meets_the_budget(resnet, selector):
-    options = replace(QUICK, select=SelectOptions(selector=selector))
+def test_the_lasso_meets_the_budget(resnet):
+    options = replace(QUICK, select=SelectOptions(selector="lasso"))
     assert onnxprune.prune(resnet, macs="1.5x", options=options).report.macs.ratio >= 1.5
 
 

@@ -39,7 +39,7 @@ __all__ = [
     "kept_columns",
 ]
 
-Selector = Literal["obs", "lasso", "magnitude", "max-response", "first-k", "random"]
+Selector = Literal["obs", "lasso"]
 LassoVariant = Literal["path", "alternating", "fixed"]
 Refit = Literal["auto", "linear", "ridge", "scale-only", "none"]
 Basis = Literal["data", "plain"]
@@ -90,13 +90,12 @@ def _check(flag: str, value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectOptions:
-    """How the channels that stay are chosen.
+    """How the channels to keep are chosen.
 
-    ``selector``: ``obs`` (block Optimal Brain Surgeon), ``lasso`` (the published choice), or a baseline.
+    ``selector``: ``obs`` (block Optimal Brain Surgeon) or ``lasso`` (the published choice).
     ``lasso``: the whole ``path`` without a search, ``alternating`` with re-estimated weights (He et al. 2017,
     section 3.1), or ``fixed``: one penalty, ``lasso_alpha / units ** layer_alpha``, that finds its own count.
     ``rank_tol``: the path may stop at up to (1 + rank_tol) times the wanted count, and is trimmed to it.
-    ``seed``: of the ``random`` selector; 0: that of the run.
 
     Raises:
         UsageError: a number is negative or not finite.
@@ -107,7 +106,6 @@ class SelectOptions:
     rank_tol: float = 0.1
     lasso_alpha: float = 1e-4
     layer_alpha: float = 0.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         _check("--rank-tol", self.rank_tol)

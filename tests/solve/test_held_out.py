@@ -72,7 +72,7 @@ def by_hand(x: np.ndarray, y: np.ndarray, half: np.ndarray, problem: Regression,
 
 
 @settings(deadline=None, max_examples=15)
-@given(seed=seeds, samples=st.sampled_from([28, 60, 800]), selector=st.sampled_from(["obs", "lasso", "random"]))
+@given(seed=seeds, samples=st.sampled_from([28, 60, 800]), selector=st.sampled_from(["obs", "lasso"]))
 def test_the_curve_is_what_fits_to_one_half_err_on_the_other(seed: int, samples: int, selector: str) -> None:
     x, y, half, problem = layer(seed, samples)
     orders = orders_of(problem, 8, selector)

@@ -52,7 +52,7 @@ def many_convs(count: int) -> onnx.ModelProto:
 
 def test_many_small_layers_take_no_more_memory_than_few() -> None:
     data = {"x": np.random.default_rng(1).standard_normal((72, 3, _SIDE, _SIDE)).astype(np.float32)}
-    options = Options(memory=64 << 20, sensitivity=False, select=SelectOptions(selector="first-k"), points=10)
+    options = Options(memory=64 << 20, sensitivity=False, points=10)
     tracemalloc.start()
     onnxprune.prune(many_convs(60), data=data, macs="2x", options=options, dry_run=True)
     _, peak = tracemalloc.get_traced_memory()

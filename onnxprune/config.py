@@ -1,0 +1,175 @@
+"""Options in a TOML file, and single ones by group and field: both become arguments of the command line.
+
+A file has a table a group of options, and their fields under the names that they have in Python::
+
+    [budget]
+    macs = "50%"
+
+    [data]
+    preset = "imagenet"
+
+    [run]
+    data = "photos"
+
+``[run]`` holds what belongs to no group. What is typed on the command line replaces what the file says.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from onnxprune.errors import UsageError
+
+__all__ = ["RUN", "config_text", "configured", "differing"]
+
+RUN = "run"
+"""Group of the options that belong to no other one."""
+_CONFIG, _SET = "--config", "--set"
+_NEGATIVE = "--no-"
+
+
+def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) -> list[str]:
+    """Replace ``--config FILE`` and ``--set GROUP.FIELD=VALUE`` by the options that they stand for.
+
+    Args:
+        arguments: of the command.
+        groups: names of the fields of each group.
+
+    Returns:
+        Those of the file less what `arguments` give themselves, those of ``--set``, and the other arguments.
+
+    Raises:
+        UsageError: the file cannot be read, or a group or a field is unknown.
+    """
+    left: list[str] = []
+    files: list[str] = []
+    settings: list[str] = []
+    waiting: list[str] | None = None
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if waiting is not None:
+            waiting.append(argument)
+            waiting = None
+        elif flag in (_CONFIG, _SET):
+            waiting = files if flag == _CONFIG else settings
+            if equals:
+                waiting.append(value)
+                waiting = None
+        else:
+            left.append(argument)
+    if waiting is not None:
+        raise UsageError(f"{_CONFIG if waiting is files else _SET} needs a value, found none")
+    if len(files) > 1:
+        raise UsageError(f"{_CONFIG} takes one file, found {', '.join(files)}")
+    typed = {_positive(argument.partition("=")[0]) for argument in left if argument.startswith("-")}
+    if "-o" in typed:
+        typed.add("--output")
+    said: list[str] = []
+    for text in settings:
+        flag, *values = _setting(text, groups)
+        typed.add(_positive(flag))
+        said += [flag, *values]
+    for path in files:
+        for flag, *values in _read(Path(path), groups):
+            if _positive(flag) not in typed:
+                said += [flag, *values]
+    return [*left, *said]
+
+
+def _positive(flag: str) -> str:
+    return f"--{flag.removeprefix(_NEGATIVE)}" if flag.startswith(_NEGATIVE) else flag
+
+
+def _setting(text: str, groups: Mapping[str, Collection[str]]) -> list[str]:
+    name, equals, value = text.partition("=")
+    group, dot, field = name.strip().partition(".")
+    if not (equals and dot):
+        raise UsageError(f"{_SET} {text}: expected GROUP.FIELD=VALUE, such as refit.rounds=2")
+    _check(f"{_SET} {text}", group, field, groups)
+    if value.strip() in ("true", "false"):
+        return _flag(field, value.strip() == "true")
+    return _flag(field, value.strip())
+
+
+def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[list[str]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{_CONFIG} {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{_CONFIG} {path}: is no TOML file: {error}") from error
+    for group, table in content.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{_CONFIG} {path}: '{group}' belongs to no group; put it under one of {_listed(groups)}")
+        for field, value in table.items():
+            _check(f"{_CONFIG} {path}", group, field, groups)
+            yield _flag(field, value)
+
+
+def _check(where: str, group: str, field: str, groups: Mapping[str, Collection[str]]) -> None:
+    if group not in groups:
+        raise UsageError(f"{where}: unknown group '{group}', expected one of {_listed(groups)}")
+    if field not in groups[group]:
+        near = difflib.get_close_matches(field, groups[group], 1)
+        meant = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"{where}: group '{group}' has no '{field}', only {', '.join(groups[group])}{meant}")
+
+
+def _listed(groups: Mapping[str, Collection[str]]) -> str:
+    return ", ".join(groups)
+
+
+def _flag(field: str, value: object) -> list[str]:
+    """The arguments that give a field a value."""
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"{_NEGATIVE}{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *(str(item) for item in value)]
+    return [f"--{name}", str(value)]
+
+
+def differing(record: object) -> dict[str, object]:
+    """Fields of a group of options that differ from their defaults.
+
+    Args:
+        record: a dataclass all of whose fields have defaults.
+    """
+    assert is_dataclass(record)
+    usual: object = type(record)()  # type: ignore[misc]
+    return {
+        field.name: getattr(record, field.name)
+        for field in fields(record)
+        if getattr(record, field.name) != getattr(usual, field.name)
+    }
+
+
+def config_text(groups: Mapping[str, Mapping[str, object]]) -> str:
+    """Write options as TOML, so that `configured` reads them again; groups without any are left out.
+
+    Args:
+        groups: values by group and field.
+    """
+    tables = []
+    for group, values in groups.items():
+        if values:
+            tables.append("\n".join([f"[{group}]", *(f"{field} = {_value(value)}" for field, value in values.items())]))
+    return "\n\n".join(tables) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value)  # inf and nan are numbers of TOML, too
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    # A basic string of TOML has JSON's escapes, and wants one more character escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
