@@ -3,7 +3,7 @@
 ``accuracy``: what is left at true cuts in MACs and in milliseconds (batch 1, one thread). ``predicted``: milliseconds
 that the clocks of layers add up to, against the network's own, for plans of three models. ``ablation``: ResNet-56 at 4x
 fewer MACs, one part of the method after the other. ``trials``: the sensitivities from one trial each against trials at
-eight levels, on ResNet-20. ``weights``: what the Fisher metric and plans of several dampings bring.
+eight levels, on ResNet-20. ``weights``: what plans of several dampings bring.
 
 Run: ``python benchmarks/plan_by_cost.py accuracy --data FOLDER --vgg cifar_vgg.onnx``, and so on.
 """
@@ -159,7 +159,6 @@ def _refusal(path: str, case: Case, given: argparse.Namespace, options: Options,
 
 _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("as by default", {}),
-    ("--metric fisher", {"metric": "fisher"}),
     ("--damping 0 0.5 1", {"damping": (0.0, 0.5, 1.0)}),
 )
 _SOFT = replace(_BASE, refit=RefitOptions(refit="auto"))
@@ -301,9 +300,7 @@ class _Brute(Trials):
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
                 form = candidates.forms[int(place)]
                 inputs = read_inputs(site, problems, columns, form, SelectOptions())
-                solutions, _ = fit_chain(
-                    site, problems, columns, form, fit_of(problems[0], len(columns)), None, None, inputs
-                )
+                solutions, _ = fit_chain(site, problems, columns, form, fit_of(problems[0], len(columns)), None, inputs)
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

@@ -20,7 +20,7 @@ from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import WITHIN_DROP, Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
-from onnxprune.solve import Basis, LassoVariant, MetricChoice, Refit, RefitOptions, SelectOptions, Selector
+from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir, make_cache_dir, own_folder
 
 __all__ = [
@@ -158,8 +158,6 @@ class MethodFlags:
     "Of V fitted anew for the H that was found, then H for that V; 0: V as the singular values give it."
     ridge: Annotated[float, MORE] = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
-    metric: Annotated[MetricChoice, MORE] = "none"
-    "What errors of a layer's single outputs weigh: all alike, or what the network makes of them (fisher, needs torch)."
     downstream: Annotated[bool, MORE] = True
     "Also fit the layers that only see the effects of what was removed."
 
@@ -348,7 +346,6 @@ def options_from(
             seed=sampling.seed,
         ),
         refit=RefitOptions(refit=method.refit, basis=method.basis, rounds=method.rounds, ridge=method.ridge),
-        metric=method.metric,
         downstream=method.downstream,
         samples=sampling.samples,
         points=sampling.points,

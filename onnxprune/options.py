@@ -15,7 +15,7 @@ from onnxprune.plan import RECIPES, WITHIN_DROP, Allocation, Budget, Recipe, Use
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.meaning import AskedKind
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import MetricChoice, RefitOptions, SelectOptions
+from onnxprune.solve import RefitOptions, SelectOptions
 
 __all__ = ["Options", "parse_bytes"]
 
@@ -49,8 +49,6 @@ class Options:
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
         damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
             plan whose outputs are nearest to the original's is taken.
-        metric: what errors of single outputs of a layer weigh: all alike (``none``), or as much as the network's
-            outputs hang on them (``fisher``, which needs torch).
         align: counts are multiples of it where groups are large enough; None: 16 where time is counted, since engines
             run such layers faster, else 1.
         include: only groups all of whose producers match one of these node-name globs.
@@ -85,7 +83,6 @@ class Options:
     allocation: Allocation = "greedy"
     sensitivity: bool = True
     damping: tuple[float, ...] = (0.5,)
-    metric: MetricChoice = "none"
     align: int | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

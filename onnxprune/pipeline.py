@@ -35,7 +35,6 @@ from onnxprune.stages.compress import Compressed, compress
 from onnxprune.stages.contest import winner
 from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
-from onnxprune.stages.metric import output_weights
 from onnxprune.stages.room import Room
 from onnxprune.stages.rows import expected_rows, few_inputs
 from onnxprune.stages.start import open_inputs, prepared, workload
@@ -144,8 +143,6 @@ def opened(
     clock = Stopwatch()
     if options.recover is not None:
         require_torch()
-    if options.metric == "fisher":
-        require_torch("--metric fisher")
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
@@ -173,9 +170,6 @@ def opened(
         if options.budget.unit == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
-        if options.metric == "fisher":
-            with clock("weigh outputs"):
-                work = replace(work, weights=output_weights(work, cache.checkpoint("metric")))
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         yield Job(original, started, groups, cache, evaluator)
 
@@ -328,7 +322,7 @@ def _compressed(
     )
     rows = work.memory if options.refit.refit == "auto" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
-    asked = options.select, options.refit, options.downstream, bool(work.weights)
+    asked = options.select, options.refit, options.downstream
     depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)
     checkpoint = cache.checkpoint("compress", *depends, plan)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from onnx import numpy_helper
 from runs import PLANNED, QUICK, accuracy
 
 import onnxprune
-from onnxprune import Options, Plan, recovery
+from onnxprune import Options, Plan
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
 from onnxprune.graph.fold import fold
@@ -22,7 +21,6 @@ from onnxprune.note import RunWarning
 from onnxprune.plan import Budget, budget_from
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import start, verify
-from onnxprune.stages.metric import metrics_of
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
@@ -300,33 +298,6 @@ def test_plans_that_are_the_same_are_tried_once(slim):
 def test_a_damping_that_is_no_power_is_an_error(damping):
     with pytest.raises(UsageError, match="--damping takes powers within 0 and 1"):
         Options(damping=damping)
-
-
-@pytest.mark.parametrize("recipe", ["prune", "3c"])
-def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(narrow, tmp_path, recipe):
-    pytest.importorskip("torch")
-    options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="auto"))
-    result = onnxprune.prune(narrow, options=options)
-    assert result.report.macs.ratio >= 2
-    assert accuracy(result.model, narrow) > accuracy(onnx.load(narrow), narrow) - 1
-    plain = onnxprune.prune(narrow, options=replace(options, metric="none"))
-    assert plain.model.SerializeToString() != result.model.SerializeToString()
-    again = onnxprune.prune(narrow, options=options)
-    assert again.report.seconds["weigh outputs"] < result.report.seconds["weigh outputs"]
-    assert again.model.SerializeToString() == result.model.SerializeToString()
-
-
-def test_groups_of_a_conv_do_not_matter_alike():
-    work, site = SimpleNamespace(weights={"conv": np.array([4.0, 4.0, 1.0, 1.0])}), SimpleNamespace(name="conv")
-    found = metrics_of(work, site, 2)
-    assert found[0].scale == pytest.approx(2 * found[1].scale)
-    assert metrics_of(work, SimpleNamespace(name="other"), 2) is None
-
-
-def test_the_fisher_metric_without_torch_is_one_line(slim, monkeypatch):
-    monkeypatch.setattr(recovery, "missing_torch", lambda: ["torch"])
-    with pytest.raises(UsageError, match="--metric fisher needs torch: pip install"):
-        onnxprune.prune(slim, options=replace(QUICK, metric="fisher"))
 
 
 def test_a_damaged_checkpoint_is_as_good_as_none(slim, tmp_path):

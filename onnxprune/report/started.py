@@ -170,7 +170,6 @@ def _options(options: Options) -> dict[str, object]:
         "allocation": options.allocation,
         "sensitivity": options.sensitivity,
         "damping": list(options.damping),
-        "metric": options.metric,
         "align": options.alignment,
         "include": list(options.include),
         "exclude": list(options.exclude),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import Metric, RefitOptions, Samples, SelectOptions, Solution
+    from onnxprune.solve import RefitOptions, Samples, SelectOptions, Solution
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -54,11 +54,9 @@ def fit_chain(
     form: Form,
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
-    metrics: Sequence[Metric] | None = None,
     inputs: Indices | None = None,
 ) -> tuple[list[Solution], Chain]:
-    """Fit factors for every group of a site; see `solve.decompose`. Problems and samples are in `metrics`, if any;
-    `inputs`: see `read_inputs`.
+    """Fit factors for every group of a site; see `solve.decompose`. `inputs`: see `read_inputs`.
 
     Returns:
         One solution a group for all columns, and all factors; their ranks are lower than the form's where less is full
@@ -75,7 +73,6 @@ def fit_chain(
             form.channel,
             options,
             None if samples is None else samples[index],
-            None if metrics is None else metrics[index],
         )
         for index, problem in enumerate(problems)
     ]

@@ -115,7 +115,7 @@ def _weighed_up(
     if options.budget.kind == "latency":
         spread = options.budget, options.alignment, options.allocation, damping, droppable
         depends = (*spread, *machine(work.engine, options))
-        checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
+        checkpoint = cache.checkpoint("plan", *_asked(options, shapes), *depends)
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint, droppable)
     else:
         keep, forms = _found(cost, probed, options, droppable)
@@ -212,7 +212,7 @@ def _probed(
     cache: Cache,
 ) -> Probed:
     surveyed, weighed = survey_options(options), _weighed(options, shapes)
-    checkpoint = cache.checkpoint("probe", bool(work.weights), *_asked(options, shapes))
+    checkpoint = cache.checkpoint("probe", *_asked(options, shapes))
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
         found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)

@@ -24,7 +24,6 @@ from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, held_out_curve, removal_order, select
 from onnxprune.stages.batching import moves
 from onnxprune.stages.gather import SiteMeter, channel_of_column, unit_of_column
-from onnxprune.stages.metric import metrics_of, weighed
 from onnxprune.stages.room import Room, moment_bytes, solving_bytes
 from onnxprune.stages.steps import early_groups
 from onnxprune.stages.survey import survey
@@ -249,15 +248,14 @@ def _rank(
 
 
 def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
-    """What a site answers now, in its metric: a regression a group of a grouped conv, every input channel a unit."""
+    """What a site answers now: a regression a group of a grouped conv, every input channel a unit."""
     site = work.channels.sites[name]
     weight, bias = matrix(work.net, site)
     unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
-    problems = [
+    return [
         Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
         for part, gathered in enumerate(moments)
     ]
-    return weighed(problems, metrics_of(work, site, len(problems)))
 
 
 def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:

@@ -102,7 +102,7 @@ def _reading_some(problem: Regression, sizes: _Sizes, power: float) -> list[Entr
         columns = kept_columns(problem, order[sizes.inputs - count :])
         fitted = refit(problem, columns, _FIT)
         moments = problem.moments.columns(columns).with_response(fitted.weight, fitted.bias)
-        fewer = Regression(moments, fitted.weight, fitted.bias, problem.unit[columns], problem.sensitivity)
+        fewer = Regression(moments, fitted.weight, fitted.bias, problem.unit[columns])
         left = float(curve[sizes.inputs - count])
         for spatial, first, channel, _, error in _factored([fewer], replace(sizes, inputs=count), power):
             entries.append((spatial, first, channel, count, left + error))

@@ -18,7 +18,6 @@ from onnxprune.plan.candidates import Kind
 from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit, removal_order
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
-from onnxprune.stages.metric import metrics_of, unweighed
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
@@ -56,7 +55,7 @@ class Trials:
             group: the channels.
             order: first removed first, as found on the first half of the samples.
             curve: held-out errors by number of channels that are gone.
-            problems: of each consumer, in its metric, the group's channels being units.
+            problems: of each consumer, the group's channels being units.
 
         Returns:
             Damage over error; NaN where there is no error.
@@ -73,7 +72,7 @@ class Trials:
                 whole[:, columns] = solution.weight
                 found.append(replace(solution, weight=whole))
             site = self._work.channels.sites[name]
-            weights[site] = stacked(unweighed(found, metrics_of(self._work, site, len(found))))
+            weights[site] = stacked(found)
         return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
@@ -84,7 +83,6 @@ class Trials:
         """
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
-        metrics = metrics_of(self._work, site, len(problems))
         problems = [problem.half(0) for problem in problems]
         fit = fit_of(problems[0], len(columns))
         channels, order = int(problems[0].unit.max()) + 1, None
@@ -95,7 +93,7 @@ class Trials:
             if form.inputs is not None:
                 order = removal_order(problems, channels, SelectOptions()) if order is None else order
                 inputs = np.sort(order[channels - form.inputs :])
-            solutions, _ = fit_chain(site, problems, columns, form, fit, None, metrics, inputs)
+            solutions, _ = fit_chain(site, problems, columns, form, fit, None, inputs)
             weights = stacked(solutions)
             found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
         return found

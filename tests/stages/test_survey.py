@@ -63,7 +63,7 @@ def test_the_fit_keeps_on_new_samples_what_the_survey_promises(seed, inputs, out
         for place in places[:: max(len(places) // 4, 1)].tolist():
             asked = SITE, [problem], columns, found.forms[place]
             read = read_inputs(*asked, SelectOptions())
-            (solution,), chain = fit_chain(*asked, LINEAR, None, None, read)
+            (solution,), chain = fit_chain(*asked, LINEAR, None, read)
             left = wanted + problem.bias - new @ solution.weight.T - solution.bias
             error = np.square(left).mean(axis=0).sum() / wanted.var(axis=0).sum()
             if found.forms.spatial[place]:  # the fit also tries the plain basis, and takes the better one
