@@ -3,7 +3,7 @@
 ``accuracy``: what is left at true cuts in MACs and in milliseconds (batch 1, one thread). ``predicted``: milliseconds
 that the clocks of layers add up to, against the network's own, for plans of three models. ``ablation``: ResNet-56 at 4x
 fewer MACs, one part of the method after the other. ``trials``: the sensitivities from one trial each against trials at
-eight levels, on ResNet-20. ``weights``: what plans of several dampings bring.
+eight levels, on ResNet-20.
 
 Run: ``python benchmarks/plan_by_cost.py accuracy --data FOLDER --vgg cifar_vgg.onnx``, and so on.
 """
@@ -157,45 +157,6 @@ def _refusal(path: str, case: Case, given: argparse.Namespace, options: Options,
     return "kept"
 
 
-_WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("as by default", {}),
-    ("--damping 0 0.5 1", {"damping": (0.0, 0.5, 1.0)}),
-)
-_SOFT = replace(_BASE, refit=RefitOptions(refit="auto"))
-_WEIGHED = (
-    Row("cifar10_resnet56", 4.0),
-    Row("vgg", 5.0),
-    Row("imagenet_squeezenet1_1", 1.3, options=_SOFT),
-    Row("imagenet_mobilenet_v1_050_160", 1.3, options=_SOFT),
-)
-
-
-def _weights(given: argparse.Namespace) -> None:
-    rows: list[list[object]] = []
-    for row in _WEIGHED:
-        if given.only and row.name not in given.only:
-            continue
-        path, case = _case(row.name, given)
-        assert case.measure is not None
-        for label, changes in _WAYS:
-            start = time.perf_counter()
-            result = onnxprune.prune(
-                path,
-                data=case.inputs(given.data),
-                macs=f"{row.speedup}x",
-                options=replace(row.options, data=case.data, **changes),
-            )
-            taken, kl = time.perf_counter() - start, result.report.divergence[0].kl
-            if result.model is None:
-                raise AssertionError("nothing to measure")
-            accuracy = case.measure(given.data, result.model)
-            agreement = _agreement(case, given.data, path, result.model)
-            told = next((note.text for note in result.report.notes if note.subject == "--damping"), "")
-            rows.append([row.name, f"{row.speedup:g}x", label, accuracy, agreement, f"{kl:.4f}", taken])
-            print(*rows[-1], told, sep=" | ", file=sys.stderr, flush=True)
-    print(table(["model", "MACs", "errors weighed", "top-1", "agreement", "KL, held back", "seconds"], rows))
-
-
 def _predicted(given: argparse.Namespace) -> None:
     rows: list[list[object]] = []
     errors = []
@@ -347,12 +308,11 @@ def main() -> None:
         "predicted": _predicted,
         "ablation": _ablation,
         "trials": _trials,
-        "weights": _weights,
     }
     parser = arguments(__doc__)
     parser.add_argument("table", choices=tables)
     parser.add_argument("--vgg", type=Path, help="what train_cifar_vgg.py has written")
-    parser.add_argument("--only", nargs="*", help="accuracy, weights: of these models; ablation: rows with these words")
+    parser.add_argument("--only", nargs="*", help="accuracy: of these models; ablation: rows with these words")
     given = parser.parse_args()
     onnxruntime.set_default_logger_severity(3)
     print(machine(), flush=True)

@@ -126,8 +126,6 @@ class BudgetFlags:
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: Annotated[bool, MORE] = True
     "Weigh the error of a layer by what a trial of it does to the network's outputs."
-    damping: Annotated[tuple[float, ...], MORE] = (0.5,)
-    "Power of that weight, within 0 and 1; of several, each tried on some of the inputs, the best by the outputs."
     align: Annotated[int | None, MORE] = None
     "Channel counts are multiples of this in groups that are wide enough; 16 for a budget in time, else 1."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
@@ -333,7 +331,6 @@ def options_from(
         drop_branches=budget.drop_branches,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,
-        damping=budget.damping,
         align=budget.align,
         include=budget.include,
         exclude=budget.exclude,

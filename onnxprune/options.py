@@ -47,8 +47,6 @@ class Options:
         drop_branches: let whole residual branches go, each with all of its layers.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
-        damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
-            plan whose outputs are nearest to the original's is taken.
         align: counts are multiples of it where groups are large enough; None: 16 where time is counted, since engines
             run such layers faster, else 1.
         include: only groups all of whose producers match one of these node-name globs.
@@ -82,7 +80,6 @@ class Options:
     drop_branches: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
-    damping: tuple[float, ...] = (0.5,)
     align: int | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -119,9 +116,6 @@ class Options:
             raise UsageError(
                 f"--memory must be at least {_LEAST_MEMORY >> 20} MB, found {self.memory / (1 << 20):.1f} MB"
             )
-        if not self.damping or not all(0 <= power <= 1 for power in self.damping):
-            given = ", ".join(f"{power:g}" for power in self.damping) or "none"
-            raise UsageError(f"--damping takes powers within 0 and 1, found {given}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):

@@ -32,7 +32,6 @@ from onnxprune.stages.batching import group_batches, sample_shapes
 from onnxprune.stages.cache import Cache
 from onnxprune.stages.choose import eligible_groups, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
-from onnxprune.stages.contest import winner
 from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
 from onnxprune.stages.room import Room
@@ -59,7 +58,6 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
-    from onnxprune.graph.net import Net
     from onnxprune.options import Options
     from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
@@ -200,8 +198,7 @@ class Job:
         work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
         groups = self.groups if options.uses.prune or plan else ()
         with clock("probe"):
-            plans = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
-            decided = winner(work, plans, partial(self._tried, options))
+            decided = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
             raise PlanError(f"--recipe {options.recipe_used}: no layer can be decomposed; see `onnxprune inspect`")
@@ -276,13 +273,6 @@ class Job:
             evaluation=None if self.evaluator is None else self.evaluator.unchanged(),
         )
         return Result(self.original, Plan((), started.model, started.budget(None)), report)
-
-    def _tried(self, options: Options, work: Workload, decided: Decision) -> Net:
-        """A plan carried out for a trial: nothing of it is kept, and weights are fitted the quickest way."""
-        linear = "linear" if options.refit.refit == "auto" else options.refit.refit
-        options = replace(options, refit=replace(options.refit, refit=linear, rounds=0), cache_dir=None)
-        cache = Cache(options, self.original, self.started.inputs)
-        return _compressed(work, self.started.cost, decided, None, options, cache).net
 
 
 def _slower(timings: Sequence[Timing], fewer: float) -> str:

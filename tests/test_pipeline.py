@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +12,12 @@ from onnx import numpy_helper
 from runs import PLANNED, QUICK, accuracy
 
 import onnxprune
-from onnxprune import Options, Plan
+from onnxprune import Plan
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
 from onnxprune.graph.fold import fold
 from onnxprune.note import RunWarning
-from onnxprune.plan import Budget, budget_from
+from onnxprune.plan import Budget
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import start, verify
 
@@ -273,31 +272,6 @@ def test_a_killed_run_goes_on_where_it_was(slim, tmp_path):
     assert min(seen) > 0
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
-
-
-def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(narrow):
-    options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(macs="3x"))
-    found = onnxprune.prune(narrow, options=options)
-    text = next(note.text for note in found.report.notes if note.subject == "--damping")
-    values = {key: float(value) for key, value in re.findall(r"([0-9.]+): ([0-9.e-]+)", text)}
-    best = min(values, key=lambda key: values[key])
-    assert set(values) == {"0", "0.5", "1"}
-    assert text.startswith(f"{best} is nearest")
-    alone = onnxprune.prune(narrow, options=replace(options, damping=(float(best),)))
-    assert alone.model.SerializeToString() == found.model.SerializeToString()
-    planned = onnxprune.prune(narrow, options=options, dry_run=True)
-    assert planned.plan.layers == found.plan.layers
-
-
-def test_plans_that_are_the_same_are_tried_once(slim):
-    options = replace(QUICK, damping=(0.5, 0.500001))
-    assert all(note.subject != "--damping" for note in onnxprune.prune(slim, options=options).report.notes)
-
-
-@pytest.mark.parametrize("damping", [(), (-0.1,), (0.5, 1.5), (float("nan"),)])
-def test_a_damping_that_is_no_power_is_an_error(damping):
-    with pytest.raises(UsageError, match="--damping takes powers within 0 and 1"):
-        Options(damping=damping)
 
 
 def test_a_damaged_checkpoint_is_as_good_as_none(slim, tmp_path):

@@ -169,7 +169,6 @@ def _options(options: Options) -> dict[str, object]:
         "drop_branches": options.drop_branches,
         "allocation": options.allocation,
         "sensitivity": options.sensitivity,
-        "damping": list(options.damping),
         "align": options.alignment,
         "include": list(options.include),
         "exclude": list(options.exclude),

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Trials", "fit_of", "ratio", "stacked"]
 
-_TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
 _PASSES = 2.0  # over the calibration inputs, for all trials together
 _LEAST, _MOST = 32, 256  # inputs
 _RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
@@ -44,7 +43,7 @@ class Trials:
         total = sum(batch.real for batch in work.batches)
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
         judged = work.batches_of(1) or work.batches
-        self._damage = Damage(work, spread(judged, count, fixed=work.fixed), _TEMPERATURE)
+        self._damage = Damage(work, spread(judged, count, fixed=work.fixed))
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]

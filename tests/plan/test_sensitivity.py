@@ -39,9 +39,3 @@ def test_what_is_not_known_counts_as_it_is(value) -> None:
 def test_every_kind_of_form_has_its_own() -> None:
     found = Sensitivity({}, {"x": {"spatial": 1.0, "channel": 16.0, "both": 256.0}})
     assert found.candidates({"x": FORMS})["x"].error == pytest.approx([0, 0.25, 1, 4])
-
-
-@given(values, values, st.floats(0, 1))
-def test_the_power_is_the_damping(a, b, damping) -> None:
-    weighed = Sensitivity({"a": a, "b": b}, {}, damping).curves(CURVES)
-    assert weighed["a"][1] / weighed["b"][1] == pytest.approx((a / b) ** damping)
