@@ -36,16 +36,16 @@ from onnxprune.pipeline import opened
 from onnxprune.plan import Candidates, times_less
 from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, Regression, SelectOptions, kept_columns, refit
+from onnxprune.solve import RefitOptions, Regression, kept_columns, refit
 from onnxprune.stages import probe
 from onnxprune.stages.bench import Bench
-from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.trials import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
 _BASE = Options(samples=_SAMPLES, bench=False, align=16, refit=RefitOptions(refit="linear"))
 _ONE = EngineOptions(threads=1)
-_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="auto"), select_inputs=True)
+_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="auto"))
 _BY_NAME = {case.name: case for case in CASES}
 _LEVELS = 8
 
@@ -188,7 +188,6 @@ def _predicted(given: argparse.Namespace) -> None:
 
 def _ablation(given: argparse.Namespace) -> None:
     linear, plain = RefitOptions(refit="linear"), RefitOptions(refit="linear", rounds=0)
-    whole = replace(_HARD, select_inputs=False)
     pruned = replace(_BASE, recipe="prune")
     steps: list[tuple[str, Options]] = [
         ("channels, the same share everywhere", replace(pruned, allocation="uniform")),
@@ -197,9 +196,8 @@ def _ablation(given: argparse.Namespace) -> None:
         ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
         ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
         ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),
-        ("+ the activation (--refit auto)", replace(whole, points=None)),
-        ("+ three times the positions (--points 30)", whole),
-        ("+ some inputs only (--select-inputs)", _HARD),
+        ("+ the activation (--refit auto)", replace(_HARD, points=None)),
+        ("+ three times the positions (--points 30)", _HARD),
         ("by latency instead (--speedup 2), --no-drop-branches", replace(_LATENCY, drop_branches=False)),
         ("by latency, branches may go whole", _LATENCY),
     ]
@@ -260,8 +258,7 @@ class _Brute(Trials):
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
                 form = candidates.forms[int(place)]
-                inputs = read_inputs(site, problems, columns, form, SelectOptions())
-                solutions, _ = fit_chain(site, problems, columns, form, fit_of(problems[0], len(columns)), None, inputs)
+                solutions, _ = fit_chain(site, problems, columns, form, fit_of(problems[0], len(columns)), None)
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

@@ -118,8 +118,6 @@ class BudgetFlags:
     "Do what this plan file says instead."
     recipe: Annotated[Recipe | None, MORE] = None
     "What may be done: remove channels, decompose kernels (spatial) or channels (channel), or all (3c, the default)."
-    select_inputs: Annotated[bool, MORE] = False
-    "Convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
     drop_branches: Annotated[bool, MORE] = True
     "Residual branches may go whole, each with all of its layers."
     allocation: Annotated[Allocation, MORE] = "greedy"
@@ -327,7 +325,6 @@ def options_from(
             default=default,
         ),
         recipe=budget.recipe,
-        select_inputs=budget.select_inputs,
         drop_branches=budget.drop_branches,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_PLAN", "SETTLED", "Rule", "check_idle", "check_options"]
 
-SETTLED = ("recipe", "select_inputs", "drop_branches", "allocation", "sensitivity", "align")
+SETTLED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
 """Options that a plan file leaves nothing to do."""
 BY_PLAN = "with --plan, which says what is done"
 
@@ -105,7 +105,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
 
 def _selects(plan: Plan) -> bool:
     """Whether a plan leaves some channels to the selector."""
-    return any(group.kept is None for group in plan.groups) or any(layer.form.inputs for layer in plan.layers)
+    return any(group.kept is None for group in plan.groups)
 
 
 def _at(record: object, name: str) -> object:

@@ -42,8 +42,6 @@ class Options:
         budget: how much may be kept; unless given, the least latency within `max_drop`, or 1 point where that is None.
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
             of it (``3c``); None: all, but ``prune`` where the budget counts channels.
-        select_inputs: let convs read some only of the channels that others need as well; with ``3c`` and a budget in
-            MACs or parameters, since it saves no time.
         drop_branches: let whole residual branches go, each with all of its layers.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
@@ -76,7 +74,6 @@ class Options:
 
     budget: Budget = WITHIN_DROP
     recipe: Recipe | None = None
-    select_inputs: bool = False
     drop_branches: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
@@ -120,8 +117,6 @@ class Options:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):
             raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
-        if self.select_inputs and (self.recipe_used != "3c" or self.budget.unit == "latency"):
-            raise UsageError("--select-inputs needs --recipe 3c and a budget in MACs or parameters: it saves no time")
         if self.recipe_used != "prune" and self.budget.kind in ("keep-ratio", "selector"):
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):

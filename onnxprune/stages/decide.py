@@ -158,13 +158,11 @@ def _declined(
             notes.append(Note(name, "goes with its branch, whatever its form"))
             continue
         done, remarks = forms.get(name, DENSE), []
-        if done.whole and not form.whole:
+        if done.dense and not form.dense:
             remarks.append("stays one layer: decomposed as planned it would cost no less")
         elif form.spatial is not None and form.channel is not None and None in (done.spatial, done.channel):
             left = "H and P are" if done.spatial is not None else "V and H are"
             remarks.append(f"{left} one conv: apart they would cost no less")
-        if form.inputs is not None and done.inputs is None:
-            remarks.append("reads all of its inputs: no more are left")
         if remarks:
             notes.append(Note(name, "; ".join(remarks)))
     return notes
@@ -206,7 +204,7 @@ def survey_options(options: Options) -> SurveyOptions:
     """Say how forms are surveyed."""
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
-    return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis, options.select_inputs)
+    return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:

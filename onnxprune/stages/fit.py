@@ -17,7 +17,7 @@ from onnxprune.graph.sites import matrix
 from onnxprune.runtime.capture import answers, output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.solve import Regression, kept_columns, refit, select
-from onnxprune.stages.chains import columns_read, fit_chain, read_inputs
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
 from onnxprune.stages.room import Room
 
@@ -140,20 +140,15 @@ def fit_step(
         name, samples = target.site.name, sampled[target.site.name].samples
         if name in forms:
             plain = _possible(refit_options, samples)
-            inputs = read_inputs(target.site, problems[name], columns[name], forms[name], select_options)
-            found, chains[name] = fit_chain(
-                target.site, problems[name], columns[name], forms[name], plain, samples, inputs
-            )
+            found, chains[name] = fit_chain(target.site, problems[name], columns[name], forms[name], plain, samples)
             solutions = [_told(solution, refit_options, plain) for solution in found]
         else:
-            inputs = None
             solutions = _refit(problems[name], columns[name], refit_options, samples)
         weights[name] = (
             np.stack([solution.weight for solution in solutions]),
             np.concatenate([solution.bias for solution in solutions]),
         )
-        read = len(columns_read(target.site, len(columns[name]), inputs))
-        outcomes[name] = _outcome(solutions, problems[name], read)
+        outcomes[name] = _outcome(solutions, problems[name], len(columns[name]))
     return Fitted(kept, weights, outcomes, chains)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.graph.channels import shares_inputs
 from onnxprune.graph.forms import Forms
 from onnxprune.graph.sites import matrix
 from onnxprune.plan.candidates import KINDS, Candidates, Kind
@@ -56,7 +55,6 @@ __all__ = [
 ]
 
 _MOST_RETURNED = 128 << 20  # bytes of one run; more gain nothing
-_FACTORED = len(KINDS) - 1  # kinds of forms of a layer that reads all of its inputs
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,7 @@ def probe(
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    shared: set[str] = set()
-    if survey_options is not None and survey_options.inputs:
-        sites = {name: work.channels.sites[name] for name in shapes or {}}
-        shared = {name for name, site in sites.items() if shares_inputs(work.net, work.channels, site)}
-    trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
+    trials = Trials(work, len(groups) + len(KINDS) * len(shapes or ())) if sensitivity else None
     jobs = [Job(group.name, group.consumers, group) for group in groups]
     jobs += [Job(name, (name,), None) for name in shapes or {}]
     beforehand = {group.name for group in early_groups(work.channels, groups)}
@@ -135,9 +129,7 @@ def probe(
                     groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
                 problems = site_problems(work, job.name, moments[job.name])
-                found = candidates[job.name] = survey(
-                    problems, shapes[job.name], survey_options, shared=job.name in shared
-                )
+                found = candidates[job.name] = survey(problems, shapes[job.name], survey_options)
                 if trials is not None:
                     sites_damage[job.name] = trials.site(job.name, found, problems)
             for name in job.needs:

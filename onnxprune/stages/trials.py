@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.plan.candidates import Kind
-from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit, removal_order
+from onnxprune.solve import RefitOptions, kept_columns, refit
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
 
@@ -84,17 +84,11 @@ class Trials:
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
         problems = [problem.half(0) for problem in problems]
         fit = fit_of(problems[0], len(columns))
-        channels, order = int(problems[0].unit.max()) + 1, None
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            form, inputs = candidates.forms[place], None
-            if form.inputs is not None:
-                order = removal_order(problems, channels, SelectOptions()) if order is None else order
-                inputs = np.sort(order[channels - form.inputs :])
-            solutions, _ = fit_chain(site, problems, columns, form, fit, None, inputs)
-            weights = stacked(solutions)
-            found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
+            solutions, _ = fit_chain(site, problems, columns, candidates.forms[place], fit, None)
+            found[kind] = ratio(self._damage.of({site: stacked(solutions)}), float(candidates.error[place]))
         return found
 
 

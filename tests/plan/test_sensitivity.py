@@ -11,7 +11,7 @@ from onnxprune.plan.candidates import Candidates
 from onnxprune.plan.sensitivity import Sensitivity
 
 CURVES = {name: np.array([0.0, 1.0, 2.0]) for name in "abc"}
-FORMS = Candidates.of([(4, 0, 0, 0, 1.0), (0, 0, 4, 0, 1.0), (4, 0, 4, 0, 1.0)])
+FORMS = Candidates.of([(4, 0, 0, 1.0), (0, 0, 4, 1.0), (4, 0, 4, 1.0)])
 values = st.floats(1e-3, 1e3)
 
 
