@@ -3,7 +3,7 @@
 ``accuracy``: what is left at true cuts in MACs and in milliseconds (batch 1, one thread). ``predicted``: milliseconds
 that the clocks of layers add up to, against the network's own, for plans of three models. ``ablation``: ResNet-56 at 4x
 fewer MACs, one part of the method after the other. ``trials``: the sensitivities from one trial each against trials at
-eight levels, on ResNet-20. ``weights``: what the Fisher metric and plans of several dampings bring.
+eight levels, on ResNet-20.
 
 Run: ``python benchmarks/plan_by_cost.py accuracy --data FOLDER --vgg cifar_vgg.onnx``, and so on.
 """
@@ -36,16 +36,16 @@ from onnxprune.pipeline import opened
 from onnxprune.plan import Candidates, times_less
 from onnxprune.plan.candidates import Kind
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, Regression, SelectOptions, kept_columns, refit
+from onnxprune.solve import RefitOptions, Regression, kept_columns, refit
 from onnxprune.stages import probe
 from onnxprune.stages.bench import Bench
-from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.trials import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
 _BASE = Options(samples=_SAMPLES, bench=False, align=16, refit=RefitOptions(refit="linear"))
 _ONE = EngineOptions(threads=1)
-_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="auto"), select_inputs=True)
+_HARD = replace(_BASE, align=1, points=30, refit=RefitOptions(refit="auto"))
 _BY_NAME = {case.name: case for case in CASES}
 _LEVELS = 8
 
@@ -157,46 +157,6 @@ def _refusal(path: str, case: Case, given: argparse.Namespace, options: Options,
     return "kept"
 
 
-_WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("as by default", {}),
-    ("--metric fisher", {"metric": "fisher"}),
-    ("--damping 0 0.5 1", {"damping": (0.0, 0.5, 1.0)}),
-)
-_SOFT = replace(_BASE, refit=RefitOptions(refit="auto"))
-_WEIGHED = (
-    Row("cifar10_resnet56", 4.0),
-    Row("vgg", 5.0),
-    Row("imagenet_squeezenet1_1", 1.3, options=_SOFT),
-    Row("imagenet_mobilenet_v1_050_160", 1.3, options=_SOFT),
-)
-
-
-def _weights(given: argparse.Namespace) -> None:
-    rows: list[list[object]] = []
-    for row in _WEIGHED:
-        if given.only and row.name not in given.only:
-            continue
-        path, case = _case(row.name, given)
-        assert case.measure is not None
-        for label, changes in _WAYS:
-            start = time.perf_counter()
-            result = onnxprune.prune(
-                path,
-                data=case.inputs(given.data),
-                macs=f"{row.speedup}x",
-                options=replace(row.options, data=case.data, **changes),
-            )
-            taken, kl = time.perf_counter() - start, result.report.divergence[0].kl
-            if result.model is None:
-                raise AssertionError("nothing to measure")
-            accuracy = case.measure(given.data, result.model)
-            agreement = _agreement(case, given.data, path, result.model)
-            told = next((note.text for note in result.report.notes if note.subject == "--damping"), "")
-            rows.append([row.name, f"{row.speedup:g}x", label, accuracy, agreement, f"{kl:.4f}", taken])
-            print(*rows[-1], told, sep=" | ", file=sys.stderr, flush=True)
-    print(table(["model", "MACs", "errors weighed", "top-1", "agreement", "KL, held back", "seconds"], rows))
-
-
 def _predicted(given: argparse.Namespace) -> None:
     rows: list[list[object]] = []
     errors = []
@@ -228,7 +188,6 @@ def _predicted(given: argparse.Namespace) -> None:
 
 def _ablation(given: argparse.Namespace) -> None:
     linear, plain = RefitOptions(refit="linear"), RefitOptions(refit="linear", rounds=0)
-    whole = replace(_HARD, select_inputs=False)
     pruned = replace(_BASE, recipe="prune")
     steps: list[tuple[str, Options]] = [
         ("channels, the same share everywhere", replace(pruned, allocation="uniform")),
@@ -237,9 +196,8 @@ def _ablation(given: argparse.Namespace) -> None:
         ("+ V, H and P (--recipe 3c)", replace(_BASE, refit=plain)),
         ("+ any number of channels (--align 1)", replace(_BASE, refit=plain, align=1)),
         ("+ V given H (--rounds 1)", replace(_BASE, refit=linear, align=1)),
-        ("+ the activation (--refit auto)", replace(whole, points=None)),
-        ("+ three times the positions (--points 30)", whole),
-        ("+ some inputs only (--select-inputs)", _HARD),
+        ("+ the activation (--refit auto)", replace(_HARD, points=None)),
+        ("+ three times the positions (--points 30)", _HARD),
         ("by latency instead (--speedup 2), --no-drop-branches", replace(_LATENCY, drop_branches=False)),
         ("by latency, branches may go whole", _LATENCY),
     ]
@@ -300,10 +258,7 @@ class _Brute(Trials):
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
                 form = candidates.forms[int(place)]
-                inputs = read_inputs(site, problems, columns, form, SelectOptions())
-                solutions, _ = fit_chain(
-                    site, problems, columns, form, fit_of(problems[0], len(columns)), None, None, inputs
-                )
+                solutions, _ = fit_chain(site, problems, columns, form, fit_of(problems[0], len(columns)), None)
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)
@@ -350,12 +305,11 @@ def main() -> None:
         "predicted": _predicted,
         "ablation": _ablation,
         "trials": _trials,
-        "weights": _weights,
     }
     parser = arguments(__doc__)
     parser.add_argument("table", choices=tables)
     parser.add_argument("--vgg", type=Path, help="what train_cifar_vgg.py has written")
-    parser.add_argument("--only", nargs="*", help="accuracy, weights: of these models; ablation: rows with these words")
+    parser.add_argument("--only", nargs="*", help="accuracy: of these models; ablation: rows with these words")
     given = parser.parse_args()
     onnxruntime.set_default_logger_severity(3)
     print(machine(), flush=True)

@@ -27,7 +27,7 @@ from onnxprune.solve import RefitOptions
 
 _BY_NAME = {case.name: case for case in CASES}
 _BASE = Options(samples=3000, bench=False, recipe="prune", align=16)
-_OURS = replace(_BASE, recipe="3c", align=1, points=30, refit=RefitOptions(refit="auto"), select_inputs=True)
+_OURS = replace(_BASE, recipe="3c", align=1, points=30, refit=RefitOptions(refit="auto"))
 _USUAL = replace(
     _BASE,
     align=1,

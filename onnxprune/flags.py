@@ -20,7 +20,7 @@ from onnxprune.options import Options, parse_bytes
 from onnxprune.plan import WITHIN_DROP, Allocation, Budget, Recipe, budget_from
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.providers import EngineOptions, ProviderName
-from onnxprune.solve import Basis, LassoVariant, MetricChoice, Refit, RefitOptions, SelectOptions, Selector
+from onnxprune.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.stages.checkpoint import default_cache_dir, make_cache_dir, own_folder
 
 __all__ = [
@@ -118,16 +118,12 @@ class BudgetFlags:
     "Do what this plan file says instead."
     recipe: Annotated[Recipe | None, MORE] = None
     "What may be done: remove channels, decompose kernels (spatial) or channels (channel), or all (3c, the default)."
-    select_inputs: Annotated[bool, MORE] = False
-    "Convs may read some only of the channels that others need: fewer MACs by a Gather, no less time."
     drop_branches: Annotated[bool, MORE] = True
     "Residual branches may go whole, each with all of its layers."
     allocation: Annotated[Allocation, MORE] = "greedy"
     "How the budget is spread: by closed-form error per cost saved, or the same ratio everywhere."
     sensitivity: Annotated[bool, MORE] = True
     "Weigh the error of a layer by what a trial of it does to the network's outputs."
-    damping: Annotated[tuple[float, ...], MORE] = (0.5,)
-    "Power of that weight, within 0 and 1; of several, each tried on some of the inputs, the best by the outputs."
     align: Annotated[int | None, MORE] = None
     "Channel counts are multiples of this in groups that are wide enough; 16 for a budget in time, else 1."
     include: Annotated[tuple[str, ...], _NO_DEFAULT] = ()
@@ -158,8 +154,6 @@ class MethodFlags:
     "Of V fitted anew for the H that was found, then H for that V; 0: V as the singular values give it."
     ridge: Annotated[float, MORE] = 1e-4
     "With --refit ridge: its strength, relative to the mean variance of the inputs."
-    metric: Annotated[MetricChoice, MORE] = "none"
-    "What errors of a layer's single outputs weigh: all alike, or what the network makes of them (fisher, needs torch)."
     downstream: Annotated[bool, MORE] = True
     "Also fit the layers that only see the effects of what was removed."
 
@@ -331,11 +325,9 @@ def options_from(
             default=default,
         ),
         recipe=budget.recipe,
-        select_inputs=budget.select_inputs,
         drop_branches=budget.drop_branches,
         allocation=budget.allocation,
         sensitivity=budget.sensitivity,
-        damping=budget.damping,
         align=budget.align,
         include=budget.include,
         exclude=budget.exclude,
@@ -347,7 +339,6 @@ def options_from(
             layer_alpha=method.layer_alpha,
         ),
         refit=RefitOptions(refit=method.refit, basis=method.basis, rounds=method.rounds, ridge=method.ridge),
-        metric=method.metric,
         downstream=method.downstream,
         samples=sampling.samples,
         points=sampling.points,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_PLAN", "SETTLED", "Rule", "check_idle", "check_options"]
 
-SETTLED = ("recipe", "select_inputs", "drop_branches", "allocation", "sensitivity", "damping", "align")
+SETTLED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
 """Options that a plan file leaves nothing to do."""
 BY_PLAN = "with --plan, which says what is done"
 
@@ -91,22 +91,21 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
         Rule(("refit.rounds",), options.refit.refit != "none", "with --refit none"),
         Rule(("refit.rounds",), options.refit.basis != "plain", "with --basis plain"),
         Rule(("downstream",), options.refit.refit != "none", "with --refit none"),
-        Rule(("drop_branches", "allocation", "sensitivity", "damping"), counted, no_budget),
+        Rule(("drop_branches", "allocation", "sensitivity"), counted, no_budget),
         Rule(("align",), kind != "selector", no_budget),
         Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),
         Rule(
-            ("sensitivity", "damping"),
+            ("sensitivity",),
             options.recipe_used != "prune" or options.allocation == "greedy",
             "with --allocation uniform and --recipe prune",
         ),
-        Rule(("damping",), options.sensitivity, "with --no-sensitivity"),
         Rule(("bench_batch",), timed, "with --no-bench, unless the budget is a latency"),
     )
 
 
 def _selects(plan: Plan) -> bool:
     """Whether a plan leaves some channels to the selector."""
-    return any(group.kept is None for group in plan.groups) or any(layer.form.inputs for layer in plan.layers)
+    return any(group.kept is None for group in plan.groups)
 
 
 def _at(record: object, name: str) -> object:

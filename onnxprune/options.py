@@ -15,7 +15,7 @@ from onnxprune.plan import RECIPES, WITHIN_DROP, Allocation, Budget, Recipe, Use
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.runtime.meaning import AskedKind
 from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import MetricChoice, RefitOptions, SelectOptions
+from onnxprune.solve import RefitOptions, SelectOptions
 
 __all__ = ["Options", "parse_bytes"]
 
@@ -42,15 +42,9 @@ class Options:
         budget: how much may be kept; unless given, the least latency within `max_drop`, or 1 point where that is None.
         recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
             of it (``3c``); None: all, but ``prune`` where the budget counts channels.
-        select_inputs: let convs read some only of the channels that others need as well; with ``3c`` and a budget in
-            MACs or parameters, since it saves no time.
         drop_branches: let whole residual branches go, each with all of its layers.
         allocation: how the budget is spread over the groups.
         sensitivity: weigh errors by what a trial of them does to the network's outputs.
-        damping: the power of that weight, from 0 (all errors count alike) to 1 (as the trials say); of several, the
-            plan whose outputs are nearest to the original's is taken.
-        metric: what errors of single outputs of a layer weigh: all alike (``none``), or as much as the network's
-            outputs hang on them (``fisher``, which needs torch).
         align: counts are multiples of it where groups are large enough; None: 16 where time is counted, since engines
             run such layers faster, else 1.
         include: only groups all of whose producers match one of these node-name globs.
@@ -80,12 +74,9 @@ class Options:
 
     budget: Budget = WITHIN_DROP
     recipe: Recipe | None = None
-    select_inputs: bool = False
     drop_branches: bool = True
     allocation: Allocation = "greedy"
     sensitivity: bool = True
-    damping: tuple[float, ...] = (0.5,)
-    metric: MetricChoice = "none"
     align: int | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -122,15 +113,10 @@ class Options:
             raise UsageError(
                 f"--memory must be at least {_LEAST_MEMORY >> 20} MB, found {self.memory / (1 << 20):.1f} MB"
             )
-        if not self.damping or not all(0 <= power <= 1 for power in self.damping):
-            given = ", ".join(f"{power:g}" for power in self.damping) or "none"
-            raise UsageError(f"--damping takes powers within 0 and 1, found {given}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):
             raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
-        if self.select_inputs and (self.recipe_used != "3c" or self.budget.unit == "latency"):
-            raise UsageError("--select-inputs needs --recipe 3c and a budget in MACs or parameters: it saves no time")
         if self.recipe_used != "prune" and self.budget.kind in ("keep-ratio", "selector"):
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):

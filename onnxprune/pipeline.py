@@ -32,10 +32,8 @@ from onnxprune.stages.batching import group_batches, sample_shapes
 from onnxprune.stages.cache import Cache
 from onnxprune.stages.choose import eligible_groups, nothing_to_prune
 from onnxprune.stages.compress import Compressed, compress
-from onnxprune.stages.contest import winner
 from onnxprune.stages.decide import Decision, counted, decide
 from onnxprune.stages.latency import timed_cost
-from onnxprune.stages.metric import output_weights
 from onnxprune.stages.room import Room
 from onnxprune.stages.rows import expected_rows, few_inputs
 from onnxprune.stages.start import open_inputs, prepared, workload
@@ -60,7 +58,6 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
     from onnxprune.graph.cost import CostModel
     from onnxprune.graph.forms import Form
-    from onnxprune.graph.net import Net
     from onnxprune.options import Options
     from onnxprune.recovery.record import Recovery
     from onnxprune.runtime.divergence import OutputDivergence
@@ -144,8 +141,6 @@ def opened(
     clock = Stopwatch()
     if options.recover is not None:
         require_torch()
-    if options.metric == "fisher":
-        require_torch("--metric fisher")
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
@@ -173,9 +168,6 @@ def opened(
         if options.budget.unit == "latency" and timed:
             with clock("time layers"):
                 cost = timed_cost(work, cost, inputs, options, cache)
-        if options.metric == "fisher":
-            with clock("weigh outputs"):
-                work = replace(work, weights=output_weights(work, cache.checkpoint("metric")))
         started = Started(label, work, cost, params, skipped, notes, options, inputs, clock)
         yield Job(original, started, groups, cache, evaluator)
 
@@ -205,8 +197,7 @@ class Job:
         work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
         groups = self.groups if options.uses.prune or plan else ()
         with clock("probe"):
-            plans = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
-            decided = winner(work, plans, partial(self._tried, options))
+            decided = decide(work, cost, groups, started.skipped, plan, options, inputs, self.cache)
         keep = decided.keep
         if not (keep or decided.forms or plan or dry_run):
             raise PlanError(f"--recipe {options.recipe_used}: no layer can be decomposed; see `onnxprune inspect`")
@@ -282,13 +273,6 @@ class Job:
         )
         return Result(self.original, Plan((), started.model, started.budget(None)), report)
 
-    def _tried(self, options: Options, work: Workload, decided: Decision) -> Net:
-        """A plan carried out for a trial: nothing of it is kept, and weights are fitted the quickest way."""
-        linear = "linear" if options.refit.refit == "auto" else options.refit.refit
-        options = replace(options, refit=replace(options.refit, refit=linear, rounds=0), cache_dir=None)
-        cache = Cache(options, self.original, self.started.inputs)
-        return _compressed(work, self.started.cost, decided, None, options, cache).net
-
 
 def _slower(timings: Sequence[Timing], fewer: float) -> str:
     """How much slower than the original the result is, in words; empty unless every measurement is certain of it.
@@ -327,7 +311,7 @@ def _compressed(
     )
     rows = work.memory if options.refit.refit == "auto" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
-    asked = options.select, options.refit, options.downstream, bool(work.weights)
+    asked = options.select, options.refit, options.downstream
     depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)
     checkpoint = cache.checkpoint("compress", *depends, plan)
 

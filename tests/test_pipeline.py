@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,15 +12,14 @@ from onnx import numpy_helper
 from runs import PLANNED, QUICK, accuracy
 
 import onnxprune
-from onnxprune import Options, Plan, recovery
+from onnxprune import Plan
 from onnxprune.errors import DataError, PlanError, UsageError, VerifyError
 from onnxprune.graph import surgery
 from onnxprune.graph.fold import fold
 from onnxprune.note import RunWarning
-from onnxprune.plan import Budget, budget_from
+from onnxprune.plan import Budget
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.stages import start, verify
-from onnxprune.stages.metric import metrics_of
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
@@ -274,58 +271,6 @@ def test_a_killed_run_goes_on_where_it_was(slim, tmp_path):
     assert min(seen) > 0
     assert any(note.subject == "cache" for note in resumed.report.notes)
     assert resumed.model.SerializeToString() == whole.model.SerializeToString()
-
-
-def test_of_several_plans_the_nearest_is_taken_and_it_is_the_one_that_it_says(narrow):
-    options = replace(QUICK, recipe="3c", damping=(0.0, 0.5, 1.0), budget=budget_from(macs="3x"))
-    found = onnxprune.prune(narrow, options=options)
-    text = next(note.text for note in found.report.notes if note.subject == "--damping")
-    values = {key: float(value) for key, value in re.findall(r"([0-9.]+): ([0-9.e-]+)", text)}
-    best = min(values, key=lambda key: values[key])
-    assert set(values) == {"0", "0.5", "1"}
-    assert text.startswith(f"{best} is nearest")
-    alone = onnxprune.prune(narrow, options=replace(options, damping=(float(best),)))
-    assert alone.model.SerializeToString() == found.model.SerializeToString()
-    planned = onnxprune.prune(narrow, options=options, dry_run=True)
-    assert planned.plan.layers == found.plan.layers
-
-
-def test_plans_that_are_the_same_are_tried_once(slim):
-    options = replace(QUICK, damping=(0.5, 0.500001))
-    assert all(note.subject != "--damping" for note in onnxprune.prune(slim, options=options).report.notes)
-
-
-@pytest.mark.parametrize("damping", [(), (-0.1,), (0.5, 1.5), (float("nan"),)])
-def test_a_damping_that_is_no_power_is_an_error(damping):
-    with pytest.raises(UsageError, match="--damping takes powers within 0 and 1"):
-        Options(damping=damping)
-
-
-@pytest.mark.parametrize("recipe", ["prune", "3c"])
-def test_in_the_fisher_metric_the_budget_is_met_and_the_accuracy_kept(narrow, tmp_path, recipe):
-    pytest.importorskip("torch")
-    options = replace(QUICK, metric="fisher", recipe=recipe, cache_dir=tmp_path, refit=RefitOptions(refit="auto"))
-    result = onnxprune.prune(narrow, options=options)
-    assert result.report.macs.ratio >= 2
-    assert accuracy(result.model, narrow) > accuracy(onnx.load(narrow), narrow) - 1
-    plain = onnxprune.prune(narrow, options=replace(options, metric="none"))
-    assert plain.model.SerializeToString() != result.model.SerializeToString()
-    again = onnxprune.prune(narrow, options=options)
-    assert again.report.seconds["weigh outputs"] < result.report.seconds["weigh outputs"]
-    assert again.model.SerializeToString() == result.model.SerializeToString()
-
-
-def test_groups_of_a_conv_do_not_matter_alike():
-    work, site = SimpleNamespace(weights={"conv": np.array([4.0, 4.0, 1.0, 1.0])}), SimpleNamespace(name="conv")
-    found = metrics_of(work, site, 2)
-    assert found[0].scale == pytest.approx(2 * found[1].scale)
-    assert metrics_of(work, SimpleNamespace(name="other"), 2) is None
-
-
-def test_the_fisher_metric_without_torch_is_one_line(slim, monkeypatch):
-    monkeypatch.setattr(recovery, "missing_torch", lambda: ["torch"])
-    with pytest.raises(UsageError, match="--metric fisher needs torch: pip install"):
-        onnxprune.prune(slim, options=replace(QUICK, metric="fisher"))
 
 
 def test_a_damaged_checkpoint_is_as_good_as_none(slim, tmp_path):

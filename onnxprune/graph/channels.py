@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     IntArray = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["ChannelGroup", "ChannelMap", "channel_map", "shares_inputs"]
+__all__ = ["ChannelGroup", "ChannelMap", "channel_map"]
 
 _MOST_REASONS = 3
 _MOST_SLOTS_IN_ALL = 1 << 27
@@ -116,15 +116,6 @@ class ChannelMap:
         present = labels[before[labels]]
         kept = np.flatnonzero(after[present]).astype(np.int64)
         return None if len(kept) == len(present) else kept
-
-
-def shares_inputs(net: Net, channels: ChannelMap, site: Site) -> bool:
-    """Whether a conv alone cannot decide which of its input channels there are: others read them too, or they must
-    stay. Inputs of the graph apart, which are few."""
-    if site.op != "Conv" or site.groups > 1 or site.source in net.input_names:
-        return False
-    alone = [group.units for group in channels.prunable if len(group.consumers) == 1]
-    return not bool(np.isin(channels.labels[site.input_axis], np.concatenate([*alone, np.zeros(0, np.int64)])).all())
 
 
 def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> ChannelMap:

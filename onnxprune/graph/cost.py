@@ -142,7 +142,7 @@ class CostModel:
             def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
                 return float(self.costs(name, Forms.of([part]), *sizes, unit)[0])
 
-            settled = layer.shape.settled(form.of(inputs), outputs, price)
+            settled = layer.shape.settled(form, outputs, price)
             if not settled.dense:
                 found[name] = settled
         return found

@@ -3,8 +3,7 @@
 Strides, dilations and pads of each kernel axis go with the factor that takes the axis; the first factor has no bias, so
 zeros around the input stay zeros around what it answers, and the chain equals the dense layer in exact arithmetic,
 borders included. The nodes are named ``<conv>_V`` (the factor with the vertical axis), ``<conv>_H`` and
-``<conv>_P``; without V and H the conv keeps its name. A Gather ``<conv>_inputs`` stands in front where only some input
-channels are read.
+``<conv>_P``; without V and H the conv keeps its name.
 """
 
 from __future__ import annotations
@@ -39,14 +38,12 @@ class Chain:
         first: (groups, r, channels * k_first), or None.
         second: (groups, m, r * other kernel elements), or (groups, m, p).
         last: (groups, outputs per group, m), or None.
-        inputs: (k,) int64, sorted, the input channels that are read; None: all.
     """
 
     form: Form
     first: Array | None
     second: Array
     last: Array | None
-    inputs: Indices | None = None
 
     def outputs(self, kept: Indices) -> Chain:
         """The same with only some of the layer's outputs: (k,) positions, as many of each group."""
@@ -65,8 +62,6 @@ def with_chains(net: Net, chains: Mapping[Site, Chain]) -> Net:
     for site, chain in chains.items():
         node = nodes[site.name]
         builder = _Builder(net, node, set(nodes))
-        if chain.inputs is not None:
-            builder.gather(chain.inputs)
         if site.window is not None:
             _conv(builder, site.window, site.groups, chain)
         else:
@@ -86,16 +81,6 @@ class _Builder:
         self.bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
         self.made: list[Any] = []
         self._layers: list[tuple[str, str, Array, dict[str, Any]]] = []
-
-    def gather(self, inputs: Indices) -> None:
-        """Only these input channels from here on."""
-        name = self._named("_inputs")
-        indices = gs.Constant(self.net.unused_name(f"{name}.indices"), inputs.astype(np.int64))
-        picked = gs.Variable(self.net.unused_name(f"{name}.output"), dtype=self.source.dtype)
-        made = gs.Node("Gather", name, {"axis": 1}, inputs=[self.source, indices], outputs=[picked])
-        self.net.graph.nodes.append(made)
-        self.made.append(made)
-        self.source = picked
 
     def _named(self, suffix: str) -> str:
         name = lengthened(f"{self.node.name}{suffix}", self.taken - {self.node.name})

@@ -3,8 +3,7 @@
 A conv of kernel k_0 x k_1 is one conv (*dense*), or a chain: first a conv along one kernel axis with r outputs (V
 takes the vertical axis, H the rest; or the other way round), then one along the others, and behind either a 1x1 conv
 P that widens d channels to the outputs. Every number is per group of a grouped conv. A Gemm or MatMul is a conv
-without kernel axes. A conv may read some of its input channels only, picked by a Gather in front of it (the sampler of
-He et al. 2017, section 3.3), where others need the rest of them.
+without kernel axes.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ class Form:
         spatial: rank r of the two convs that stand for one; None: no such pair.
         first: the kernel axis that the first of them takes.
         channel: width d in front of a 1x1 conv; None: no such conv.
-        inputs: how many input channels are read; None: all.
     """
 
     spatial: int | None = None
     first: int = 0
     channel: int | None = None
-    inputs: int | None = None
 
     def __post_init__(self) -> None:
         if self.spatial is None:  # without a pair none of its kernel axes is first
@@ -56,19 +53,9 @@ class Form:
         """Whether it is the layer as it was."""
         return self == DENSE
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is one conv."""
-        return self.spatial is None and self.channel is None
-
-    def of(self, channels: int) -> Form:
-        """The same where there are only so many input channels."""
-        return self if self.inputs is None or self.inputs < channels else replace(self, inputs=None)
-
     def parts(self) -> tuple[Form, ...]:
         """This form, and those that can stand for it exactly when neighbours are multiplied together."""
-        pair, one = replace(self, channel=None), replace(self, spatial=None)
-        return tuple(dict.fromkeys((self, pair, one, replace(one, channel=None))))
+        return tuple(dict.fromkeys((self, replace(self, channel=None), replace(self, spatial=None), DENSE)))
 
 
 DENSE = Form()
@@ -76,49 +63,43 @@ DENSE = Form()
 
 @dataclass(frozen=True)
 class Forms:
-    """Many forms: (n,) int64 each, 0 where there is no such part, or all inputs are read."""
+    """Many forms: (n,) int64 each, 0 where there is no such part."""
 
     spatial: Indices
     first: Indices
     channel: Indices
-    inputs: Indices
 
     @classmethod
     def of(cls, forms: Sequence[Form]) -> Forms:
         """Those of a sequence."""
-        rows = [(form.spatial or 0, form.first, form.channel or 0, form.inputs or 0) for form in forms]
-        return cls.from_array(np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+        rows = [(form.spatial or 0, form.first, form.channel or 0) for form in forms]
+        return cls.from_array(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
 
     @classmethod
     def from_array(cls, parts: Indices) -> Forms:
         """What `array` gave, again."""
-        spatial, first, channel, inputs = parts
-        return cls(spatial, first, channel, inputs)
+        spatial, first, channel = parts
+        return cls(spatial, first, channel)
 
     @classmethod
-    def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0, inputs: Number = 0) -> Forms:
+    def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0) -> Forms:
         """From numbers and arrays, broadcast against each other."""
-        parts = np.broadcast_arrays(np.atleast_1d(spatial), first, channel, inputs)
+        parts = np.broadcast_arrays(np.atleast_1d(spatial), first, channel)
         return cls(*(np.asarray(part, dtype=np.int64) for part in parts))
 
     def array(self) -> Indices:
-        """(4, n) int64: the attributes."""
-        return np.stack([self.spatial, self.first, self.channel, self.inputs])
+        """(3, n) int64: the attributes."""
+        return np.stack([self.spatial, self.first, self.channel])
 
     def __len__(self) -> int:
         return len(self.spatial)
 
     def __getitem__(self, index: int) -> Form:
-        spatial, channel, inputs = (int(part[index]) or None for part in (self.spatial, self.channel, self.inputs))
-        return Form(spatial, int(self.first[index]), channel, inputs)
+        return Form(int(self.spatial[index]) or None, int(self.first[index]), int(self.channel[index]) or None)
 
     def take(self, places: Indices) -> Forms:
         """Some of them."""
         return Forms.from_array(self.array()[:, places])
-
-    def reads(self, inputs: Number) -> Number:
-        """Input channels that each reads where there are so many."""
-        return np.where(self.inputs > 0, np.minimum(self.inputs, inputs), inputs)
 
 
 @dataclass(frozen=True)
@@ -148,7 +129,6 @@ class LayerShape:
         """
         here = self.outputs if unit == "macs" else 1.0
         elements, channel = math.prod(self.kernel), form.channel or 0
-        inputs = inputs if form.inputs is None else np.minimum(form.inputs, inputs)
         narrow = channel * self.groups or outputs
         if form.spatial is None:
             return here * (narrow * inputs * elements + outputs * channel)
@@ -159,7 +139,7 @@ class LayerShape:
 
     def costs(self, forms: Forms, inputs: Number, outputs: Number, unit: Unit) -> Any:
         """The same for many forms."""
-        kernel, groups, inputs = math.prod(self.kernel), self.groups, forms.reads(inputs)
+        kernel, groups = math.prod(self.kernel), self.groups
         spatial, first, channel = forms.spatial, forms.first, forms.channel
         along = np.array(self.kernel or (1,))[first]
         here = self.outputs if unit == "macs" else 1.0
@@ -211,16 +191,13 @@ def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, gr
     size = "x".join(map(str, before))
     if not after[0]:
         return f"{size} -> gone"
-    if form.whole:
-        left = (after[0], form.inputs or after[1], *after[2:])
-        parts = [] if tuple(before) == left else ["x".join(map(str, left))]
-        return " -> ".join([size, *parts]) + (f" of {after[1]} inputs" if form.inputs else "")
+    if form.dense:
+        return size if tuple(before) == tuple(after) else f"{size} -> {'x'.join(map(str, after))}"
     outputs = after[0]
     spatial, channel = ((n or 0) * groups for n in (form.spatial, form.channel))
     narrow = channel or outputs
     names = ("V", "H") if form.first == 0 else ("H", "V")
-    parts = [f"{form.inputs} of {after[1]} inputs"] if form.inputs else []
-    parts += [f"{names[0]} {spatial}", f"{names[1]} {spatial}->{narrow}"] if spatial else [f"{narrow} wide"]
+    parts = [f"{names[0]} {spatial}", f"{names[1]} {spatial}->{narrow}"] if spatial else [f"{narrow} wide"]
     if channel:
         parts.append(f"P {channel}->{outputs}")
     return f"{size} -> {', '.join(parts)}"

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "RECIPES", "Candidates", "Entry", "Kind", "Recipe", "Uses", "cheaper_sizes", "widths"]
 
-Entry = tuple[int, int, int, int, float]
-"""Spatial rank, first axis, width and inputs of a form, 0 where there is no such part, and its error."""
+Entry = tuple[int, int, int, float]
+"""Spatial rank, first axis and width of a form, 0 where there is no such part, and its error."""
 Recipe = Literal["prune", "spatial", "channel", "3c"]
-Kind = Literal["spatial", "channel", "both", "inputs"]
+Kind = Literal["spatial", "channel", "both"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Of forms: V and H, P, or V, H and P, whatever inputs they read; or one conv that reads some of them only."""
+"""Of forms: V and H, P, or V, H and P."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Candidates:
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Candidates:
         """Candidates from their parts and errors; the dense form is put in front."""
-        rows = np.array([(0, 0, 0, 0, 0.0), *entries], dtype=np.float64)
-        return cls(Forms.from_array(rows[:, :4].T.astype(np.int64)), rows[:, 4].copy())
+        rows = np.array([(0, 0, 0, 0.0), *entries], dtype=np.float64)
+        return cls(Forms.from_array(rows[:, :3].T.astype(np.int64)), rows[:, 3].copy())
 
     def __len__(self) -> int:
         return len(self.error)
@@ -71,7 +71,6 @@ class Candidates:
             "spatial": spatial & ~channel,
             "channel": channel & ~spatial,
             "both": spatial & channel,
-            "inputs": (self.forms.inputs > 0) & ~spatial & ~channel,
         }
         return {kind: np.flatnonzero(places) for kind, places in of.items() if places.any()}
 

@@ -183,6 +183,5 @@ def _kept(count: int, size: int) -> str:
 def _form(form: Form) -> str:
     if form.dense:
         return "one conv"
-    parts = [f"{form.inputs} inputs"] if form.inputs else []
-    parts += [f"{'V, H' if form.first == 0 else 'H, V'} {form.spatial}"] if form.spatial else []
+    parts = [f"{'V, H' if form.first == 0 else 'H, V'} {form.spatial}"] if form.spatial else []
     return ", ".join([*parts, f"P {form.channel}"] if form.channel else parts)

@@ -68,7 +68,7 @@ class Clock:
     groups: int = 1
 
     def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
-        """Of each form, see `LayerShape.costs`; all of them read all inputs."""
+        """Of each form, see `LayerShape.costs`."""
         spatial, first, channel, inputs, outputs = np.broadcast_arrays(
             forms.spatial * self.groups,
             forms.first,

@@ -5,8 +5,8 @@
     {"node": "conv1_2", "shape": [64, 64, 3, 3], "spatial": 22, "first": 0, "channel": 22}
 
 ``spatial``: rank of V and H. ``first``: the kernel axis that the first of them takes, 0 (vertical) unless given.
-``channel``: width in front of P. ``inputs``: how many input channels are read, all unless given. ``shape``: of the
-layer's weights, outputs first, before anything is pruned.
+``channel``: width in front of P. ``shape``: of the layer's weights, outputs first, before anything is
+pruned.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ class LayerPlan:
             entry |= {"spatial": self.form.spatial, "first": self.form.first}
         if self.form.channel is not None:
             entry["channel"] = self.form.channel
-        if self.form.inputs is not None:
-            entry["inputs"] = self.form.inputs
         return entry
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
@@ -68,11 +66,6 @@ class LayerPlan:
                 raise PlanError(f"{where} has a spatial rank of {most} at most, the plan says {self.form.spatial}")
         if self.form.channel is not None and self.form.channel > outputs:
             raise PlanError(f"{where} is {outputs} wide, the plan says {self.form.channel}")
-        if self.form.inputs is not None:
-            if site.op != "Conv" or site.groups > 1:
-                raise PlanError(f"{where} is no conv of one group: it reads all of its inputs")
-            if self.form.inputs > inputs:
-                raise PlanError(f"{where} has {inputs} inputs, the plan says {self.form.inputs}")
 
 
 def weight_shape(channels: ChannelMap, site: Site) -> tuple[int, ...]:
@@ -122,14 +115,13 @@ def read_layers(entries: object, source: str) -> tuple[LayerPlan, ...]:
 def _layer(entry: object, where: str) -> LayerPlan:
     if not isinstance(entry, dict) or not isinstance(entry.get("node"), str) or not entry["node"]:
         raise PlanError(f"{where}: expected an object with a 'node'")
+    if "inputs" in entry:
+        raise PlanError(f"{where}: a conv reads all of its inputs since version 0.8: 'inputs' is no more, plan anew")
     form = Form(
-        _optional(entry, "spatial", where),
-        _whole(entry, "first", where, 0),
-        _optional(entry, "channel", where),
-        _optional(entry, "inputs", where),
+        _optional(entry, "spatial", where), _whole(entry, "first", where, 0), _optional(entry, "channel", where)
     )
-    if form.whole and form.inputs is None:
-        raise PlanError(f"{where}: expected 'spatial', 'channel' or 'inputs'")
+    if form.dense:
+        raise PlanError(f"{where}: expected 'spatial' or 'channel'")
     return LayerPlan(entry["node"], _shape(entry.get("shape"), where), form)
 
 

@@ -7,12 +7,11 @@
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
 ``kept`` may be missing: then the selector chooses. Where ``keep`` is 0 the residual branch goes whole. ``layers`` are
-those of ``plan.layers``; the version is 3 where one reads some of its inputs only, which readers of 2 would pass over,
-or a branch goes, which they refuse. A plan made from one graph replays on any other in
-which nodes of these names make as many channels that may go: a detector on the same backbone, the same net with
-another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph whose convs have
-other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls itself, to be held
-against what is counted.
+those of ``plan.layers``; the version is 3 where a branch goes, which readers of 2 refuse. A plan made from one graph
+replays on any other in which nodes of these names make as many channels that may go: a detector on the same backbone,
+the same net with another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph
+whose convs have other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls
+itself, to be held against what is counted.
 """
 
 from __future__ import annotations
@@ -164,7 +163,7 @@ class Plan:
             groups.append(entry)
         found: dict[str, Any] = {
             "format": _FORMAT,
-            "version": 3 if self._is_new() else 2,
+            "version": 3 if any(group.keep == 0 for group in self.groups) else 2,
             "model": self.model,
             "budget": self.budget,
             "groups": groups,
@@ -175,10 +174,6 @@ class Plan:
         if self.nominal is not None:
             found["nominal"] = self.nominal
         return found
-
-    def _is_new(self) -> bool:
-        """Whether it says what readers of version 2 do not know."""
-        return any(layer.form.inputs for layer in self.layers) or any(group.keep == 0 for group in self.groups)
 
     def to_json(self) -> str:
         """The file's text."""

@@ -2,7 +2,7 @@
 
 Trials are made one at a time, while in the end all layers err together and later ones are fitted to put earlier ones
 right; taken at their word, they would concentrate the errors in few places. So they are damped: a power of the damage
-per error over the geometric mean of all, the square root unless another is asked for. Nothing puts the errors of the
+per error over the geometric mean of all. Nothing puts the errors of the
 last layers right: they count several times.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sensitivity"]
 
+_DAMPING = 0.5  # the power: at 0 all errors would count alike, at 1 as the trials say
 _MOST = 100.0  # and at least one over that
 _LAST = 4.0  # times as much, what no later layer puts right
 
@@ -32,13 +33,11 @@ class Sensitivity:
     Attributes:
         groups: per group, when channels are removed.
         sites: per site and kind of form.
-        damping: the power; at 0 all errors count alike, at 1 as the trials say.
         last: groups and sites behind which nothing is fitted.
     """
 
     groups: Mapping[str, float]
     sites: Mapping[str, Mapping[Kind, float]]
-    damping: float = 0.5
     last: frozenset[str] = frozenset()
 
     def curves(self, curves: Mapping[str, Array]) -> dict[str, Array]:
@@ -64,7 +63,7 @@ class Sensitivity:
         if not known or not any(_usable([value])):
             return 1.0
         typical = float(np.exp(np.mean(np.log(known))))
-        return float(np.clip(value / typical, 1 / _MOST**2, _MOST**2) ** self.damping)
+        return float(np.clip(value / typical, 1 / _MOST**2, _MOST**2) ** _DAMPING)
 
 
 def _usable(values: Iterable[float]) -> Iterable[float]:

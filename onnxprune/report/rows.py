@@ -65,7 +65,7 @@ def layer_rows(
             LayerRow(
                 name=node.name,
                 op=str(node.op),
-                inputs=Change(before[inputs] * groups[0], (form.inputs or after[inputs]) * groups[1]),
+                inputs=Change(before[inputs] * groups[0], after[inputs] * groups[1]),
                 outputs=Change(before[outputs], after[outputs]),
                 macs=Change(macs[0][node.name], macs[1][node.name]),
                 params=Change(params[0][node.name], params[1][node.name]),

@@ -165,12 +165,9 @@ def _options(options: Options) -> dict[str, object]:
     return {
         "budget": asdict(options.budget),
         "recipe": options.recipe_used,
-        "select_inputs": options.select_inputs,
         "drop_branches": options.drop_branches,
         "allocation": options.allocation,
         "sensitivity": options.sensitivity,
-        "damping": list(options.damping),
-        "metric": options.metric,
         "align": options.alignment,
         "include": list(options.include),
         "exclude": list(options.exclude),

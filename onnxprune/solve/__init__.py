@@ -3,7 +3,7 @@
 Knows arrays alone. ``moments`` gathers statistics, ``problem`` states what is asked. ``selectors`` choose
 channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``nonlinear`` behind an
 ``activation``), ``lowrank`` fits factors of them. ``held_out`` and ``form_errors`` predict errors on new samples.
-``metric`` weights the errors of single outputs. ``quadratic`` and ``numerics`` hold what they share.
+``quadratic`` and ``numerics`` hold what they share.
 """
 
 from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu
@@ -17,7 +17,6 @@ from onnxprune.solve.lowrank import (
     merge,
     split_columns,
 )
-from onnxprune.solve.metric import Metric, MetricChoice
 from onnxprune.solve.moments import Moments, MomentsBuilder, Part, held_bytes
 from onnxprune.solve.numerics import Factor, factorise
 from onnxprune.solve.problem import (
@@ -47,8 +46,6 @@ __all__ = [
     "Factor",
     "Factors",
     "LassoVariant",
-    "Metric",
-    "MetricChoice",
     "Moments",
     "MomentsBuilder",
     "Part",

@@ -39,12 +39,6 @@ class Activation:
     name: str
     pieces: tuple[Piece, ...]
 
-    @property
-    def homogeneous(self) -> bool:
-        """Whether r(c v) = c r(v) for every c > 0."""
-        ends = {bound for piece in self.pieces for bound in (piece.lower, piece.upper)}
-        return ends <= {-np.inf, 0.0, np.inf} and not any(piece.offset for piece in self.pieces)
-
     def __call__(self, values: Array32) -> Array32:
         """r(values), float32, of the same shape."""
         if self == RELU:

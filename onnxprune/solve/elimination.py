@@ -2,7 +2,7 @@
 
 Objective, over the columns that stay and free weights::
 
-    sum_i  sensitivity_i * E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
+    sum_i  E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
 
 With H = gram^-1 and W the least-squares solution, removing the columns I and refitting the rest costs exactly
 ``tr(W_I (H_II)^-1 W_I^T)``. The cheapest unit goes first, then

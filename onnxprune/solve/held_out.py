@@ -118,7 +118,7 @@ def held_out_curve(problems: Sequence[Regression], orders: tuple[Indices, Indice
         with blas_threads_for(len(problem.unit)):
             halves = (_ranked(problem, order) for order in orders)  # one at a time: they are large
             errors, _ = both_ways(halves, float(problem.moments.total.power.sum()))
-        curve += problem.sensitivity * errors
+        curve += errors
     return np.maximum.accumulate(curve)
 
 

@@ -4,7 +4,7 @@ Objective, z_c = W_c x_c being the response of channel c alone (all centred)::
 
     1/2 E||y - sum_c beta_c z_c||^2 / E||y||^2  +  alpha |beta|_1
 
-averaged over consumers by their sensitivity. Q and q of ``quadratic`` are all it needs: the whole path comes
+averaged over consumers. Q and q of ``quadratic`` are all it needs: the whole path comes
 from ``sklearn.linear_model.lars_path_gram``, and a single penalty from coordinate descent
 (``sklearn.linear_model.Lasso``) given the Cholesky factor R of Q = R^T R as X and R^-T q as y.
 """

@@ -28,7 +28,6 @@ import numpy as np
 from scipy.linalg import cholesky, qr, svd
 
 from onnxprune.solve.alternating import better_first
-from onnxprune.solve.metric import Metric
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import behind
 from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise, solve_lower
@@ -102,7 +101,6 @@ def decompose(
     channel: int | None,
     options: RefitOptions,
     samples: Samples | None = None,
-    metric: Metric | None = None,
 ) -> Decomposed:
     """Fit factors of given ranks to the answers that are wanted.
 
@@ -114,12 +112,9 @@ def decompose(
         channel: d, width in front of P; None: no P.
         options: how H and P are fitted; ``none``: plain singular values, data-free.
         samples: as for ``refit``; its columns are all p.
-        metric: in which `problem` and `samples` are; what is returned is for the layer as it is.
     """
     dense = refit(problem, columns, _dense_options(options))
-    restricted = Regression(
-        problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns], problem.sensitivity
-    )
+    restricted = Regression(problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns])
     linear = replace(options, refit="linear") if options.refit == "auto" else options
     kept = None
     if options.refit == "auto":
@@ -137,7 +132,6 @@ def decompose(
             if kept is not None:
                 rows = replace(kept, x=_feature_rows(kept.x, first, split))
                 solution = _aware(found.features, solution, options, rows, channel)
-    solution = solution if metric is None else metric.solution(solution)
     factors = _balanced(_factors(solution.weight, first, channel), split)
     return Decomposed(replace(solution, weight=factors.weight(split)), factors)
 
@@ -258,7 +252,7 @@ def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> R
     )
     start = start_of(problem.weight, problem.moments.total, first, split, kind)
     unit = np.repeat(np.arange(len(first), dtype=np.int64), split.shape[1])
-    return Regression(moments, start, problem.bias, unit, problem.sensitivity)
+    return Regression(moments, start, problem.bias, unit)
 
 
 def start_of(weight: Array, part: Part, first: Array, split: Split, kind: Basis) -> Array:
@@ -267,9 +261,9 @@ def start_of(weight: Array, part: Part, first: Array, split: Split, kind: Basis)
     if kind == "plain":
         found = np.einsum("rk,okj->roj", first, long, optimize=True)
     else:
-        metric = _root(part, split)
-        seen = first @ metric
-        right = seen @ np.einsum("lk,olj->koj", metric, long, optimize=True).reshape(len(metric), -1)
+        root = _root(part, split)
+        seen = first @ root
+        right = seen @ np.einsum("lk,olj->koj", root, long, optimize=True).reshape(len(root), -1)
         found = np.linalg.solve(seen @ seen.T, right)
     return np.asarray(found.reshape(len(first), len(weight), -1).transpose(1, 0, 2).reshape(len(weight), -1))
 

@@ -3,7 +3,7 @@
 A channel group has ``units`` channels and one ``Regression`` per consumer (per group of a grouped conv).
 Errors of several consumers are relative and add up::
 
-    error = sum_i  sensitivity_i * E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
+    error = sum_i  E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
 """
 
 from __future__ import annotations
@@ -54,14 +54,13 @@ class Regression:
 
     ``moments``: of x (p columns) and y (o outputs). ``weight``: (o, p) float64 and ``bias``: (o,) float64,
     the original ones. ``unit``: (p,) int64, the unit (channel) of each column; -1: the column belongs to no
-    unit of this group and always stays. ``sensitivity``: weight of this consumer's relative error in the sum.
+    unit of this group and always stays.
     """
 
     moments: Moments
     weight: Array
     bias: Array
     unit: Indices
-    sensitivity: float = 1.0
 
     def __post_init__(self) -> None:
         columns, outputs = self.moments.even.cross.shape
@@ -80,7 +79,7 @@ class Regression:
     def scale(self, part: Part | None = None) -> float:
         """What turns an absolute error of this consumer into its share of the sum; 0 if y never varies."""
         power = float((part or self.moments.total).power.sum())
-        return self.sensitivity / power if power > 0 else 0.0
+        return 1.0 / power if power > 0 else 0.0
 
 
 def _check(flag: str, value: float) -> None:

@@ -71,11 +71,11 @@ def channel_quadratic(part: Part, weight: Array, unit: Indices, units: int) -> Q
 
 
 def sum_quadratics(problems: Sequence[Regression], weights: Sequence[Array], units: int) -> Quadratic:
-    """The mean over consumers, by sensitivity, of their relative Q and q; weights: (o, p) each."""
-    matrix, linear, share = np.zeros((units, units)), np.zeros(units), 0.0
+    """The mean over consumers of their relative Q and q; weights: (o, p) each."""
+    matrix, linear = np.zeros((units, units)), np.zeros(units)
     for problem, weight in zip(problems, weights, strict=True):
         one = channel_quadratic(problem.moments.total, weight, problem.unit, units)
         matrix += problem.scale() * one.matrix
         linear += problem.scale() * one.linear
-        share += problem.sensitivity
-    return Quadratic(matrix / (share or 1.0), linear / (share or 1.0))
+    count = max(len(problems), 1)
+    return Quadratic(matrix / count, linear / count)

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.graph.decompose import Chain
 from onnxprune.graph.forms import Form
-from onnxprune.solve import Factors, Regression, decompose, merge, select, split_columns
-from onnxprune.stages.gather import channel_of_column
+from onnxprune.solve import Factors, Regression, decompose, merge, split_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import Metric, RefitOptions, Samples, SelectOptions, Solution
+    from onnxprune.solve import RefitOptions, Samples, Solution
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["chain_arrays", "columns_read", "fit_chain", "merge_chain", "read_chain", "read_inputs"]
-
-
-def read_inputs(
-    site: Site, problems: Sequence[Regression], columns: Indices, form: Form, options: SelectOptions
-) -> Indices | None:
-    """Which input channels a form reads, of those whose columns are left: (k,) int64, sorted; None: all."""
-    unit = channel_of_column(site, len(columns))
-    channels = int(unit.max(initial=-1)) + 1
-    wanted = form.of(channels).inputs
-    if wanted is None:
-        return None
-    left = [
-        replace(problem, moments=problem.moments.columns(columns), weight=problem.weight[:, columns], unit=unit)
-        for problem in problems
-    ]
-    return select(left, channels, wanted, options).kept
-
-
-def columns_read(site: Site, columns: int, inputs: Indices | None) -> Indices:
-    """Which of a site's columns belong to these input channels; None: all of them."""
-    if inputs is None:
-        return np.arange(columns, dtype=np.int64)
-    return np.flatnonzero(np.isin(channel_of_column(site, columns), inputs)).astype(np.int64)
+__all__ = ["chain_arrays", "fit_chain", "merge_chain", "read_chain"]
 
 
 def fit_chain(
@@ -54,40 +29,27 @@ def fit_chain(
     form: Form,
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
-    metrics: Sequence[Metric] | None = None,
-    inputs: Indices | None = None,
 ) -> tuple[list[Solution], Chain]:
-    """Fit factors for every group of a site; see `solve.decompose`. Problems and samples are in `metrics`, if any;
-    `inputs`: see `read_inputs`.
+    """Fit factors for every group of a site; see `solve.decompose`.
 
     Returns:
         One solution a group for all columns, and all factors; their ranks are lower than the form's where less is full
         rank.
     """
-    places = columns_read(site, len(columns), inputs)
-    split = _split(site, form, len(places))
+    split = _split(site, form, len(columns))
     found = [
         decompose(
             problem,
-            columns[places],
+            columns,
             split,
             form.spatial,
             form.channel,
             options,
             None if samples is None else samples[index],
-            None if metrics is None else metrics[index],
         )
         for index, problem in enumerate(problems)
     ]
-    solutions = [_widened(one.solution, places, len(columns)) for one in found]
-    return solutions, _chain(form.first, [one.factors for one in found], inputs)
-
-
-def _widened(solution: Solution, places: Indices, columns: int) -> Solution:
-    """Zeros for the columns that are not read."""
-    weight = np.zeros((len(solution.weight), columns))
-    weight[:, places] = solution.weight
-    return replace(solution, weight=weight)
+    return [one.solution for one in found], _chain(form.first, [one.factors for one in found])
 
 
 def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
@@ -111,12 +73,12 @@ def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
         )
         for group in range(len(chain.second))
     ]
-    return _chain(form.first, parts, chain.inputs)
+    return _chain(form.first, parts)
 
 
 def chain_arrays(chain: Chain) -> dict[str, Array]:
     """Plain arrays by name, for a checkpoint."""
-    known = {"first": chain.first, "second": chain.second, "last": chain.last, "inputs": chain.inputs}
+    known = {"first": chain.first, "second": chain.second, "last": chain.last}
     return {"axis": np.array(chain.form.first)} | {f: array for f, array in known.items() if array is not None}
 
 
@@ -126,9 +88,8 @@ def read_chain(arrays: Mapping[str, Array], position: int) -> Chain:
     Raises:
         KeyError: an array is missing.
     """
-    first, last, inputs = (arrays.get(f"{field}.{position}") for field in ("first", "last", "inputs"))
-    form = _form(int(arrays[f"axis.{position}"]), first, last, inputs)
-    return Chain(form, first, arrays[f"second.{position}"], last, inputs)
+    first, last = (arrays.get(f"{field}.{position}") for field in ("first", "last"))
+    return Chain(_form(int(arrays[f"axis.{position}"]), first, last), first, arrays[f"second.{position}"], last)
 
 
 def _split(site: Site, form: Form, columns: int) -> Indices | None:
@@ -139,14 +100,14 @@ def _split(site: Site, form: Form, columns: int) -> Indices | None:
     return split_columns(columns // int(np.prod(kernel)), kernel, form.first)
 
 
-def _chain(axis: int, parts: Sequence[Factors], inputs: Indices | None) -> Chain:
+def _chain(axis: int, parts: Sequence[Factors]) -> Chain:
     firsts = [part.first for part in parts if part.first is not None]
     lasts = [part.last for part in parts if part.last is not None]
     first, last = (np.stack(arrays) if arrays else None for arrays in (firsts, lasts))
-    return Chain(_form(axis, first, last, inputs), first, np.stack([part.second for part in parts]), last, inputs)
+    return Chain(_form(axis, first, last), first, np.stack([part.second for part in parts]), last)
 
 
-def _form(axis: int, first: Array | None, last: Array | None, inputs: Indices | None) -> Form:
+def _form(axis: int, first: Array | None, last: Array | None) -> Form:
     spatial = None if first is None else int(first.shape[1])
     channel = None if last is None else int(last.shape[2])
-    return Form(spatial, axis if spatial is not None else 0, channel, None if inputs is None else len(inputs))
+    return Form(spatial, axis, channel)

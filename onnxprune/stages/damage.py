@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.graph.sites import with_weights
-from onnxprune.runtime.divergence import TEMPERATURE, DivergenceMeter, mean_distance
+from onnxprune.runtime.divergence import DivergenceMeter, mean_distance
 from onnxprune.runtime.frontier import Batch
 
 if TYPE_CHECKING:
-    from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
     from onnxprune.runtime.divergence import OutputDivergence
     from onnxprune.stages.workload import Workload
@@ -27,10 +26,9 @@ _MEMORY_SHARE = 8
 class Damage:
     """Runs the original once, and then as often as asked with other weights."""
 
-    def __init__(self, work: Workload, batches: Sequence[Batch], temperature: float = TEMPERATURE) -> None:
-        """``batches``: what it is measured on, as many of them as fit in a share of the memory, and one in any case.
-        ``temperature``: softmax temperature of the distance of scores."""
-        self._work, self._temperature = work, temperature
+    def __init__(self, work: Workload, batches: Sequence[Batch]) -> None:
+        """``batches``: what it is measured on, as many of them as fit in a share of the memory, and one in any case."""
+        self._work = work
         self._engine = work.engine.for_pieces()
         session = self._engine.session(work.net.to_model(), label="the original")
         self._held: list[tuple[Batch, dict[str, Array], dict[str, Array]]] = []
@@ -46,11 +44,9 @@ class Damage:
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Of every output, with these weights and biases in the place of some sites'."""
         label = ", ".join(f"'{site.name}'" for site in weights)
-        return self._divergence(with_weights(self._work.net, weights), f"the network with {label} changed")
-
-    def _divergence(self, net: Net, label: str) -> tuple[OutputDivergence, ...]:
-        session = self._engine.session(net.to_model(), label=label)
-        meter = DivergenceMeter(self._work.outputs, self._temperature)
+        net = with_weights(self._work.net, weights)
+        session = self._engine.session(net.to_model(), label=f"the network with {label} changed")
+        meter = DivergenceMeter(self._work.outputs)
         for batch, feeds, wanted in self._held:
             meter.add(wanted, session.run(feeds), batch.real, len(batch.samples))
         return meter.finish()
@@ -58,10 +54,6 @@ class Damage:
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
         """The distance of the outputs from the original's, mean over outputs; 0: equal, about 1: a constant answer."""
         return mean_distance(self.divergence(weights))
-
-    def of_net(self, net: Net, label: str) -> float:
-        """The distance of another network's outputs from the original's, the mean over outputs."""
-        return mean_distance(self._divergence(net, label))
 
 
 def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:

@@ -43,7 +43,6 @@ class Decision:
         forms: per site that is not to stay dense.
         notes: what was asked for and is not done.
         explanation: why it is this; None where nothing was weighed.
-        damping: of the sensitivities that it rests on.
     """
 
     keep: dict[str, int]
@@ -51,7 +50,6 @@ class Decision:
     forms: dict[str, Form]
     notes: tuple[Note, ...] = ()
     explanation: Explanation | None = None
-    damping: float = 0.0
 
 
 def counted(options: Options) -> Unit:
@@ -68,8 +66,8 @@ def decide(
     options: Options,
     inputs: Inputs,
     cache: Cache,
-) -> tuple[Decision, ...]:
-    """Follow the plan, or find one for each damping; plans that are the same, once.
+) -> Decision:
+    """Follow the plan, or find one.
 
     Args:
         work: the original and the inputs.
@@ -85,37 +83,15 @@ def decide(
         PlanError: the plan does not fit, or the budget is out of reach.
     """
     if plan is not None:
-        return (_followed(work, cost, groups, skipped, plan, options),)
+        return _followed(work, cost, groups, skipped, plan, options)
     shapes = shapes_of(work, cost, options)
     droppable = _droppable(work, cost, groups, options)
     probed = _probed(work, groups, shapes, options, cache)
-    found: list[Decision] = []
-    for damping in dict.fromkeys(options.damping):
-        damped = replace(probed, sensitivity=replace(probed.sensitivity, damping=damping))
-        one = _weighed_up(work, cost, groups, damped, shapes, droppable, options, inputs, cache)
-        if all((one.keep, one.forms) != (other.keep, other.forms) for other in found):
-            found.append(one)
-    return tuple(found)
-
-
-def _weighed_up(
-    work: Workload,
-    cost: CostModel,
-    groups: Sequence[ChannelGroup],
-    probed: Probed,
-    shapes: Mapping[str, LayerShape],
-    droppable: Sequence[str],
-    options: Options,
-    inputs: Inputs,
-    cache: Cache,
-) -> Decision:
-    """The plan that follows from what is known."""
-    damping = probed.sensitivity.damping
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        spread = options.budget, options.alignment, options.allocation, damping, droppable
+        spread = options.budget, options.alignment, options.allocation, droppable
         depends = (*spread, *machine(work.engine, options))
-        checkpoint = cache.checkpoint("plan", bool(work.weights), *_asked(options, shapes), *depends)
+        checkpoint = cache.checkpoint("plan", *_asked(options, shapes), *depends)
         keep, forms, notes = plan_by_latency(work, cost, probed, options, inputs, checkpoint, droppable)
     else:
         keep, forms = _found(cost, probed, options, droppable)
@@ -125,7 +101,7 @@ def _weighed_up(
         for group in early_groups(work.channels, groups, gone)
     }
     explained = _explained(cost, probed, Choice(keep, forms), options, droppable)
-    return Decision(keep, kept, forms, (*notes, *_dropped(cost, keep)), explained, damping)
+    return Decision(keep, kept, forms, (*notes, *_dropped(cost, keep)), explained)
 
 
 def _followed(
@@ -182,13 +158,11 @@ def _declined(
             notes.append(Note(name, "goes with its branch, whatever its form"))
             continue
         done, remarks = forms.get(name, DENSE), []
-        if done.whole and not form.whole:
+        if done.dense and not form.dense:
             remarks.append("stays one layer: decomposed as planned it would cost no less")
         elif form.spatial is not None and form.channel is not None and None in (done.spatial, done.channel):
             left = "H and P are" if done.spatial is not None else "V and H are"
             remarks.append(f"{left} one conv: apart they would cost no less")
-        if form.inputs is not None and done.inputs is None:
-            remarks.append("reads all of its inputs: no more are left")
         if remarks:
             notes.append(Note(name, "; ".join(remarks)))
     return notes
@@ -212,7 +186,7 @@ def _probed(
     cache: Cache,
 ) -> Probed:
     surveyed, weighed = survey_options(options), _weighed(options, shapes)
-    checkpoint = cache.checkpoint("probe", bool(work.weights), *_asked(options, shapes))
+    checkpoint = cache.checkpoint("probe", *_asked(options, shapes))
     found = load_probed(checkpoint, groups, tuple(shapes))
     if found is None:
         found = probe(work, groups, options.select, shapes, surveyed, sensitivity=weighed)
@@ -230,7 +204,7 @@ def survey_options(options: Options) -> SurveyOptions:
     """Say how forms are surveyed."""
     # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
     unit: Unit = "params" if counted(options) == "params" else "macs"
-    return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis, options.select_inputs)
+    return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:

@@ -17,9 +17,8 @@ from onnxprune.graph.sites import matrix
 from onnxprune.runtime.capture import answers, output_extents, patches
 from onnxprune.runtime.frontier import Frontier
 from onnxprune.solve import Regression, kept_columns, refit, select
-from onnxprune.stages.chains import columns_read, fit_chain, read_inputs
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.gather import Reservoir, SiteMeter, channel_of_column, unit_of_column
-from onnxprune.stages.metric import metrics_of, unweighed, weighed
 from onnxprune.stages.room import Room
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.forms import Form
     from onnxprune.graph.net import Net
     from onnxprune.graph.sites import Site
-    from onnxprune.solve import Metric, Moments, RefitOptions, Samples, SelectOptions, Solution
+    from onnxprune.solve import Moments, RefitOptions, Samples, SelectOptions, Solution
     from onnxprune.stages.steps import Step, Target
     from onnxprune.stages.workload import Workload
 
@@ -113,10 +112,9 @@ def fit_step(
         refit_options: how weights are fitted.
     """
     sampled = sample_step(work, state, step, later, refit_options)
-    metrics = {target.site.name: _metrics(work, state, target, sampled[target.site.name]) for target in step.targets}
     problems = {
-        name: weighed(regressions_of(state.net, work.channels.sites[name], sampled[name].moments), metric)
-        for name, metric in metrics.items()
+        target.site.name: regressions_of(state.net, target.site, sampled[target.site.name].moments)
+        for target in step.targets
     }
     columns = {name: np.arange(len(regressions[0].unit), dtype=np.int64) for name, regressions in problems.items()}
     kept: dict[str, Indices] = {}
@@ -139,41 +137,19 @@ def fit_step(
     outcomes: dict[str, SiteOutcome] = {}
     chains: dict[str, Chain] = {}
     for target in step.targets:
-        name, metric = target.site.name, metrics[target.site.name]
-        samples = _weighed_samples(sampled[name].samples, metric)
+        name, samples = target.site.name, sampled[target.site.name].samples
         if name in forms:
             plain = _possible(refit_options, samples)
-            inputs = read_inputs(target.site, problems[name], columns[name], forms[name], select_options)
-            found, chains[name] = fit_chain(
-                target.site, problems[name], columns[name], forms[name], plain, samples, metric, inputs
-            )
+            found, chains[name] = fit_chain(target.site, problems[name], columns[name], forms[name], plain, samples)
             solutions = [_told(solution, refit_options, plain) for solution in found]
         else:
-            inputs = None
-            solutions = unweighed(_refit(problems[name], columns[name], refit_options, samples), metric)
+            solutions = _refit(problems[name], columns[name], refit_options, samples)
         weights[name] = (
             np.stack([solution.weight for solution in solutions]),
             np.concatenate([solution.bias for solution in solutions]),
         )
-        read = len(columns_read(target.site, len(columns[name]), inputs))
-        outcomes[name] = _outcome(solutions, problems[name], read)
+        outcomes[name] = _outcome(solutions, problems[name], len(columns[name]))
     return Fitted(kept, weights, outcomes, chains)
-
-
-def _metrics(work: Workload, state: State, target: Target, sampled: Sampled) -> list[Metric] | None:
-    """What errors of a site's outputs weigh; all alike where raw samples are seen through an activation that knows no
-    scale."""
-    if sampled.samples is not None and not sampled.samples[0].activation.homogeneous:
-        return None
-    return metrics_of(work, target.site, len(sampled.moments), state.alive)
-
-
-def _weighed_samples(
-    samples: tuple[Samples, ...] | None, metrics: Sequence[Metric] | None
-) -> tuple[Samples, ...] | None:
-    if samples is None or metrics is None:
-        return samples
-    return tuple(metric.samples(rows) for metric, rows in zip(metrics, samples, strict=True))
 
 
 @dataclass(frozen=True)
@@ -294,7 +270,6 @@ def _restricted(
             problem.weight[:, columns],
             problem.bias,
             unit,
-            problem.sensitivity,
         )
         for problem in problems
     ]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.graph.channels import shares_inputs
 from onnxprune.graph.forms import Forms
 from onnxprune.graph.sites import matrix
 from onnxprune.plan.candidates import KINDS, Candidates, Kind
@@ -24,7 +23,6 @@ from onnxprune.runtime.store import TensorStore
 from onnxprune.solve import Regression, held_out_curve, removal_order, select
 from onnxprune.stages.batching import moves
 from onnxprune.stages.gather import SiteMeter, channel_of_column, unit_of_column
-from onnxprune.stages.metric import metrics_of, weighed
 from onnxprune.stages.room import Room, moment_bytes, solving_bytes
 from onnxprune.stages.steps import early_groups
 from onnxprune.stages.survey import survey
@@ -57,7 +55,6 @@ __all__ = [
 ]
 
 _MOST_RETURNED = 128 << 20  # bytes of one run; more gain nothing
-_FACTORED = len(KINDS) - 1  # kinds of forms of a layer that reads all of its inputs
 
 
 @dataclass(frozen=True)
@@ -114,11 +111,7 @@ def probe(
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    shared: set[str] = set()
-    if survey_options is not None and survey_options.inputs:
-        sites = {name: work.channels.sites[name] for name in shapes or {}}
-        shared = {name for name, site in sites.items() if shares_inputs(work.net, work.channels, site)}
-    trials = Trials(work, len(groups) + _FACTORED * len(shapes or ()) + len(shared)) if sensitivity else None
+    trials = Trials(work, len(groups) + len(KINDS) * len(shapes or ())) if sensitivity else None
     jobs = [Job(group.name, group.consumers, group) for group in groups]
     jobs += [Job(name, (name,), None) for name in shapes or {}]
     beforehand = {group.name for group in early_groups(work.channels, groups)}
@@ -136,9 +129,7 @@ def probe(
                     groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
             elif shapes is not None and survey_options is not None:
                 problems = site_problems(work, job.name, moments[job.name])
-                found = candidates[job.name] = survey(
-                    problems, shapes[job.name], survey_options, shared=job.name in shared
-                )
+                found = candidates[job.name] = survey(problems, shapes[job.name], survey_options)
                 if trials is not None:
                     sites_damage[job.name] = trials.site(job.name, found, problems)
             for name in job.needs:
@@ -249,15 +240,14 @@ def _rank(
 
 
 def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
-    """What a site answers now, in its metric: a regression a group of a grouped conv, every input channel a unit."""
+    """What a site answers now: a regression a group of a grouped conv, every input channel a unit."""
     site = work.channels.sites[name]
     weight, bias = matrix(work.net, site)
     unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
-    problems = [
+    return [
         Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
         for part, gathered in enumerate(moments)
     ]
-    return weighed(problems, metrics_of(work, site, len(problems)))
 
 
 def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.plan.candidates import Candidates, Entry, Uses, cheaper_sizes
-from onnxprune.plan.levels import levels
 from onnxprune.solve import (
     Basis,
-    RefitOptions,
     Regression,
-    SelectOptions,
     channel_errors,
-    held_out_curve,
-    kept_columns,
-    refit,
-    removal_order,
     spatial_errors,
     split_columns,
 )
@@ -32,33 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["SurveyOptions", "survey"]
 
-_SHARES = (0.75, 0.5, 0.25)  # of the inputs, that factors are surveyed on as well
-_FIT = RefitOptions(refit="linear", strengths=(1e-3,))
-_SELECT = SelectOptions()
-
 
 @dataclass(frozen=True)
 class SurveyOptions:
-    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V.
-    ``inputs``: whether convs may read some only of channels that they share."""
+    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V."""
 
     uses: Uses
     align: int
     unit: Unit
     basis: Basis
-    inputs: bool = False
 
 
-def survey(
-    problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions, *, shared: bool = False
-) -> Candidates:
+def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions) -> Candidates:
     """All forms of one layer that cost less than it does, without those that another beats in cost and error.
 
     Args:
         problems: one a group of a grouped conv, the wanted answer being the layer's own, every input channel a unit.
         shape: of the layer.
         options: see there.
-        shared: the layer does not decide alone which input channels there are; it may read some of them only.
     """
     columns = problems[0].weight.shape[1]
     inputs = columns // int(np.prod(shape.kernel))
@@ -67,46 +51,13 @@ def survey(
     if power <= 0:
         return Candidates.of([])
     sizes = _Sizes(shape, inputs, outputs, options)
-    entries = _factored(problems, sizes, power)
-    if options.inputs and shared and len(problems) == 1:
-        entries += _reading_some(problems[0], sizes, power)
-    return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
-
-
-def _factored(problems: Sequence[Regression], sizes: _Sizes, power: float) -> list[Entry]:
-    """V and H, P, and both, on the inputs that the problems have."""
     entries: list[Entry] = []
-    if sizes.options.uses.channel:
+    if options.uses.channel:
         entries += _channel(problems, sizes, power)
-    if sizes.options.uses.spatial:
-        for first in sizes.shape.axes():
+    if options.uses.spatial:
+        for first in shape.axes():
             entries += _spatial(problems, sizes, first, power)
-    return entries
-
-
-def _reading_some(problem: Regression, sizes: _Sizes, power: float) -> list[Entry]:
-    """One conv on some of the inputs, for every count; and its factors, for a few of them.
-
-    The answer fitted to some inputs and what it leaves over are uncorrelated: the errors of both steps add up.
-    """
-    orders = (
-        removal_order([problem.half(0)], sizes.inputs, _SELECT),
-        removal_order([problem.half(1)], sizes.inputs, _SELECT),
-    )
-    curve = held_out_curve([problem], orders)
-    counts = levels(sizes.inputs, sizes.options.align)[1:]
-    entries: list[Entry] = [(0, 0, 0, count, float(curve[sizes.inputs - count])) for count in counts]
-    wanted = {min(counts, key=lambda count: abs(count - share * sizes.inputs)) for share in _SHARES if counts}
-    order = removal_order([problem], sizes.inputs, _SELECT)
-    for count in sorted(wanted):
-        columns = kept_columns(problem, order[sizes.inputs - count :])
-        fitted = refit(problem, columns, _FIT)
-        moments = problem.moments.columns(columns).with_response(fitted.weight, fitted.bias)
-        fewer = Regression(moments, fitted.weight, fitted.bias, problem.unit[columns], problem.sensitivity)
-        left = float(curve[sizes.inputs - count])
-        for spatial, first, channel, _, error in _factored([fewer], replace(sizes, inputs=count), power):
-            entries.append((spatial, first, channel, count, left + error))
-    return entries
+    return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
 
 
 @dataclass(frozen=True)
@@ -135,7 +86,7 @@ def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> lis
     curve = np.zeros(sizes.outputs // sizes.shape.groups + 1)
     for problem in problems:
         curve += channel_errors(problem) * _share(problem, power)
-    return [(0, 0, width, 0, float(curve[width])) for width in wanted]
+    return [(0, 0, width, float(curve[width])) for width in wanted]
 
 
 def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: float) -> list[Entry]:
@@ -155,8 +106,8 @@ def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: f
         alone += share * found.ranks
         for rank in narrow:
             both[rank] += share * found.widths[rank]
-    entries: list[Entry] = [(rank, first, 0, 0, float(error)) for rank, error in zip(ranks, alone, strict=True)]
-    entries += [(rank, first, width, 0, float(both[rank][width])) for rank in narrow for width in behind[rank]]
+    entries: list[Entry] = [(rank, first, 0, float(error)) for rank, error in zip(ranks, alone, strict=True)]
+    entries += [(rank, first, width, float(both[rank][width])) for rank in narrow for width in behind[rank]]
     return entries
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.plan.candidates import Kind
-from onnxprune.solve import RefitOptions, SelectOptions, kept_columns, refit, removal_order
+from onnxprune.solve import RefitOptions, kept_columns, refit
 from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.damage import Damage, spread
-from onnxprune.stages.metric import metrics_of, unweighed
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels import ChannelGroup
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Trials", "fit_of", "ratio", "stacked"]
 
-_TEMPERATURE = 4.0  # at 1, what a confident classifier says of a few hundred inputs is noise
 _PASSES = 2.0  # over the calibration inputs, for all trials together
 _LEAST, _MOST = 32, 256  # inputs
 _RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
@@ -45,7 +43,7 @@ class Trials:
         total = sum(batch.real for batch in work.batches)
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
         judged = work.batches_of(1) or work.batches
-        self._damage = Damage(work, spread(judged, count, fixed=work.fixed), _TEMPERATURE)
+        self._damage = Damage(work, spread(judged, count, fixed=work.fixed))
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
@@ -56,7 +54,7 @@ class Trials:
             group: the channels.
             order: first removed first, as found on the first half of the samples.
             curve: held-out errors by number of channels that are gone.
-            problems: of each consumer, in its metric, the group's channels being units.
+            problems: of each consumer, the group's channels being units.
 
         Returns:
             Damage over error; NaN where there is no error.
@@ -73,7 +71,7 @@ class Trials:
                 whole[:, columns] = solution.weight
                 found.append(replace(solution, weight=whole))
             site = self._work.channels.sites[name]
-            weights[site] = stacked(unweighed(found, metrics_of(self._work, site, len(found))))
+            weights[site] = stacked(found)
         return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
@@ -84,20 +82,13 @@ class Trials:
         """
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
-        metrics = metrics_of(self._work, site, len(problems))
         problems = [problem.half(0) for problem in problems]
         fit = fit_of(problems[0], len(columns))
-        channels, order = int(problems[0].unit.max()) + 1, None
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            form, inputs = candidates.forms[place], None
-            if form.inputs is not None:
-                order = removal_order(problems, channels, SelectOptions()) if order is None else order
-                inputs = np.sort(order[channels - form.inputs :])
-            solutions, _ = fit_chain(site, problems, columns, form, fit, None, metrics, inputs)
-            weights = stacked(solutions)
-            found[kind] = ratio(self._damage.of({site: weights}), float(candidates.error[place]))
+            solutions, _ = fit_chain(site, problems, columns, candidates.forms[place], fit, None)
+            found[kind] = ratio(self._damage.of({site: stacked(solutions)}), float(candidates.error[place]))
         return found
 
 

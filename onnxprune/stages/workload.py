@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from onnxprune.runtime.meaning import Meaning
     from onnxprune.runtime.sessions import Engine
 
-    Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["Inputs", "Progress", "Workload", "silent"]
@@ -94,7 +93,6 @@ class Workload:
         sizes: bytes of each tensor for one sample, where they are known.
         scratch: folder for what does not fit in memory.
         progress: told how far a stage is.
-        weights: per site name (outputs,), what errors of its outputs weigh; all alike where it is not there.
         outputs: what each output of the network means, by name.
     """
 
@@ -111,7 +109,6 @@ class Workload:
     sizes: Mapping[str, int]
     scratch: Path
     progress: Progress
-    weights: Mapping[str, Array] = field(default_factory=dict)
     outputs: Mapping[str, Meaning] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:

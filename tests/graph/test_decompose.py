@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,7 +34,7 @@ def drawn_chain(site, form, seed=0) -> Chain:
     """Random factors, group by group."""
     rng = np.random.default_rng(seed)
     kernel = site.window.kernel if site.window else ()
-    inputs, outputs = form.inputs or 4 // site.groups, 6 // site.groups
+    inputs, outputs = 4 // site.groups, 6 // site.groups
     middle = form.channel or outputs
     first = None
     columns = inputs * int(np.prod(kernel))
@@ -45,15 +43,13 @@ def drawn_chain(site, form, seed=0) -> Chain:
         columns = form.spatial * int(np.prod(kernel)) // kernel[form.first]
     second = rng.standard_normal((site.groups, middle, columns))
     last = rng.standard_normal((site.groups, outputs, middle)) if form.channel else None
-    read = np.sort(rng.choice(4, inputs, replace=False)) if form.inputs else None
-    return Chain(form, first, second, last, read)
+    return Chain(form, first, second, last)
 
 
 def product(site, chain: Chain):
     """The dense weights that a chain makes: (groups, outputs, columns)."""
     kernel = site.window.kernel if site.window else ()
-    inputs = chain.form.inputs or 4 // site.groups
-    split = split_columns(inputs, kernel, chain.form.first) if chain.form.spatial else None
+    split = split_columns(4 // site.groups, kernel, chain.form.first) if chain.form.spatial else None
     parts = [
         Factors(
             None if chain.first is None else chain.first[g],
@@ -62,15 +58,9 @@ def product(site, chain: Chain):
         )
         for g in range(site.groups)
     ]
-    weight = np.stack([part.weight(split) for part in parts])
-    if chain.inputs is None:
-        return weight
-    whole = np.zeros((*weight.shape[:2], 4, int(np.prod(kernel))))
-    whole[:, :, chain.inputs] = weight.reshape(*weight.shape[:2], inputs, -1)
-    return whole.reshape(*weight.shape[:2], -1)
+    return np.stack([part.weight(split) for part in parts])
 
 
-READING_SOME = [Form(inputs=3), Form(3, 0, None, 2), Form(3, 1, None, 3), Form(channel=2, inputs=2), Form(2, 1, 1, 1)]
 FORMS = [Form(3), Form(3, 1), Form(channel=2), Form(2, 0, 2), Form(2, 1, 1)]
 ATTRIBUTES = [
     "",
@@ -96,7 +86,7 @@ def agree(model, form, seed=0) -> None:
     assert worst_difference(left, right) < 1e-5
 
 
-@pytest.mark.parametrize("form", [*FORMS, *READING_SOME], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("attributes", ATTRIBUTES)
 def test_a_chain_answers_as_the_dense_conv_does(form, attributes) -> None:
     agree(one_conv((3, 3), attributes), form)
@@ -129,23 +119,11 @@ def test_names_say_what_the_nodes_are() -> None:
         made = with_chains(net, {site: drawn_chain(site, form)}).nodes
         assert [node.name for node in made] == [f"conv0_{name}" for name in names]
     assert [n.name for n in with_chains(net, {site: drawn_chain(site, Form(channel=2))}).nodes] == ["conv0", "conv0_P"]
-    nodes = with_chains(net, {site: drawn_chain(site, Form(2, 0, inputs=3))}).nodes
-    assert [(node.op, node.name) for node in nodes] == [
-        ("Gather", "conv0_inputs"),
-        ("Conv", "conv0_V"),
-        ("Conv", "conv0_H"),
-    ]
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    form=st.sampled_from(FORMS),
-    attributes=st.sampled_from(ATTRIBUTES),
-    groups=st.sampled_from([1, 2]),
-    read=st.one_of(st.none(), st.integers(1, 3)),
-)
-def test_costs_are_those_of_the_network_with_the_chain(form, attributes, groups, read) -> None:
-    form = replace(form, inputs=read if groups == 1 else None)
+@given(form=st.sampled_from(FORMS), attributes=st.sampled_from(ATTRIBUTES), groups=st.sampled_from([1, 2]))
+def test_costs_are_those_of_the_network_with_the_chain(form, attributes, groups) -> None:
     model = one_conv((3, 3), attributes, groups)
     net = ensure_biases(load(model)[0])
     site = find_sites(net)[0]
@@ -186,10 +164,6 @@ def test_a_form_is_described_in_one_line() -> None:
     assert describe(before, after) == "512x512x3x3 -> 475x512x3x3"
     assert describe(before, before) == "512x512x3x3"
     assert describe((64, 32), (64, 32), Form(channel=8)) == "64x32 -> 8 wide, P 8->64"
-    assert describe((64, 32, 3, 3), (64, 30, 3, 3), Form(9, inputs=20)) == (
-        "64x32x3x3 -> 20 of 30 inputs, V 9, H 9->64"
-    )
-    assert describe((64, 32, 3, 3), (64, 30, 3, 3), Form(inputs=20)) == "64x32x3x3 -> 64x20x3x3 of 30 inputs"
 
 
 def test_outputs_that_go_leave_the_last_factor() -> None:

@@ -24,26 +24,14 @@ sizes = st.integers(1, 9)
     data=st.data(),
 )
 def test_one_form_costs_what_it_costs_among_many(kernel, groups, spatial, channel, inputs, own, unit, data) -> None:
-    read = data.draw(st.one_of(st.none(), sizes))
     spatial = spatial if kernel else None
     first = data.draw(st.integers(0, len(kernel) - 1)) if kernel else 0
     shape = LayerShape(tuple(kernel), groups, 36.0, tuple(7.0 + axis for axis in range(len(kernel))))
-    form = Form(spatial, first, channel, read)
+    form = Form(spatial, first, channel)
     among = Forms.of([Form(), form, Form(channel=1)])
-    assert among[1] == (form if spatial else Form(None, 0, channel, read))
+    assert among[1] == form
     many = shape.costs(among, inputs, groups * own, unit)
     assert float(shape.cost(form, inputs, groups * own, unit)) == pytest.approx(float(many[1]))
-
-
-def test_a_form_that_reads_fewer_inputs_costs_as_one_of_a_layer_that_has_no_more() -> None:
-    shape = LayerShape((3, 3), 1, 10.0, (12.0, 13.0))
-    for form in (Form(), Form(4), Form(4, 1, 3), Form(channel=3)):
-        fewer = Form(form.spatial, form.first, form.channel, inputs=5)
-        for unit in ("macs", "params"):
-            assert shape.cost(fewer, 8, 6, unit) == shape.cost(form, 5, 6, unit)
-            assert shape.cost(fewer, 4, 6, unit) == shape.cost(form, 4, 6, unit)
-    assert Form(inputs=5).of(5) == Form()
-    assert Form(inputs=5).of(6) == Form(inputs=5)
 
 
 def test_the_dense_form_costs_its_weights_at_every_position() -> None:

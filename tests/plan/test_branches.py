@@ -36,7 +36,7 @@ def drawn(seed: int):
         inputs, outputs = COST.channels(name, {})
         ranks = cheaper_sizes(shape, inputs, outputs, 8, "macs", spatial=None, first=0)
         scale = rng.random()
-        entries = [(rank, 0, 0, 0, float(np.exp(-rank / 20) * scale)) for rank in ranks]
+        entries = [(rank, 0, 0, float(np.exp(-rank / 20) * scale)) for rank in ranks]
         candidates[name] = Candidates.of(entries).useful(shape, inputs, outputs, "macs")
     return curves, candidates
 

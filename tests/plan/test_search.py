@@ -31,14 +31,14 @@ def drawn(seed: int):
         entries = []
         for first in (0, 1):
             ranks = cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=None, first=first)
-            entries += [(r, first, 0, 0, float(np.exp(-r / 20) * rng.random())) for r in ranks]
+            entries += [(r, first, 0, float(np.exp(-r / 20) * rng.random())) for r in ranks]
             entries += [
-                (r, first, d, 0, float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
+                (r, first, d, float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
                 for r in ranks
                 for d in cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=r, first=first)
             ]
-        entries += [(0, 0, 0, k, float(np.exp(-k / 20) * rng.random())) for k in range(8, inputs, 8)]
-        entries += [(r, f, d, inputs // 2, e + float(rng.random() / 4)) for r, f, d, k, e in entries if not k]
+        widths = cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=0, first=0)
+        entries += [(0, 0, d, float(np.exp(-d / 9) * rng.random())) for d in widths]
         candidates[name] = Candidates.of(entries).useful(shape, inputs, outputs, "macs")
     return curves, candidates
 

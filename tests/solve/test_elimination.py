@@ -70,12 +70,6 @@ def test_units_may_own_different_numbers_of_columns() -> None:
         assert costs[0] <= min(costs) + 1e-6
 
 
-def test_a_consumer_that_matters_more_decides_more() -> None:
-    one, two = make_case(11).problem, make_case(12).problem
-    heavy = Regression(one.moments, one.weight, one.bias, one.unit, sensitivity=1e9)
-    np.testing.assert_array_equal(order_of([heavy, two], 6), order_of([one], 6))
-
-
 def test_a_consumer_that_never_varies_has_no_say() -> None:
     case = make_case(13)
     silent = case.problem.moments.with_response(np.zeros((4, 12)), np.ones(4))

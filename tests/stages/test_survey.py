@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,8 +11,8 @@ from onnxprune.graph.forms import LayerShape
 from onnxprune.graph.rules import Axis
 from onnxprune.graph.sites import Site, Window
 from onnxprune.plan.candidates import Uses
-from onnxprune.solve import MomentsBuilder, RefitOptions, Regression, SelectOptions
-from onnxprune.stages.chains import fit_chain, read_inputs
+from onnxprune.solve import MomentsBuilder, RefitOptions, Regression
+from onnxprune.stages.chains import fit_chain
 from onnxprune.stages.survey import SurveyOptions, survey
 
 SITE = Site(
@@ -28,17 +26,12 @@ SITE = Site(
     window=Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
 )
 SHAPE = LayerShape((3, 3), 1, 100.0, (100.0, 100.0))
-ALL = SurveyOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data", inputs=True)
+ALL = SurveyOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data")
 LINEAR = RefitOptions(refit="linear", rounds=0)
 
 
-def problem_of(seed: int, inputs: int, outputs: int) -> Regression:
-    """A conv that answers what it answers."""
-    return problem_and_new_rows(seed, inputs, outputs)[0]
-
-
 def problem_and_new_rows(seed: int, inputs: int, outputs: int) -> tuple[Regression, np.ndarray]:
-    """The same, and 4 000 rows that it was not gathered from."""
+    """A conv that answers what it answers, and 4 000 rows that it was not gathered from."""
     rng = np.random.default_rng(seed)
     columns = 9 * inputs
     common = rng.standard_normal((5500, columns // 2)) @ rng.standard_normal((columns // 2, columns))
@@ -56,33 +49,15 @@ def problem_and_new_rows(seed: int, inputs: int, outputs: int) -> tuple[Regressi
 def test_the_fit_keeps_on_new_samples_what_the_survey_promises(seed, inputs, outputs) -> None:
     problem, new = problem_and_new_rows(seed, inputs, outputs)
     wanted = new @ problem.weight.T
-    found = survey([problem], SHAPE, ALL, shared=True)
+    found = survey([problem], SHAPE, ALL)
     columns = np.arange(9 * inputs, dtype=np.int64)
     kinds = found.kinds()
     for places in kinds.values():
         for place in places[:: max(len(places) // 4, 1)].tolist():
-            asked = SITE, [problem], columns, found.forms[place]
-            read = read_inputs(*asked, SelectOptions())
-            (solution,), chain = fit_chain(*asked, LINEAR, None, None, read)
+            (solution,), _ = fit_chain(SITE, [problem], columns, found.forms[place], LINEAR, None)
             left = wanted + problem.bias - new @ solution.weight.T - solution.bias
             error = np.square(left).mean(axis=0).sum() / wanted.var(axis=0).sum()
             if found.forms.spatial[place]:  # the fit also tries the plain basis, and takes the better one
                 assert error <= found.error[place] * 1.15 + 1e-3
             else:
                 assert error == pytest.approx(found.error[place], rel=0.15, abs=1e-3)
-            assert (chain.inputs is None) == (not found.forms.inputs[place])
-
-
-def test_only_what_is_shared_and_asked_for_is_read_in_part() -> None:
-    problem = problem_of(0, 8, 8)
-    without = replace(ALL, inputs=False)
-    for options, shared, any_of_them in ((ALL, True, True), (ALL, False, False), (without, True, False)):
-        found = survey([problem], SHAPE, options, shared=shared)
-        assert bool(found.forms.inputs.any()) == any_of_them
-
-
-def test_to_read_more_inputs_is_never_worse() -> None:
-    only = replace(ALL, uses=Uses(prune=True, spatial=False, channel=False), align=1)
-    found = survey([problem_of(1, 8, 6)], SHAPE, only, shared=True)
-    assert found.forms.inputs.tolist() == [0, 7, 6, 5, 4, 3, 2, 1]
-    assert (np.diff(found.error) > 0).all()

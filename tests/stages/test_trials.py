@@ -11,7 +11,6 @@ import onnxprune
 from onnxprune import Options
 from onnxprune.runtime.frontier import Batch
 from onnxprune.solve import RefitOptions
-from onnxprune.stages.contest import unseen
 from onnxprune.stages.damage import spread
 
 
@@ -64,17 +63,3 @@ def test_samples_are_spread_over_all_of_the_calibration(sizes, count, batches) -
     taken = [sample for batch in found for sample in batch.samples[: batch.real]]
     assert len(set(taken)) == len(taken)
     assert {0, start - 1} <= set(taken)
-
-
-@pytest.mark.parametrize(("sizes", "count", "left"), [((10, 10, 10), 10, 20), ((10, 10, 4), 24, 0), ((4,), 4, 0)])
-def test_plans_are_judged_by_what_no_trial_has_seen(sizes, count, left) -> None:
-    full, start, made = max(sizes), 0, []
-    for size in sizes:
-        made.append(Batch(tuple(range(start, start + size)) + (0,) * (full - size), size))
-        start += size
-    few = spread(made, count)
-    found = unseen(made, few)
-    samples = [sample for batch in found for sample in batch.samples]
-    assert all(batch.real == len(batch.samples) == full for batch in found)
-    assert not set(samples) & {sample for batch in few for sample in batch.samples}
-    assert len(samples) == len(set(samples)) == left
