@@ -22,7 +22,7 @@ from PIL import Image
 
 from onnxprune import DataOptions, Options
 from onnxprune.pipeline import opened
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.solve import Moments, RefitOptions, Regression, kept_columns, refit, removal_order
 from onnxprune.stages import probe
 from onnxprune.stages.chains import fit_chain
@@ -129,7 +129,7 @@ def main() -> None:
         ours, theirs, data = _pixels(name, count, given.data)
         network = NETWORKS.get(name)
         path = network.path(given.zoo) if network else str(given.zoo / "models" / f"{name}.onnx")
-        options = replace(Options(bench=False, align=16, budget=budget_from(macs="2x")), data=data)
+        options = replace(Options(bench=False, align=16, budget=BudgetOptions(macs="2x").budget()), data=data)
         with opened(path, ours, options, silent) as job, opened(path, theirs, options, silent) as other:
             work, fresh, cost = job.started.work, other.started.work, job.started.cost
             shapes = shapes_of(work, cost, options)

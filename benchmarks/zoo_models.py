@@ -197,7 +197,7 @@ def main() -> None:
                 f"{report.macs.ratio:.2f}x",
                 f"{report.params.ratio:.2f}x",
                 _words(report.timing),
-                f"{report.data['fit']} x {report.options['points']}",
+                f"{report.data['fit']} x {report.options['inputs']['points']}",
                 time.perf_counter() - start,
             ]
         )

@@ -11,7 +11,7 @@ from onnxprune.errors import UsageError
 from onnxprune.inspection import Inspection, run_inspection
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
-from onnxprune.plan import Plan, budget_from
+from onnxprune.plan import BudgetOptions, Plan
 from onnxprune.recovery import require_torch
 from onnxprune.recovery.pair import Recovered, run_recovery
 from onnxprune.result import ModelResult
@@ -74,14 +74,9 @@ def prune(
     given = (speedup, macs, params, keep_ratio, latency_ms)
     if plan is not None and any(value is not None for value in given):
         raise UsageError("a plan says what is kept: give no budget with it")
-    asked = budget_from(
-        speedup=speedup,
-        macs=macs,
-        params=params,
-        keep_ratio=keep_ratio,
-        latency_ms=latency_ms,
-        default=chosen.budget,
-    )
+    asked = BudgetOptions(
+        speedup=speedup, macs=macs, params=params, keep_ratio=keep_ratio, latency_ms=latency_ms
+    ).budget(chosen.budget)
     planned = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
     return run_any(model, data, replace(chosen, budget=asked), plan=planned, dry_run=dry_run, progress=progress)
 

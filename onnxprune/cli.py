@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts.help import DefaultFormatter, HelpPanel
+from rich.console import Console, ConsoleOptions
 
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
+from onnxprune.config import RUN, config_text, configured, differing
+from onnxprune.data import DataOptions
 from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.doctor import run_doctor
 from onnxprune.ending import EXIT_CODES, guarded
@@ -23,41 +25,37 @@ from onnxprune.errors import DropError, EngineError, NothingFasterError, OutputE
 from onnxprune.evaluation import load_function
 from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
-    AS_IT_IS,
     AUTO,
-    MORE,
-    BudgetFlags,
+    GROUPS,
+    RARE,
+    BenchPanel,
     BudgetPanel,
+    CacheFlags,
+    CachePanel,
     Drop,
-    EngineFlags,
     EnginePanel,
-    InputFlags,
     InputPanel,
     Kinds,
-    MethodFlags,
-    MethodPanel,
     NotesFlags,
     NotesPanel,
     PixelPanel,
-    RunFlags,
-    RunPanel,
-    SampleFlags,
-    SamplePanel,
+    PlanPanel,
+    RecoverPanel,
+    RefitPanel,
+    SelectPanel,
     ShowFlags,
     ShowPanel,
-    TrainFlags,
-    TrainPanel,
-    all_options,
-    amounts,
     filled,
     options_from,
     recover_options,
 )
 from onnxprune.graph.save import write_bytes
+from onnxprune.idle import Rule, check_idle
 from onnxprune.inspection import run_inspection
 from onnxprune.note import RunWarning
-from onnxprune.options import Options
-from onnxprune.plan import Plan
+from onnxprune.options import BenchOptions, Effort, InputOptions, Options, PlanOptions
+from onnxprune.plan import BudgetOptions, Plan
+from onnxprune.recovery.options import RecoverOptions
 from onnxprune.recovery.pair import run_recovery
 from onnxprune.report.doctor import show_doctor
 from onnxprune.report.explanation import show_explanation
@@ -68,12 +66,16 @@ from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_recovery, show_report
 from onnxprune.runtime.meaning import checked_kinds
 from onnxprune.runtime.providers import EngineOptions
+from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.study import run_study
 from onnxprune.sweep import Pareto, Point, run_any, run_pareto
 
 __all__ = ["app", "main"]
 
 _EVERYTHING = "--help-all"
+_COMMANDS = ("compare", "recover", "study", "inspect", "doctor")
+_ALONE = ("data", "plan", "max_drop", "evaluate", "recover", "output_kind", "effort")
+"""Options of the main command that a configuration may hold and that belong to no group."""
 _NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
 
 app = App(
@@ -98,19 +100,28 @@ def prune(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     data: str | None = None,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    explain: Annotated[bool, Parameter(negative=(), show_default=False), MORE] = False,
+    explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    plan: Path | None = None,
     plan_out: Path | None = None,
     max_drop: Drop = None,
     output_kind: Kinds = (),
     evaluate: str | None = None,
     pareto: Path | None = None,
     recover: str | None = None,
-    budget: BudgetPanel = BudgetFlags(),
-    method: MethodPanel = MethodFlags(),
-    training: TrainPanel = TrainFlags(),
-    sampling: SamplePanel = SampleFlags(),
-    preprocessing: PixelPanel = AS_IT_IS,
-    engine: EnginePanel = EngineFlags(),
+    effort: Effort = "normal",
+    config: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=False, show_default=False)] = (),
+    config_out: Path | None = None,
+    budget: BudgetPanel = BudgetOptions(),
+    planning: PlanPanel = PlanOptions(),
+    select: SelectPanel = SelectOptions(),
+    refit: RefitPanel = RefitOptions(),
+    training: RecoverPanel = RecoverOptions(),
+    inputs: InputPanel = InputOptions(),
+    cache: CachePanel = CacheFlags(),
+    preprocessing: PixelPanel = DataOptions(),
+    engine: EnginePanel = EngineOptions(),
+    bench: BenchPanel = BenchOptions(),
     show: NotesPanel = NotesFlags(),
 ) -> None:
     """Make a network faster: onnxprune model.onnx -o pruned.onnx --data photos/
@@ -118,51 +129,85 @@ def prune(
     Parameters
     ----------
     model
-        The network, an ONNX file.
+        Network, an ONNX file.
     output
-        Where the result goes; MODEL-pruned.onnx beside the model unless given.
+        File for the result; default MODEL-pruned.onnx beside the model.
     data
         Inputs to calibrate on: an image folder, .npy or .npz, or the word synthetic for made-up images (a folder of
-        that name is ./synthetic). Without it MODEL.calib.npz beside MODEL.onnx.
+        that name is ./synthetic). Default MODEL.calib.npz beside MODEL.onnx.
     dry_run
-        Only plan, and show the plan.
+        Plan only; nothing is fitted or written.
     explain
-        Show why each layer got what it got: its error and weight, what it costs, and the next best choice.
+        Reasons of the plan: error, weight and cost of each layer, and its next best choice.
+    plan
+        Plan file to carry out instead of a budget.
     plan_out
-        Write the plan to this file.
+        File for the plan.
     max_drop
-        Points of top-1 agreement (or, for other outputs, per cent of relative error) that may be lost on held-back
-        inputs, with --evaluate how much its value may fall. Without a budget the fastest network within it is looked
-        for, within 1 unless given; with a budget, it is an error to lose more.
+        Largest loss on held-out inputs: points of top-1 agreement, per cent of relative error for other outputs, or
+        the unit of --evaluate. Without a budget the fastest network within it is searched, default 1; with a budget,
+        losing more is an error.
     output_kind
-        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+        Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
-        FILE.py:FUNCTION, your own measure: it gets run(inputs) -> outputs, both dicts of arrays by name, and returns
+        Your own measure, FILE.py:FUNCTION: it gets run(inputs) -> outputs, both dicts of arrays by name, and returns
         one number, higher is better. It decides --max-drop.
     pareto
-        A dozen speed-ups instead of one: models, table, JSON and a plot go to this folder.
+        Folder for a dozen speed-ups instead of one: models, table, JSON and a plot.
     recover
-        Train the result on the original's answers, without labels: a number of epochs, or auto, which a bare --recover
-        means.
+        Training on the original's outputs, without labels: a number of epochs, or auto, the default of a bare
+        --recover.
+    effort
+        Time against quality: quick, normal or best; changes only options that are not given.
+    config
+        TOML file of options, a table a group; options that are typed replace its.
+    set_
+        Option by group and field: GROUP.FIELD=VALUE, such as refit.rounds=2. Repeatable.
+    config_out
+        File for the options of this run, as --config reads them.
     """
-    learnt = recover_options(recover, training, sampling.seed)
-    options = options_from(budget, method, sampling, preprocessing, engine, max_drop, evaluate)
-    options = replace(options, recover=learnt, outputs=checked_kinds(output_kind))
+    del config, set_  # `configured` has put what they stand for among the other arguments
+    learnt = recover_options(recover, training, inputs.seed)
+    options = options_from(
+        budget,
+        planning,
+        select,
+        refit,
+        bench,
+        inputs=inputs,
+        cache=cache,
+        data=preprocessing,
+        engine=engine,
+        planned=plan is not None,
+    )
+    options = replace(
+        options,
+        effort=effort,
+        max_drop=max_drop,
+        evaluate=load_function(evaluate),
+        recover=learnt,
+        outputs=checked_kinds(output_kind),
+    )
+    if config_out is not None:
+        records = budget, planning, select, refit, training, inputs, cache, preprocessing, engine, bench
+        chosen: dict[str, object] = {"data": data, "plan": plan, "max_drop": max_drop, "evaluate": evaluate}
+        chosen |= {"recover": recover, "output_kind": output_kind or None, "effort": effort}
+        _write_config(config_out, records, chosen, read=[model, data, plan])
     if pareto is not None:
-        _check_points(pareto, budget, given=(output, plan_out, dry_run, explain, show.verbose))
+        _check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
         check_targets([model, data], [show.json])
         _write_points(model, data, options, pareto, show)
         return
     if output is None and not dry_run:
         output = model.with_name(f"{model.stem}-pruned.onnx")
-    check_targets([model, data, budget.plan], [output, show.json, plan_out])
-    unweighed = budget.plan is not None or options.budget.kind in ("keep-ratio", "selector")
+    check_targets([model, data, plan], [output, show.json, plan_out])
+    unweighed = plan is not None or options.budget.kind in ("keep-ratio", "selector")
     if explain and (show.quiet or unweighed):
         why = "with --quiet" if show.quiet else "where nothing was weighed: with --plan, --keep-ratio or --lasso fixed"
         raise UsageError(f"--explain does nothing {why}: leave it out")
-    plan = None if budget.plan is None else Plan.load(budget.plan)
+    planned = None if plan is None else Plan.load(plan)
     with _bars(show) as bars:
-        result = run_any(model, data, options, plan=plan, dry_run=dry_run, progress=bars)
+        result = run_any(model, data, options, plan=planned, dry_run=dry_run, progress=bars)
     report = result.report
     if output is not None and not dry_run:
         result.save(output)
@@ -192,8 +237,9 @@ def compare(
     output_kind: Kinds = (),
     evaluate: str | None = None,
     seed: int = 0,
-    preprocessing: PixelPanel = AS_IT_IS,
-    engine: EnginePanel = EngineFlags(),
+    preprocessing: PixelPanel = DataOptions(),
+    engine: EnginePanel = EngineOptions(),
+    bench: BenchPanel = BenchOptions(),
     show: ShowPanel = ShowFlags(),
 ) -> None:
     """Compare two models on the same inputs: outputs, accuracy where there are labels, latency.
@@ -228,11 +274,10 @@ def compare(
         label_offset=label_offset,
         max_drop=max_drop,
         evaluate=load_function(evaluate),
-        bench=engine.bench,
-        bench_batch=engine.bench_batch,
+        **vars(bench),
         seed=seed,
         data=preprocessing,
-        engine=EngineOptions(provider=engine.provider, threads=engine.threads),
+        engine=engine,
         outputs=checked_kinds(output_kind),
     )
     with _bars(show) as bars:
@@ -256,10 +301,11 @@ def recover(
     epochs: str = AUTO,
     output_kind: Kinds = (),
     evaluate: str | None = None,
-    training: TrainPanel = TrainFlags(),
-    inputs: InputPanel = InputFlags(),
-    preprocessing: PixelPanel = AS_IT_IS,
-    engine: RunPanel = RunFlags(),
+    training: RecoverPanel = RecoverOptions(),
+    inputs: InputPanel = InputOptions(),
+    cache: CachePanel = CacheFlags(),
+    preprocessing: PixelPanel = DataOptions(),
+    engine: EnginePanel = EngineOptions(),
     show: NotesPanel = NotesFlags(),
 ) -> None:
     """Train a smaller network on the original's answers, without labels: any pair with the same inputs and outputs.
@@ -282,11 +328,11 @@ def recover(
         FILE.py:FUNCTION, your own measure, as for the main command: its value is shown before and after.
     """
     check_targets([original, candidate, data], [output, show.json])
-    sampling = SampleFlags(**vars(inputs))
-    run_flags = EngineFlags(**vars(engine))
-    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, run_flags, None, evaluate)
+    check_idle(inputs, InputOptions(), (Rule(("points",), False, "in a recovery, which samples no layer"),))
+    options = options_from(inputs=inputs, cache=cache, data=preprocessing, engine=engine)
     learnt = recover_options(epochs, training, inputs.seed)
-    chosen = replace(options, recover=learnt, outputs=checked_kinds(output_kind))
+    outputs = checked_kinds(output_kind)
+    chosen = replace(options, recover=learnt, evaluate=load_function(evaluate), outputs=outputs)
     with _bars(show) as bars:
         result = run_recovery(original, candidate, data, chosen, bars)
     result.save(output)
@@ -305,9 +351,10 @@ def study(
     data: str | None = None,
     speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 5.0),
     plot: Path | None = None,
-    sampling: SamplePanel = SampleFlags(),
-    preprocessing: PixelPanel = AS_IT_IS,
-    engine: RunPanel = RunFlags(),
+    inputs: InputPanel = InputOptions(),
+    cache: CachePanel = CacheFlags(),
+    preprocessing: PixelPanel = DataOptions(),
+    engine: EnginePanel = EngineOptions(),
     show: ShowPanel = ShowFlags(),
 ) -> None:
     """Study layers one at a time: error, damage and cost by every method and size; the model is not changed.
@@ -328,7 +375,7 @@ def study(
     check_targets([model, data], [plot, show.json])
     if plot is not None:
         check_plot(plot)
-    options = options_from(BudgetFlags(), MethodFlags(), sampling, preprocessing, EngineFlags(**vars(engine)), None)
+    options = options_from(inputs=inputs, cache=cache, data=preprocessing, engine=engine)
     with _bars(show) as bars:
         found = run_study(model, data, site, options, speedups, bars)
     if plot is not None:
@@ -371,11 +418,22 @@ def doctor(*, show: ShowPanel = ShowFlags()) -> None:
         raise EngineError(found.problems[0])
 
 
-def _check_points(folder: Path, budget: BudgetFlags, *, given: Sequence[object]) -> None:
+def _write_config(
+    path: Path, records: Sequence[object], chosen: Mapping[str, object], *, read: Sequence[Path | str | None]
+) -> None:
+    """Write the groups of options, and those that belong to none, as TOML."""
+    check_targets(read, [path])
+    names = {kind: name for name, kind in GROUPS.items()}
+    groups = {names[type(record)]: differing(record) for record in records}
+    left = {name: value for name, value in chosen.items() if value is not None}
+    write_bytes(path, config_text({RUN: left, **groups}).encode())
+
+
+def _check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]) -> None:
     """Whether a dozen speed-ups can be written there, and nothing else was asked for."""
-    names = ["-o", "--plan-out", "--dry-run", "--explain", "--verbose"]
+    names = ["-o", "--plan", "--plan-out", "--dry-run", "--explain", "--verbose"]
     others = [name for name, value in zip(names, given, strict=True) if value]
-    others += [f"--{name.replace('_', '-')}" for name in (*amounts(budget), *(["plan"] if budget.plan else []))]
+    others += [f"--{name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
     if others:
         raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
     if folder.exists() and not folder.is_dir():
@@ -423,9 +481,29 @@ def _paper() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
+class _Usual(DefaultFormatter):
+    """The help without the options that are rarely used."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print a panel, if anything is left of it."""
+        panel.entries = [entry for entry in panel.entries if not RARE.intersection(entry.positive_names)]
+        if panel.entries:
+            super().__call__(console, options, panel)
+
+
+app.help_formatter = _Usual()
+
+
 def main(arguments: list[str] | None = None) -> Literal[0] | int:
     """Run a command and return its exit code; users' errors are one line on stderr."""
-    given = filled(sys.argv[1:] if arguments is None else arguments)
-    with all_options() if _EVERYTHING in given else nullcontext():
-        given = ["--help" if argument == _EVERYTHING else argument for argument in given]
-        return guarded(lambda: app(given, exit_on_error=False, print_error=False, result_action="return_value"))
+    return guarded(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> object:
+    everything = _EVERYTHING in arguments
+    app.help_formatter = DefaultFormatter() if everything else _Usual()
+    given = ["--help" if argument == _EVERYTHING else argument for argument in arguments]
+    if given and given[0] not in _COMMANDS:
+        known = {RUN: _ALONE, **{name: [field.name for field in fields(kind)] for name, kind in GROUPS.items()}}
+        given = configured(given, known)
+    return app(filled(given), exit_on_error=False, print_error=False, result_action="return_value")

@@ -19,6 +19,7 @@ from onnxprune.graph.load import load, read_model
 from onnxprune.graph.schedule import schedule
 from onnxprune.idle import Rule, check_idle
 from onnxprune.note import warn
+from onnxprune.options import BenchOptions
 from onnxprune.report.record import Change, plain
 from onnxprune.runtime.divergence import DivergenceMeter, OutputDivergence, class_scores
 from onnxprune.runtime.drop import Lost, damage, estimate, expected_estimate, losses, reach, settles
@@ -49,7 +50,7 @@ _NO_CLASS = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(BenchOptions):
     """How two models are compared.
 
     Attributes:
@@ -57,8 +58,6 @@ class CompareOptions:
         label_offset: added to every label: 1 for models whose class 0 is "background" with labels that do not count it.
         max_drop: what the second model may lose, see `Comparison.drop`; None: anything.
         evaluate: the user's own measure, as in `Options`; it decides `max_drop`. None: accuracy or the outputs do.
-        bench: measure latency.
-        bench_batch: at this batch size.
         seed: of the choice of inputs, and of the timing.
         data: preprocessing.
         engine: onnxruntime's provider and threads.
@@ -69,18 +68,15 @@ class CompareOptions:
     label_offset: int = 0
     max_drop: float | None = None
     evaluate: Evaluate | None = None
-    bench: bool = True
-    bench_batch: int = 1
     seed: int = 0
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     outputs: Mapping[str, AskedKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples must be 1 or more, found {self.samples}")
-        if self.bench_batch < 1:
-            raise UsageError(f"--bench-batch must be 1 or more, found {self.bench_batch}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):

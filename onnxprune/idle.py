@@ -90,7 +90,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
         Rule(("refit.basis", "refit.rounds"), split, "where no kernel is decomposed: they need --recipe spatial or 3c"),
         Rule(("refit.rounds",), options.refit.refit != "none", "with --refit none"),
         Rule(("refit.rounds",), options.refit.basis != "plain", "with --basis plain"),
-        Rule(("downstream",), options.refit.refit != "none", "with --refit none"),
+        Rule(("refit.downstream",), options.refit.refit != "none", "with --refit none"),
         Rule(("drop_branches", "allocation", "sensitivity"), counted, no_budget),
         Rule(("align",), kind != "selector", no_budget),
         Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),

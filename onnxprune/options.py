@@ -1,12 +1,19 @@
-"""All options of the main job, with their defaults: what the command line and `prune` have in common."""
+"""The options of the main job: a frozen dataclass a group, which is the panel of the command line, the argument in
+Python and the record in the report.
+
+`Options` holds them all: the fields of `PlanOptions`, `InputOptions` and `BenchOptions` as its own, the other groups
+under their names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 import psutil
+from cyclopts import Parameter, Token
 
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
@@ -17,11 +24,14 @@ from onnxprune.runtime.meaning import AskedKind
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
-__all__ = ["Options", "parse_bytes"]
+__all__ = ["BenchOptions", "Effort", "InputOptions", "Options", "PlanOptions", "parse_bytes"]
 
+Effort = Literal["quick", "normal", "best"]
 _MEMORY_SHARE = 4
 _TIMED_ALIGN = 16
 _LEAST_MEMORY = 64 << 20
+_LEAST_POINTS: Mapping[Effort, int] = {"quick": 10, "normal": 10, "best": 30}
+_BEST_ROUNDS = 3
 _UNITS = {
     "": 1,
     "B": 1,
@@ -34,85 +44,149 @@ _UNITS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a network is pruned.
+def parse_bytes(flag: str, text: str) -> int:
+    """Bytes from ``2GB``, ``512M`` or a plain number.
 
-    Attributes:
-        budget: how much may be kept; unless given, the least latency within `max_drop`, or 1 point where that is None.
-        recipe: what may be done: ``prune`` channels, ``spatial`` (V and H) or ``channel`` (P) decompositions, or all
-            of it (``3c``); None: all, but ``prune`` where the budget counts channels.
-        drop_branches: let whole residual branches go, each with all of its layers.
-        allocation: how the budget is spread over the groups.
-        sensitivity: weigh errors by what a trial of them does to the network's outputs.
-        align: counts are multiples of it where groups are large enough; None: 16 where time is counted, since engines
-            run such layers faster, else 1.
-        include: only groups all of whose producers match one of these node-name globs.
-        exclude: no group with a producer or consumer that matches one of these.
-        select: which channels stay.
-        refit: how weights are fitted.
-        downstream: also fit the layers anew that only see the effects of the removal.
-        samples: calibration inputs, of which a tenth is held back for the verification; None: all.
-        points: positions an input and layer; None: 10 as published, and more for layers that would see fewer than 30
-            rows a column.
-        seed: of all sampling.
-        data: preprocessing.
-        engine: onnxruntime's provider and threads.
-        memory: bytes for held activations and moments; None: a quarter of what the machine has.
-        cache_dir: where finished steps are kept; None: nowhere.
-        max_drop: how far the result may be from the original on held-back inputs, see `verify.check_drop`; with
-            `evaluate`, how much lower its value may be; None: anything.
-        evaluate: the user's own measure, a function that gets ``run`` and returns one finite number, higher is better;
-            ``run`` takes arrays by input name, the first axis the batch, and returns arrays by output name. It decides
-            `max_drop`. None: the outputs' difference from the original's does.
-        bench: measure latency before and after.
-        bench_batch: at this batch size.
-        recover: train the result on the original's answers; None: do not.
-        outputs: what outputs mean, by name: ``classes`` (one label an input), ``pixels`` (a label a position) or
-            ``values``; for an output that is not named, the end of the graph and the data's labels tell.
+    Raises:
+        UsageError: it is something else.
     """
+    number = text.strip().upper().replace("IB", "B").rstrip("BGKM")
+    unit = text.strip().upper().replace("IB", "B")[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit not in _UNITS or not 0 < value < 1e15:
+        raise UsageError(f"{flag} takes a size like 2GB or 512MB, found {text!r}")
+    return int(value * _UNITS[unit])
 
-    budget: Budget = WITHIN_DROP
+
+def _memory(type_: object, tokens: Sequence[Token]) -> int:
+    return parse_bytes("--memory", tokens[0].value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What may be removed or decomposed, and how the budget is distributed over the layers."""
+
     recipe: Recipe | None = None
+    "Methods allowed: prune (channels), spatial or channel (decompositions), or 3c (all three, the default)."
+
     drop_branches: bool = True
+    "Removal of whole residual branches, each with all of its layers."
+
     allocation: Allocation = "greedy"
+    "Distribution of the budget: greedy (least error per cost saved) or uniform (equal share of every layer)."
+
     sensitivity: bool = True
+    "Weighting of layer errors by the damage that a trial of each layer does to the network's outputs."
+
     align: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    select: SelectOptions = field(default_factory=SelectOptions)
-    refit: RefitOptions = field(default_factory=RefitOptions)
-    downstream: bool = True
-    samples: int | None = None
-    points: int | None = None
-    seed: int = 0
-    data: DataOptions = field(default_factory=DataOptions)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    memory: int | None = None
-    cache_dir: Path | None = None
-    max_drop: float | None = None
-    evaluate: Evaluate | None = None
-    bench: bool = True
-    bench_batch: int = 1
-    recover: RecoverOptions | None = None
-    outputs: Mapping[str, AskedKind] = field(default_factory=dict)
+    "Multiple to which channel counts of wide groups are rounded; default 16 for a budget in time, else 1."
+
+    include: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    "Node names or globs of the only layers that may lose channels; default all."
+
+    exclude: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    "Node names or globs of layers that are kept as they are; default none."
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("--align", 1 if self.align is None else self.align),
-            ("--points", 1 if self.points is None else self.points),
-            ("--bench-batch", self.bench_batch),
-        ):
-            if value < 1:
-                raise UsageError(f"{flag} must be 1 or more, found {value}")
-        if self.samples is not None and self.samples < 2:
-            raise UsageError(f"--samples must be 2 or more, found {self.samples}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must be 0 or more, found {self.seed}")
+        _at_least("--align", self.align, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Which inputs are used, and how much of them."""
+
+    samples: int | None = None
+    "Largest number of calibration inputs, drawn at random; a tenth is held out for the verification. Default all."
+
+    points: int | None = None
+    "Positions sampled per input and layer; default 10, and more where a layer would see fewer than 30 rows a column."
+
+    seed: int = 0
+    "Seed of all sampling."
+
+    memory: Annotated[int | None, Parameter(converter=_memory)] = None
+    "Memory limit for activations and moments, such as 2GB; default a quarter of the machine's memory."
+
+    def __post_init__(self) -> None:
+        _at_least("--samples", self.samples, 2)
+        _at_least("--points", self.points, 1)
+        _at_least("--seed", self.seed, 0)
         if self.memory is not None and self.memory < _LEAST_MEMORY:
             raise UsageError(
                 f"--memory must be at least {_LEAST_MEMORY >> 20} MB, found {self.memory / (1 << 20):.1f} MB"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How latency is measured."""
+
+    bench: bool = True
+    "Measurement of latency before and after."
+
+    bench_batch: int = 1
+    "Batch size of the latency measurement."
+
+    def __post_init__(self) -> None:
+        _at_least("--bench-batch", self.bench_batch, 1)
+
+
+_FLAT: dict[str, type[PlanOptions | InputOptions | BenchOptions]] = {
+    "plan": PlanOptions,
+    "inputs": InputOptions,
+    "bench": BenchOptions,
+}
+"""Groups whose fields are fields of `Options`."""
+_NESTED = ("budget", "select", "refit", "data", "engine", "recover")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(PlanOptions, InputOptions, BenchOptions):
+    """How a network is pruned; see `PlanOptions`, `InputOptions` and `BenchOptions` for the other fields.
+
+    Attributes:
+        budget: what is limited, see `BudgetOptions.budget`; default the least latency within `max_drop`.
+        effort: time against quality: ``quick`` (linear refit, no alternating rounds), ``normal``, or ``best`` (more
+            positions and rounds, and with a budget a recovery where torch is installed); it changes only what is left
+            at its default.
+        select: how the channels to keep are chosen.
+        refit: how weights are fitted.
+        data: preprocessing of images.
+        engine: onnxruntime's provider and threads.
+        cache_dir: folder for finished steps; None: they are not kept.
+        max_drop: largest drop on held-out inputs, in points of agreement or per cent of relative error, see
+            `verify.check_drop`; with `evaluate`, in that measure's unit. None: any, but 1 where there is no budget.
+        evaluate: the user's own measure, a function that gets ``run`` and returns one finite number, higher is better;
+            ``run`` takes arrays by input name, the first axis the batch, and returns arrays by output name. It decides
+            `max_drop`. None: the outputs' difference from the original's does.
+        recover: training of the result on the original's outputs; None: no training.
+        outputs: meanings by output name: ``classes`` (one label an input), ``pixels`` (a label a position) or
+            ``values``; of an output that is not named, the graph, its name and the data's labels tell.
+
+    Raises:
+        UsageError: a value is out of range, or two options contradict each other.
+    """
+
+    budget: Budget = WITHIN_DROP
+    effort: Effort = "normal"
+    select: SelectOptions = field(default_factory=SelectOptions)
+    refit: RefitOptions = field(default_factory=RefitOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    cache_dir: Path | None = None
+    max_drop: float | None = None
+    evaluate: Evaluate | None = None
+    recover: RecoverOptions | None = None
+    outputs: Mapping[str, AskedKind] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for group in _FLAT.values():
+            group.__post_init__(self)
+        if self.effort not in get_args(Effort):
+            raise UsageError(f"--effort must be {', '.join(get_args(Effort))}, found {self.effort!r}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
         if self.evaluate is not None and not callable(self.evaluate):
@@ -121,6 +195,37 @@ class Options:
             raise UsageError(f"--recipe {self.recipe} needs a budget in MACs or parameters, found: {self.budget.text}")
         if self.budget.kind == "selector" and (self.select.selector, self.select.lasso) != ("lasso", "fixed"):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
+
+    def groups(self) -> dict[str, Any]:
+        """All groups by name: those whose fields are here as records of their own."""
+        found = {name: getattr(self, name) for name in _NESTED}
+        for name, kind in _FLAT.items():
+            found[name] = kind(**{one.name: getattr(self, one.name) for one in fields(kind)})
+        return found
+
+    def at_effort(self, *, torch: bool) -> Options:
+        """Resolve `effort`: the options in which it is ``normal``, and what it changes is said by the others.
+
+        Args:
+            torch: whether a recovery is possible.
+        """
+        refit, recover = self.refit, self.recover
+        if self.effort == "quick":
+            refit = replace(
+                refit,
+                refit="linear" if refit.refit == "auto" else refit.refit,
+                rounds=0 if refit.rounds == RefitOptions().rounds else refit.rounds,
+            )
+        elif self.effort == "best":
+            refit = replace(refit, rounds=_BEST_ROUNDS if refit.rounds == RefitOptions().rounds else refit.rounds)
+            if torch and self.budget.kind != "drop":
+                recover = recover or RecoverOptions(seed=self.seed)
+        return replace(self, refit=refit, recover=recover)
+
+    @property
+    def least_points(self) -> int:
+        """Positions sampled per input and layer where `points` is None, at least."""
+        return _LEAST_POINTS[self.effort]
 
     @property
     def recipe_used(self) -> Recipe:
@@ -143,18 +248,6 @@ class Options:
         return self.memory or max(_LEAST_MEMORY, int(psutil.virtual_memory().total) // _MEMORY_SHARE)
 
 
-def parse_bytes(flag: str, text: str) -> int:
-    """Bytes from ``2GB``, ``512M`` or a plain number.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    number = text.strip().upper().replace("IB", "B").rstrip("BGKM")
-    unit = text.strip().upper().replace("IB", "B")[len(number) :]
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if unit not in _UNITS or not 0 < value < 1e15:
-        raise UsageError(f"{flag} takes a size like 2GB or 512MB, found {text!r}")
-    return int(value * _UNITS[unit])
+def _at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{flag} must be {least} or more, found {value}")

@@ -21,7 +21,7 @@ from onnxprune.graph.save import finished_model
 from onnxprune.idle import check_options
 from onnxprune.note import Note, warn
 from onnxprune.plan import Budget, Plan
-from onnxprune.recovery import require_torch
+from onnxprune.recovery import has_torch, require_torch
 from onnxprune.report.record import Change, Report
 from onnxprune.report.started import Started, Stopwatch
 from onnxprune.result import ModelResult
@@ -109,6 +109,7 @@ def run(
         OnnxPruneError: see `errors`; nothing was written.
     """
     check_options(options, plan)
+    options = options.at_effort(torch=has_torch())
     if plan is not None and options.budget.unit == "latency":  # no layer is timed: what a plan says is counted in MACs
         options = replace(options, budget=Budget("macs", 1.0, "as planned"))
     shown = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
@@ -304,14 +305,14 @@ def _compressed(
         work.order,
         work.channels,
         shrinking,
-        downstream=options.downstream and options.refit.refit != "none",
+        downstream=options.refit.downstream and options.refit.refit != "none",
         frozen=[*excluded, *work.forbidden],
         reformed=forms,
         branches=branches,
     )
     rows = work.memory if options.refit.refit == "auto" else None  # how many of them are held
     counts = sorted(keep.items()), sorted(forms.items())
-    asked = options.select, options.refit, options.downstream
+    asked = options.select, options.refit
     depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)
     checkpoint = cache.checkpoint("compress", *depends, plan)
 

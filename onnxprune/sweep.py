@@ -19,6 +19,7 @@ from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened, run
 from onnxprune.plan import times_less
+from onnxprune.recovery import has_torch
 from onnxprune.report.record import plain
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def run_pareto(
         OnnxPruneError: see `pipeline.run`; whatever is no matter of the speed-up.
     """
     check_options(options)
+    options = options.at_effort(torch=has_torch())
     counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress) as job:
         for number, asked in enumerate(speedups):
@@ -169,6 +171,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
             "--recover needs a budget, such as --macs 50%: a search for one would train every network it tries"
         )
     check_options(options)
+    options = options.at_effort(torch=has_torch())
     counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:
         search = _Search(job, replace(shared, bench=False), counted, progress)

@@ -9,11 +9,11 @@ import onnx
 import onnxprune
 from onnxprune import Options
 from onnxprune.compare import CompareOptions
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.solve import RefitOptions
 
 PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
-QUICK = replace(PLANNED, recipe="prune", align=16, budget=budget_from(macs="2x"))
+QUICK = replace(PLANNED, recipe="prune", align=16, budget=BudgetOptions(macs="2x").budget())
 
 
 def accuracy(model: onnx.ModelProto, path) -> float:

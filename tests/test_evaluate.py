@@ -16,13 +16,18 @@ from onnxprune import CompareOptions, Options, cli
 from onnxprune.data import InputSpec
 from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
 from onnxprune.evaluation import Evaluator, load_function
-from onnxprune.plan import WITHIN_DROP, budget_from
+from onnxprune.plan import WITHIN_DROP, BudgetOptions
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.solve import RefitOptions
 
 QUICK = Options(
-    bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x")
+    bench=False,
+    recipe="prune",
+    align=4,
+    points=20,
+    refit=RefitOptions(refit="linear"),
+    budget=BudgetOptions(macs="2x").budget(),
 )
 CPU = Engine.open(EngineOptions(provider="cpu"))
 

@@ -11,12 +11,13 @@ import pytest
 import onnxprune
 from onnxprune import Options, cli, pipeline
 from onnxprune.errors import NothingFasterError
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.runtime.timing import Latency, Timing
 from onnxprune.solve import RefitOptions
 
-TIMED = Options(recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x"))
-IN_TIME = replace(TIMED, budget=budget_from(speedup=1.1))
+HALF = BudgetOptions(macs="2x").budget()
+TIMED = Options(recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=HALF)
+IN_TIME = replace(TIMED, budget=BudgetOptions(speedup=1.1).budget())
 
 
 def timing(ratio: float) -> Timing:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import CompareOptions, Options, Plan, cli, flags, idle
+from onnxprune import CompareOptions, Options, Plan, PlanOptions, cli, idle
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.graph.forms import Form
-from onnxprune.plan import GroupPlan, LayerPlan, budget_from
+from onnxprune.plan import BudgetOptions, GroupPlan, LayerPlan
 from onnxprune.solve import RefitOptions, SelectOptions
 
 GROUP = GroupPlan("conv1", ("conv2",), 4, 2, (0, 1))
@@ -104,8 +104,8 @@ def test_options_that_do_something_are_let_through_to_the_model(capsys, tmp_path
         (Options(select=SelectOptions(selector="lasso")), COUNTED, ""),
         (Options(refit=RefitOptions(rounds=0)), NAMED, "--rounds"),
         (Options(refit=RefitOptions(rounds=0)), SPLIT, ""),
-        (Options(bench=False, bench_batch=2, budget=budget_from(latency_ms=1)), None, ""),
-        (Options(bench=False, bench_batch=2, budget=budget_from(latency_ms=1)), NAMED, "--bench-batch"),
+        (Options(bench=False, bench_batch=2, budget=BudgetOptions(latency_ms=1).budget()), None, ""),
+        (Options(bench=False, bench_batch=2, budget=BudgetOptions(latency_ms=1).budget()), NAMED, "--bench-batch"),
     ],
 )
 def test_options_in_python_are_held_to_the_same_table(options, plan, idle):
@@ -131,4 +131,4 @@ def test_every_option_of_the_table_exists():
     assert all(hasattr(Options(), name.split(".")[0]) for rule in rules for name in rule.fields)
     for rule in rules:
         idle.check_idle(Options(), Options(), [replace(rule, met=False)])  # raises AttributeError where one does not
-    assert set(idle.SETTLED) <= {field.name for field in fields(flags.BudgetFlags)}
+    assert set(idle.SETTLED) <= {field.name for field in fields(PlanOptions)}

@@ -11,11 +11,16 @@ from graph.families import FAMILIES, SIDE
 import onnxprune
 from onnxprune import Options
 from onnxprune.errors import PlanError
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
 _BASE = Options(
-    bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x")
+    bench=False,
+    recipe="prune",
+    align=4,
+    points=20,
+    refit=RefitOptions(refit="linear"),
+    budget=BudgetOptions(macs="2x").budget(),
 )
 _METHODS = {
     "prune": _BASE,

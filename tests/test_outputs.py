@@ -17,7 +17,7 @@ from onnxprune.compare import CompareOptions
 from onnxprune.errors import UsageError, VerifyError
 from onnxprune.flags import filled
 from onnxprune.note import RunWarning
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.solve import RefitOptions
 
 HEAD = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(h) k = Conv<pads=[1,1,1,1]>(r, w2) q = Relu(k) "
@@ -25,7 +25,8 @@ POOLED = HEAD + "p = GlobalAveragePool(q) f = Flatten(p) "
 WEIGHTS = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3)}
 BOX = {"wb": (4, 16), "bb": (4,)}
 DATA = {"x": np.random.default_rng(0).standard_normal((120, 3, 8, 8)).astype(np.float32)}
-OPTIONS = Options(bench=False, recipe="prune", refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x"))
+HALF = BudgetOptions(macs="2x").budget()
+OPTIONS = Options(bench=False, recipe="prune", refit=RefitOptions(refit="linear"), budget=HALF)
 
 
 def boxes() -> onnx.ModelProto:

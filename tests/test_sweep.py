@@ -23,11 +23,16 @@ from onnxprune.errors import (
     UsageError,
     VerifyError,
 )
-from onnxprune.plan import WITHIN_DROP, budget_from
+from onnxprune.plan import WITHIN_DROP, BudgetOptions
 from onnxprune.solve import RefitOptions
 
 QUICK = Options(
-    bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=budget_from(macs="2x")
+    bench=False,
+    recipe="prune",
+    align=4,
+    points=20,
+    refit=RefitOptions(refit="linear"),
+    budget=BudgetOptions(macs="2x").budget(),
 )
 
 

@@ -1,7 +1,7 @@
 """Deciding how many channels each group keeps and how each layer is carried out, and the file that says so. How a
 plan is carried out is not known here."""
 
-from onnxprune.plan.budget import WITHIN_DROP, Budget, budget_from, times_less
+from onnxprune.plan.budget import WITHIN_DROP, Budget, BudgetOptions, times_less
 from onnxprune.plan.candidates import RECIPES, Candidates, Recipe, Uses
 from onnxprune.plan.explain import Explanation, Option, Reason, explain
 from onnxprune.plan.layers import LayerPlan
@@ -14,6 +14,7 @@ __all__ = [
     "WITHIN_DROP",
     "Allocation",
     "Budget",
+    "BudgetOptions",
     "Candidates",
     "Choice",
     "Explanation",
@@ -24,7 +25,6 @@ __all__ = [
     "Reason",
     "Recipe",
     "Uses",
-    "budget_from",
     "explain",
     "levels",
     "search",

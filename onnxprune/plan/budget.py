@@ -11,7 +11,7 @@ from onnxprune.errors import UsageError
 if TYPE_CHECKING:
     from onnxprune.graph.forms import Unit
 
-__all__ = ["WITHIN_DROP", "WORDS", "Budget", "Kind", "budget_from", "times_less"]
+__all__ = ["WITHIN_DROP", "WORDS", "Budget", "BudgetOptions", "Kind", "times_less"]
 
 Kind = Literal["macs", "params", "latency", "keep-ratio", "selector", "drop"]
 WORDS: dict[Unit, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
@@ -44,51 +44,55 @@ class Budget:
 WITHIN_DROP = Budget("drop", 1.0, "as fast as --max-drop allows")
 
 
-def budget_from(
-    *,
-    speedup: float | None = None,
-    latency_ms: float | None = None,
-    macs: str | float | None = None,
-    params: str | float | None = None,
-    keep_ratio: str | float | None = None,
-    default: Budget = WITHIN_DROP,
-) -> Budget:
-    """The budget that was asked for.
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """How much is left; at most one field is given. Without any: the largest measured speed-up within --max-drop."""
 
-    Args:
-        speedup: measured time of the original over that of the result, above 1.
-        latency_ms: milliseconds of a run, measured.
-        macs: MACs left, as a fraction (0.5), per cent ("50%"), or how many times fewer ("2x").
-        params: parameters left, as a fraction, per cent or times fewer.
-        keep_ratio: channels left in every group, as a fraction, per cent or times fewer.
-        default: what holds if nothing is given.
+    speedup: float | None = None
+    "Time of the original divided by time of the result, measured with --provider, --threads and --bench-batch."
 
-    Raises:
-        UsageError: more than one is given, or a value is out of range.
-    """
-    given = {"--speedup": speedup, "--macs": macs, "--params": params, "--keep-ratio": keep_ratio}
-    given["--latency-ms"] = latency_ms
-    flags = [flag for flag, value in given.items() if value is not None]
-    if len(flags) > 1:
-        raise UsageError(f"{' and '.join(flags)} are different budgets: give one of them")
-    if speedup is not None:
-        if not math.isfinite(speedup) or speedup <= 1:
-            raise UsageError(f"--speedup must be above 1 (2 takes half of the time), found {speedup:g}")
-        return times_less(speedup, "latency")
-    if latency_ms is not None:
-        if not math.isfinite(latency_ms) or latency_ms <= 0:
-            raise UsageError(f"--latency-ms must be above 0, found {latency_ms:g}")
-        return Budget("latency", 1.0, f"{latency_ms:g} ms", latency_ms)
-    if macs is not None:
-        fraction = _fraction("--macs", macs)
-        return Budget("macs", fraction, f"{fraction:.4g} of the MACs")
-    if params is not None:
-        fraction = _fraction("--params", params)
-        return Budget("params", fraction, f"{fraction:.4g} of the parameters")
-    if keep_ratio is not None:
-        fraction = _fraction("--keep-ratio", keep_ratio)
-        return Budget("keep-ratio", fraction, f"{fraction:.4g} of the channels of every group")
-    return default
+    latency_ms: float | None = None
+    "Milliseconds of one run, measured with --provider, --threads and --bench-batch."
+
+    macs: str | float | None = None
+    "Multiply-accumulates left: 50%, 0.5, or 2x for half of them."
+
+    params: str | float | None = None
+    "Parameters left: 50%, 0.5, or 2x for half of them."
+
+    keep_ratio: str | float | None = None
+    "Channels left in every group, whatever that saves: 50%, 0.5, or 2x for half of them."
+
+    def budget(self, default: Budget = WITHIN_DROP) -> Budget:
+        """The budget that is given.
+
+        Args:
+            default: the budget where none is given.
+
+        Raises:
+            UsageError: more than one is given, or a value is out of range.
+        """
+        flags = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+        if len(flags) > 1:
+            raise UsageError(f"{' and '.join(flags)} are different budgets: give one of them")
+        if self.speedup is not None:
+            if not math.isfinite(self.speedup) or self.speedup <= 1:
+                raise UsageError(f"--speedup must be above 1 (2 takes half of the time), found {self.speedup:g}")
+            return times_less(self.speedup, "latency")
+        if self.latency_ms is not None:
+            if not math.isfinite(self.latency_ms) or self.latency_ms <= 0:
+                raise UsageError(f"--latency-ms must be above 0, found {self.latency_ms:g}")
+            return Budget("latency", 1.0, f"{self.latency_ms:g} ms", self.latency_ms)
+        if self.macs is not None:
+            fraction = _fraction("--macs", self.macs)
+            return Budget("macs", fraction, f"{fraction:.4g} of the MACs")
+        if self.params is not None:
+            fraction = _fraction("--params", self.params)
+            return Budget("params", fraction, f"{fraction:.4g} of the parameters")
+        if self.keep_ratio is not None:
+            fraction = _fraction("--keep-ratio", self.keep_ratio)
+            return Budget("keep-ratio", fraction, f"{fraction:.4g} of the channels of every group")
+        return default
 
 
 def times_less(times: float, unit: Unit) -> Budget:

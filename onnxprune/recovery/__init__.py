@@ -7,7 +7,14 @@ from importlib.util import find_spec
 
 from onnxprune.errors import UsageError
 
-__all__ = ["require_torch"]
+__all__ = ["has_torch", "require_torch"]
+
+_NEEDED = ("torch", "safetensors")
+
+
+def has_torch() -> bool:
+    """Whether everything that a recovery needs is installed."""
+    return all(find_spec(name) is not None for name in _NEEDED)
 
 
 def require_torch() -> None:
@@ -16,6 +23,6 @@ def require_torch() -> None:
     Raises:
         UsageError: torch or safetensors is not installed.
     """
-    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+    missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"recovery needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")

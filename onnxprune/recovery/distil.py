@@ -173,7 +173,7 @@ def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, d
 
 def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> Course:
     fixed = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None)
-    free = fixed is None and options.batch is None
+    free = fixed is None and options.train_batch is None
     most = affordable(net, inputs.calibration.load([int(inputs.fit[0])]), memory) if free else _BATCH
     batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=most)
     return Course(epochs, batch, fixed is not None, inputs.fit, inputs.choose)
@@ -182,7 +182,7 @@ def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> C
 def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affordable: int) -> tuple[int, int]:
     """Inputs a step, and passes over all."""
     usual = max(min(_BATCH, count // _LEAST_STEPS, affordable), 1)
-    batch = fixed or min(options.batch or usual, count)
+    batch = fixed or min(options.train_batch or usual, count)
     steps = max(count // batch, 1)
     return batch, options.epochs or min(max(_LEAST_EPOCHS, math.ceil(_STEPS / steps)), _MOST_EPOCHS)
 

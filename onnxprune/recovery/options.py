@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from onnxprune.errors import UsageError
 
@@ -11,37 +14,44 @@ __all__ = ["RecoverOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverOptions:
-    """How a compressed network is trained on the original's answers.
+    """How a compressed network is trained on the original's outputs.
 
-    Attributes:
-        epochs: passes over the inputs; None: enough for a few thousand steps.
-        learning_rate: at its highest, of AdamW; it falls to nothing along a cosine, and once more, from a quarter
-            of it, when all blocks are trained together.
-        batch: inputs a step; None: 100, or less where inputs are few or large.
-        temperature: of the softened answers of classifiers.
-        features: what the tensors between the layers that both networks have weigh at first, as a share of what the
-            outputs do; 0: outputs only.
-        blockwise: share of the steps in which each block is trained for itself.
-        augment: mirror, shift and mix inputs that are images; the original is asked about each.
-        freeze: layers whose node names match these globs stay as they are.
-        seed: of order and augmentation.
+    Raises:
+        UsageError: a value is out of range.
     """
 
-    epochs: int | None = None
+    epochs: Annotated[int | None, Parameter(parse=False)] = None
+    "Passes over the inputs; None: enough for a few thousand steps."
+
     learning_rate: float = 4e-4
-    batch: int | None = None
+    "Peak learning rate of AdamW; it falls along a cosine."
+
+    train_batch: int | None = None
+    "Inputs a step; default 100, fewer where inputs are few or large."
+
     temperature: float = 4.0
+    "Softmax temperature of classifiers' outputs."
+
     features: float = 0.5
+    "Weight of the loss on tensors between the layers, relative to the loss on the outputs; 0 leaves it out."
+
     blockwise: float = 0.6
+    "Share (0..1) of the steps in which each block is trained by itself."
+
     augment: bool = True
-    freeze: tuple[str, ...] = ()
-    seed: int = 0
+    "Mirroring, shifting and mixing of inputs that are images; the original is run on each."
+
+    freeze: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    "Node names or globs of layers that are not trained; default none."
+
+    seed: Annotated[int, Parameter(parse=False)] = 0
+    "Seed of order and augmentation."
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise UsageError(f"--recover takes a number of epochs of 1 or more, or auto, found {self.epochs}")
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"--train-batch must be 1 or more, found {self.batch}")
+        if self.train_batch is not None and self.train_batch < 1:
+            raise UsageError(f"--train-batch must be 1 or more, found {self.train_batch}")
         for flag, value in (("--learning-rate", self.learning_rate), ("--temperature", self.temperature)):
             if not 0 < value < float("inf"):
                 raise UsageError(f"{flag} must be above 0, found {value}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "LayerRow", "Report", "plain"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON document; it grows when a field changes its meaning or goes."""
 
 
@@ -112,7 +112,7 @@ class Report:
     output: str | None = None
     dry_run: bool = False
     budget: str
-    options: dict[str, object]
+    options: dict[str, Any]
     data: dict[str, object]
     provider: str
     threads: int

@@ -116,7 +116,7 @@ class Started:
             model=self.model,
             dry_run=dry_run,
             budget=self.budget(plan),
-            options={**_options(self.options), "points": work.positions.points},
+            options=_options(self.options, work.positions.points),
             data={**described, **self.inputs.parts.counts},
             provider=work.engine.provider,
             threads=self.options.engine.threads or 0,
@@ -158,27 +158,20 @@ def _missed(budget: Budget, timing: Timing) -> str:
     )
 
 
-def _options(options: Options) -> dict[str, object]:
-    """The options that the result depends on."""
+def _options(options: Options, points: int | None) -> dict[str, object]:
+    """The options of a run, a record a group, with the defaults filled in; `points`: positions of each layer."""
+    groups: dict[str, Any] = {}
+    for name, group in options.groups().items():
+        groups[name] = None if group is None else asdict(group)
+    groups["plan"] |= {"recipe": options.recipe_used, "align": options.alignment}
+    groups["inputs"] |= {"memory": options.memory_bytes, "points": points}
     # JSON has no infinity.
     strengths = [strength if math.isfinite(strength) else "infinite" for strength in options.refit.strengths]
+    groups["refit"] |= {"strengths": strengths}
     return {
-        "budget": asdict(options.budget),
-        "recipe": options.recipe_used,
-        "drop_branches": options.drop_branches,
-        "allocation": options.allocation,
-        "sensitivity": options.sensitivity,
-        "align": options.alignment,
-        "include": list(options.include),
-        "exclude": list(options.exclude),
-        "selector": asdict(options.select),
-        "refit": {**asdict(options.refit), "strengths": strengths},
-        "downstream": options.downstream,
-        "samples": options.samples,
-        "seed": options.seed,
-        "memory": options.memory_bytes,
+        **groups,
+        "effort": options.effort,
         "max_drop": options.max_drop,
         "outputs": dict(options.outputs),
         "evaluate": None if options.evaluate is None else name_of(options.evaluate),
-        "recover": None if options.recover is None else asdict(options.recover),
     }

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Positions", "answers", "output_extents", "patches"]
 
-_LEAST_POINTS = 10  # an input, as He et al. draw
 _ROWS_PER_COLUMN = 30  # of all inputs together
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -31,13 +30,20 @@ class Positions:
     smaller one is part of the larger. The original and the compressed network are sampled at the same positions.
     """
 
-    def __init__(self, inputs: int, points: int | None = None, seed: int = 0) -> None:
-        """Draw for so many ``inputs``; ``points``: positions an input and layer, None: as many as its columns need."""
-        self.inputs, self.points, self.seed = inputs, points, seed
+    def __init__(self, inputs: int, points: int | None = None, seed: int = 0, least: int = 10) -> None:
+        """Draw for so many ``inputs``.
+
+        Args:
+            inputs: number of calibration inputs.
+            points: positions an input and layer; None: as many as the layer's columns need.
+            seed: of the draw.
+            least: positions an input and layer where `points` is None, at least; He et al. draw 10.
+        """
+        self.inputs, self.points, self.seed, self.least = inputs, points, seed, least
 
     def count(self, columns: int) -> int:
         """Positions an input for a layer with so many columns, before the size of its map limits them."""
-        return self.points or max(_LEAST_POINTS, -(-_ROWS_PER_COLUMN * columns // max(self.inputs, 1)))
+        return self.points or max(self.least, -(-_ROWS_PER_COLUMN * columns // max(self.inputs, 1)))
 
     def draw(self, images: Sequence[int], extents: tuple[int, ...], columns: int) -> Indices:
         """Coordinates (images, points, axes) int64, no position twice; all positions where there are no more.

@@ -28,16 +28,15 @@ _LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (TENSORRT, _CUDA, _
 class EngineOptions:
     """How onnxruntime runs.
 
-    Attributes:
-        provider: ``auto`` takes CUDA where it works, and the CPU elsewhere.
-        threads: within an operator; None: onnxruntime's default, one a core.
-
     Raises:
         UsageError: `threads` below 1.
     """
 
     provider: ProviderName = "auto"
+    "Execution provider; auto takes CUDA where it works, and the CPU elsewhere."
+
     threads: int | None = None
+    "Threads within an operator; default onnxruntime's own, one a core."
 
     def __post_init__(self) -> None:
         if self.provider not in ("auto", *_LISTS):

@@ -91,20 +91,24 @@ def _check(flag: str, value: float) -> None:
 class SelectOptions:
     """How the channels to keep are chosen.
 
-    ``selector``: ``obs`` (block Optimal Brain Surgeon) or ``lasso`` (the published choice).
-    ``lasso``: the whole ``path`` without a search, ``alternating`` with re-estimated weights (He et al. 2017,
-    section 3.1), or ``fixed``: one penalty, ``lasso_alpha / units ** layer_alpha``, that finds its own count.
-    ``rank_tol``: the path may stop at up to (1 + rank_tol) times the wanted count, and is trimmed to it.
-
     Raises:
         UsageError: a number is negative or not finite.
     """
 
     selector: Selector = "obs"
+    "Choice of the channels to keep: obs (block Optimal Brain Surgeon) or lasso (He et al. 2017)."
+
     lasso: LassoVariant = "path"
+    "LASSO variant: path (no search), alternating (weights re-estimated between steps) or fixed (finds its own counts)."
+
     rank_tol: float = 0.1
+    "LASSO path: share by which the count may exceed the wanted one before it is trimmed."
+
     lasso_alpha: float = 1e-4
+    "LASSO fixed: penalty, divided by the number of channels to the power of --layer-alpha."
+
     layer_alpha: float = 0.0
+    "LASSO fixed: exponent of the number of channels."
 
     def __post_init__(self) -> None:
         _check("--rank-tol", self.rank_tol)
@@ -126,28 +130,36 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class RefitOptions:
-    """How the weights of what stays are fitted.
-
-    ``refit``: ``auto`` (the error behind the ReLU, Clip or LeakyRelu that follows, from samples; ``linear`` where no
-    such activation follows), ``linear`` (toward the original weights, strength by cross-validation), ``ridge`` (toward
-    zero, strength ``ridge`` relative to the mean diagonal of the gram), ``scale-only`` (a factor a channel), ``none``.
-    ``strengths``: of the pull of ``linear``, relative to each column's variance; infinity: the original weights.
-    ``relu_steps``: (penalty, turns at most) in order. ``judged``: as many of them as held-out samples gain from, else
-    all. ``basis``: what the singular value decomposition of a spatial kernel weighs, the ``data``'s second moments or
-    nothing (``plain``, as published); ``none`` is always plain. ``rounds``: V given H, then H given V, so many times
-    at most; not for a plain basis.
+    """How the weights of what is kept are fitted.
 
     Raises:
         UsageError: `ridge` or `rounds` is negative or not finite.
     """
 
     refit: Refit = "auto"
+    """Fit: auto (behind the ReLU, Clip or LeakyRelu that follows, else linear), linear (toward the original weights),
+    ridge (toward zero), scale-only (one factor a channel) or none."""
+
     basis: Basis = "data"
+    "Weighting of a spatial decomposition's singular values: data (second moments) or plain (none, as published)."
+
     rounds: int = 1
+    "Alternating least-squares rounds between the factors of a spatial decomposition; 0 keeps the SVD's first factor."
+
     ridge: float = 1e-4
+    "Strength of refit ridge, relative to the mean variance of the inputs."
+
     strengths: tuple[float, ...] = (math.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0)
+    "Strengths of refit linear to choose among, relative to each column's variance; inf keeps the original weights."
+
     relu_steps: tuple[tuple[float, int], ...] = ((1.0, 6), (5.0, 14))
+    "Refit auto behind an activation: penalty and most turns of each step, in order."
+
     judged: bool = True
+    "Refit auto behind an activation: stop where held-out samples gain no more."
+
+    downstream: bool = True
+    "Refit of layers whose inputs change although none of their channels is removed."
 
     def __post_init__(self) -> None:
         _check("--ridge", self.ridge)

@@ -31,7 +31,7 @@ class Cache:
                 "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
                 "data": inputs.calibration.digest(),
                 "samples": hashlib.sha256(inputs.fit.tobytes() + inputs.parts.halves.tobytes()).hexdigest(),
-                "points": options.points,
+                "points": (options.points, options.least_points),
                 "seed": options.seed,
                 "outputs": repr(sorted((name, one.kind) for name, one in inputs.outputs.items())),
             }

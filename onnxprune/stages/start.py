@@ -96,7 +96,7 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
             calibration=inputs.calibration,
             batches=group_batches(inputs.fit, inputs.specs, size),
             half_of=inputs.parts.halves,
-            positions=Positions(len(inputs.fit), options.points, options.seed),
+            positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
             memory=memory,
             sizes=sizes,
             scratch=Path(scratch),

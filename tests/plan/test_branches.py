@@ -14,7 +14,7 @@ from onnxprune.graph.cost import cost_model
 from onnxprune.graph.fold import fold
 from onnxprune.graph.forms import Form
 from onnxprune.graph.load import load
-from onnxprune.plan import Candidates, Choice, budget_from, explain, search
+from onnxprune.plan import BudgetOptions, Candidates, Choice, explain, search
 from onnxprune.plan.candidates import cheaper_sizes
 from onnxprune.plan.sensitivity import Sensitivity
 from onnxprune.stages.choose import eligible_branches
@@ -54,7 +54,7 @@ def predicted(choice, curves, candidates) -> float:
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
     curves, candidates = drawn(seed)
     found = {
-        speedup: search(COST, curves, candidates, budget_from(macs=1 / speedup), align=8, droppable=BRANCHES)
+        speedup: search(COST, curves, candidates, BudgetOptions(macs=1 / speedup).budget(), align=8, droppable=BRANCHES)
         for speedup in (tight, loose)
     }
     for speedup, choice in found.items():
@@ -70,7 +70,7 @@ def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> 
 @given(seed=st.integers(0, 10_000), left=st.floats(0.1, 0.8))
 def test_a_budget_in_parameters_is_kept(seed, left) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, budget_from(params=left), align=8, droppable=BRANCHES)
+    choice = search(COST, curves, candidates, BudgetOptions(params=left).budget(), align=8, droppable=BRANCHES)
     assert COST.params(choice.keep, choice.forms) <= left * COST.params({})
 
 
@@ -81,7 +81,7 @@ def test_what_costs_nothing_to_lose_goes_first_and_only_where_it_may(recipe) -> 
     curves[idle] = np.zeros_like(curves[idle])
 
     def planned(droppable):
-        budget = budget_from(macs="1.5x")
+        budget = BudgetOptions(macs="1.5x").budget()
         forms = {} if recipe == "prune" else candidates
         return search(COST, curves, forms, budget, align=8, droppable=droppable).keep
 
@@ -93,7 +93,7 @@ def test_what_costs_nothing_to_lose_goes_first_and_only_where_it_may(recipe) -> 
 @given(seed=st.integers(0, 10_000), speedup=st.floats(3, 40))
 def test_explanations_add_up(seed, speedup) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, budget_from(macs=1 / speedup), align=8, droppable=BRANCHES)
+    choice = search(COST, curves, candidates, BudgetOptions(macs=1 / speedup).budget(), align=8, droppable=BRANCHES)
     found = explain(COST, curves, candidates, NONE, choice, "macs", 8, BRANCHES)
     assert sum(reason.chosen.damage for reason in found.reasons) == pytest.approx(predicted(choice, curves, candidates))
     said = {reason.name: reason.chosen.what for reason in found.reasons if reason.name in choice.keep}
@@ -138,7 +138,7 @@ class Flat:
 def test_under_a_clock_that_knows_no_width_only_whole_branches_save_time() -> None:
     timed = COST.timed(dict.fromkeys(COST.layers, Flat()), 0.0)
     curves, _ = drawn(1)
-    budget = budget_from(speedup=1.2)
+    budget = BudgetOptions(speedup=1.2).budget()
     choice = search(timed, curves, {}, budget, align=8, droppable=BRANCHES)
     gone = [name for name, count in choice.keep.items() if not count]
     assert gone
@@ -155,7 +155,7 @@ def test_groups_inside_a_branch_that_goes_are_left_alone() -> None:
     cost = cost_model(net, channels, {net.input_names[0]: (1, 3, SIDE, SIDE)})
     curves = {name: np.linspace(0, 1, size + 1) ** 2 for name, size in cost.sizes.items()}
     droppable = tuple(cost.branches)
-    keep = search(cost, curves, {}, budget_from(macs="9x"), align=4, droppable=droppable).keep
+    keep = search(cost, curves, {}, BudgetOptions(macs="9x").budget(), align=4, droppable=droppable).keep
     gone = [name for name, count in keep.items() if not count]
     assert gone
     assert cost.macs(keep) * 9 <= cost.macs({})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.plan import Choice, budget_from, explain, search
+from onnxprune.plan import BudgetOptions, Choice, explain, search
 from onnxprune.plan.sensitivity import Sensitivity
 
 from .test_search import COST, drawn, predicted
@@ -18,7 +18,7 @@ NONE = Sensitivity({}, {})
 @given(seed=st.integers(0, 10_000), speedup=st.floats(1.2, 5))
 def test_damages_add_up_and_what_would_be_better_costs_more(seed, speedup) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, budget_from(macs=1 / speedup), align=16)
+    choice = search(COST, curves, candidates, BudgetOptions(macs=1 / speedup).budget(), align=16)
     found = explain(COST, curves, candidates, NONE, choice, "macs", 16)
     assert [(r.name, r.chosen.what) for r in found.reasons if r.name in choice.keep][: len(curves)] == [
         (name, f"{kept} of {COST.sizes[name]}" if kept < COST.sizes[name] else f"all {kept}")

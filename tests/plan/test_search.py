@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune.errors import PlanError
 from onnxprune.graph.forms import DENSE, Form, LayerShape
-from onnxprune.plan import Candidates, budget_from, search
+from onnxprune.plan import BudgetOptions, Candidates, search
 from onnxprune.plan.candidates import cheaper_sizes
 from onnxprune.plan.space import Space
 
@@ -56,7 +56,7 @@ def predicted(choice, curves, candidates) -> float:
 @given(seed=st.integers(0, 10_000), tight=st.floats(1.2, 5), loose=st.floats(1.2, 5))
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
     curves, candidates = drawn(seed)
-    found = {s: search(COST, curves, candidates, budget_from(macs=1 / s), align=16) for s in (tight, loose)}
+    found = {s: search(COST, curves, candidates, BudgetOptions(macs=1 / s).budget(), align=16) for s in (tight, loose)}
     for speedup, choice in found.items():
         assert COST.macs(choice.keep, choice.forms) * speedup <= COST.macs({}) * (1 + 1e-9)
     errors = {speedup: predicted(choice, curves, candidates) for speedup, choice in found.items()}
@@ -67,10 +67,10 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
     gains = []
     for seed in range(8):
         curves, candidates = drawn(seed)
-        found = search(COST, curves, candidates, budget_from(macs="2.3x"), align=16)
+        found = search(COST, curves, candidates, BudgetOptions(macs="2.3x").budget(), align=16)
         with monkeypatch.context() as patched:
             patched.setattr(Space, "near", lambda *_: None)
-            chain = search(COST, curves, candidates, budget_from(macs="2.3x"), align=16)
+            chain = search(COST, curves, candidates, BudgetOptions(macs="2.3x").budget(), align=16)
         gains.append(predicted(chain, curves, candidates) - predicted(found, curves, candidates))
     assert min(gains) >= -1e-9
     assert max(gains) > 1e-4
@@ -80,7 +80,7 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_a_budget_in_parameters_is_kept(seed) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, budget_from(params="40%"), align=16)
+    choice = search(COST, curves, candidates, BudgetOptions(params="40%").budget(), align=16)
     assert COST.params(choice.keep, choice.forms) <= 0.4 * COST.params({})
 
 
@@ -88,7 +88,7 @@ def test_a_budget_in_parameters_is_kept(seed) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_uniform_gives_every_layer_the_best_form_within_one_share(seed) -> None:
     _, candidates = drawn(seed)
-    choice = search(COST, {}, candidates, budget_from(macs="1.5x"), allocation="uniform")
+    choice = search(COST, {}, candidates, BudgetOptions(macs="1.5x").budget(), allocation="uniform")
     chosen, shares = {}, {}
     for name, found in candidates.items():
         costs_of_forms = SHAPES[name].costs(found.forms, *COST.channels(name, {}), "macs")
@@ -103,7 +103,7 @@ def test_uniform_gives_every_layer_the_best_form_within_one_share(seed) -> None:
 def test_what_is_out_of_reach_is_said_with_what_is_in_reach() -> None:
     _, candidates = drawn(0)
     with pytest.raises(PlanError, match=r"out of reach: .* remain \(\d"):
-        search(COST, {}, candidates, budget_from(macs="100x"))
+        search(COST, {}, candidates, BudgetOptions(macs="100x").budget())
 
 
 @settings(deadline=None, max_examples=30)

@@ -20,9 +20,9 @@ from onnxprune.recovery.program import TorchNet
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions
 
-SHORT = RecoverOptions(epochs=2, batch=12)
+SHORT = RecoverOptions(epochs=2, train_batch=12)
 QUICK = Options(bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), recover=SHORT)
-LONGER = replace(QUICK, recover=RecoverOptions(epochs=30, batch=12, learning_rate=2e-3))
+LONGER = replace(QUICK, recover=RecoverOptions(epochs=30, train_batch=12, learning_rate=2e-3))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_nothing_better_means_the_start(tiny, pruned):
 def test_where_nothing_gets_better_it_begins_again_in_smaller_steps(tiny, pruned, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "_LEAST_PATIENCE", (8, 0))
     monkeypatch.setattr(train, "_PATIENCE", 60)
-    steep = RecoverOptions(epochs=60, batch=12, learning_rate=1.0)
+    steep = RecoverOptions(epochs=60, train_batch=12, learning_rate=1.0)
     options = replace(QUICK, recover=steep, cache_dir=tmp_path, outputs={"t19_0": "classes"})
     result = onnxprune.recover(tiny, pruned, options=options)
     assert any("began again" in note.text for note in result.report.notes)
@@ -179,7 +179,7 @@ def test_half_precision_is_trained_and_written_back(tiny, pruned):
 def test_every_family_can_be_recovered(family):
     model = FAMILIES[family]()
     data = np.random.default_rng(1).standard_normal((28, 3, SIDE, SIDE)).astype(np.float32)
-    options = replace(QUICK, recover=RecoverOptions(epochs=6, batch=7, learning_rate=1e-3))
+    options = replace(QUICK, recover=RecoverOptions(epochs=6, train_batch=7, learning_rate=1e-3))
     record = onnxprune.recover(model, spoilt(model), data=data, options=options).report.recovery
     assert record.best > 0
     assert record.held[1] < 0.95 * record.held[0]
@@ -293,7 +293,7 @@ def test_the_course_is_cut_to_the_inputs():
         course = distil._course_for(count, fixed, RecoverOptions(), affordable=1000)
         assert course[0] == batch
     assert distil._course_for(9744, None, RecoverOptions(), affordable=7)[0] == 7
-    assert distil._course_for(9744, None, RecoverOptions(batch=50, epochs=3), affordable=7) == (50, 3)
+    assert distil._course_for(9744, None, RecoverOptions(train_batch=50, epochs=3), affordable=7) == (50, 3)
 
 
 def test_torch_takes_as_many_threads_as_were_asked_for_and_no_longer(tiny, pruned):

@@ -11,7 +11,7 @@ import pytest
 import onnxprune
 from onnxprune import Options
 from onnxprune.errors import UsageError
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.stages import checkpoint
 from onnxprune.stages.checkpoint import Checkpoint, open_checkpoint, own_folder
 
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_made_names_the_way_out(tmp_path):
 
 def test_a_step_of_other_layers_is_not_taken_for_ones_own(vgg, tmp_path):
     """With less memory a layer may be left out: what an earlier run kept then belongs to other steps."""
-    half = budget_from(macs="2x")
+    half = BudgetOptions(macs="2x").budget()
     options = Options(bench=False, samples=60, cache_dir=tmp_path, recipe="prune", budget=half)
     first = onnxprune.prune(vgg, options=options)
     for archive in own_folder(tmp_path).rglob("step-*.npz"):

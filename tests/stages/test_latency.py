@@ -10,7 +10,7 @@ import pytest
 import onnxprune
 from onnxprune import Options, pipeline
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.runtime.timing import Latency, Timing
 from onnxprune.solve import RefitOptions
 from onnxprune.stages.bench import Bench
@@ -20,14 +20,14 @@ QUICK = Options(bench=False, samples=200, align=4, refit=RefitOptions(refit="lin
 
 def test_the_plan_is_corrected_until_the_speedup_is_met(narrow, machine):
     timed = machine(overhead=3.0)
-    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.5)))
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.5).budget()))
     assert 1.5 * 0.97 <= timed[-1] <= 1.5 * 1.05
     assert result.report.macs.ratio > 1.5
     assert any("plans timed" in note.text for note in result.report.notes)
 
 
 def timed_note(narrow) -> str:
-    options = replace(QUICK, budget=budget_from(speedup=1.5))
+    options = replace(QUICK, budget=BudgetOptions(speedup=1.5).budget())
     report = onnxprune.prune(narrow, options=options, dry_run=True).report
     return next(note.text for note in report.notes if "plans timed" in note.text)
 
@@ -65,7 +65,7 @@ def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypat
     one = Latency(1.0, 1.0, 9, 1.0)
     final = Timing(one, one, ratio, ratio - 0.03, ratio + 0.04, "CPU", 1, 1, 3)
     monkeypatch.setattr(pipeline, "interleaved", lambda *_, **__: final)
-    options = replace(QUICK, bench=True, points=20, budget=budget_from(speedup=1.5))
+    options = replace(QUICK, bench=True, points=20, budget=BudgetOptions(speedup=1.5).budget())
     warnings = onnxprune.prune(tiny, options=options).report.warnings
     assert any("TOO SLOW: speedup 1.5 was asked for" in warning for warning in warnings) == missed
 
@@ -73,7 +73,7 @@ def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypat
 def test_milliseconds_may_be_asked_for(narrow, machine):
     timed = machine(overhead=0.0)
     before = onnxprune.inspect(narrow).macs / 1e6
-    result = onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(latency_ms=before / 2)))
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=before / 2).budget()))
     assert timed[-1] >= 2 * 0.97
     assert result.report.budget == f"{before / 2:g} ms"
 
@@ -81,14 +81,14 @@ def test_milliseconds_may_be_asked_for(narrow, machine):
 def test_what_cannot_be_reached_is_said(narrow, machine):
     machine(overhead=100.0)
     with pytest.raises(PlanError, match="out of reach") as caught:
-        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=3)))
+        onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=3).budget()))
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_fast_enough_is_said(narrow, machine):
     machine(overhead=0.0)
     with pytest.raises(PlanError, match="fast enough"):
-        onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(latency_ms=1000)))
+        onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=1000).budget()))
 
 
 def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machine, monkeypatch):
@@ -103,14 +103,14 @@ def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machi
         return timing(bench, keep, forms, **options)
 
     monkeypatch.setattr(Bench, "timing", counted)
-    onnxprune.prune(narrow, options=replace(QUICK, budget=budget_from(speedup=1.7)), dry_run=True)
+    onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.7).budget()), dry_run=True)
     assert seen
     assert all(found == planned for found, planned in seen)
 
 
 def test_a_run_that_goes_on_times_nothing_again(narrow, machine, tmp_path):
     timed = machine(overhead=1.0)
-    options = replace(QUICK, budget=budget_from(speedup=1.5), cache_dir=tmp_path)
+    options = replace(QUICK, budget=BudgetOptions(speedup=1.5).budget(), cache_dir=tmp_path)
     first = onnxprune.prune(narrow, options=options)
     before = len(timed)
     second = onnxprune.prune(narrow, options=options)
@@ -122,6 +122,6 @@ def test_a_run_that_goes_on_times_nothing_again(narrow, machine, tmp_path):
 
 def test_contradictions_are_one_line():
     with pytest.raises(UsageError, match="--speedup and --latency-ms"):
-        budget_from(speedup=2, latency_ms=3)
+        BudgetOptions(speedup=2, latency_ms=3).budget()
     with pytest.raises(UsageError, match="--latency-ms must be above 0"):
-        budget_from(latency_ms=0)
+        BudgetOptions(latency_ms=0).budget()

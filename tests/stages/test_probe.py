@@ -8,7 +8,7 @@ from onnx import numpy_helper, parser
 
 from onnxprune import Options
 from onnxprune.pipeline import opened
-from onnxprune.plan import budget_from
+from onnxprune.plan import BudgetOptions
 from onnxprune.solve import RefitOptions, kept_columns, refit, removal_order
 from onnxprune.stages import probe
 from onnxprune.stages.workload import Workload, silent
@@ -51,7 +51,7 @@ def problems_of(work: Workload) -> list:
 def test_behind_a_global_pool_the_curve_tells_the_error_on_new_inputs() -> None:
     """60 inputs "explain" any answer by 60 channels; the curve that decides must not believe it."""
     draws = np.random.default_rng(1).standard_normal((INPUTS + 600, 4, 8, 8)).astype(np.float32).cumsum(-1) / 2
-    options = Options(sensitivity=False, bench=False, budget=budget_from(macs="2x"))
+    options = Options(sensitivity=False, bench=False, budget=BudgetOptions(macs="2x").budget())
     with (
         opened(pooled_head(), {"x": draws[:INPUTS]}, options, silent) as job,
         opened(pooled_head(), {"x": draws[INPUTS:]}, options, silent) as other,
