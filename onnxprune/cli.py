@@ -93,6 +93,9 @@ app = App(
 )
 
 
+app.register_install_completion_command(help="Install the completion of this program for the shell in use.")
+
+
 @app.default
 def prune(
     model: Path,

@@ -155,6 +155,7 @@ RARE = frozenset(
         "--effort",
         "--keep-ratio",
         "--layout",
+        "--install-completion",
         *_flags_of(PlanOptions, SelectOptions, RefitOptions, RecoverOptions, InputOptions, CacheFlags, BenchOptions),
     }
     - {"--include", "--exclude", "--samples"}

@@ -48,7 +48,7 @@ def test_a_run_writes_the_model_the_json_and_the_plan(capsys, model, tmp_path):
     assert code == 0
     onnx.checker.check_model(onnx.load(out), full_check=True)
     content = json.loads(record.read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["output"] == str(out)
     assert content["macs"]["after"] <= content["macs"]["before"] / 2
     assert content["plan"] == json.loads(plan.read_text())
@@ -336,3 +336,11 @@ def test_the_doctor_ends_with_the_code_of_the_engine_where_there_is_none(capsys,
     code, out, err = ended(capsys, "doctor")
     assert (code, "has none to take" in out) == (EngineError.exit_code, True)
     assert err == "onnxprune: error: onnxruntime cannot be imported\n"
+
+
+def test_the_completion_is_written_for_the_shell_in_use(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["--install-completion", "--shell", "bash"]) == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("--max-drop" in path.read_text() for path in written)

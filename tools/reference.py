@@ -18,6 +18,7 @@ from cyclopts import App
 
 from onnxprune import errors
 from onnxprune.cli import app
+from onnxprune.flags import RARE
 
 __all__ = ["exit_codes", "on_page_markdown", "options"]
 
@@ -79,7 +80,7 @@ def _section(command: App, words: str) -> Iterator[str]:
 
 
 def _row(argument: Any) -> str:
-    shown = "yes" if argument.show else "`--help-all`"
+    shown = "`--help-all`" if RARE.intersection(argument.names) else "yes"
     names = ", ".join(f"`{name}`" for name in argument.names)
     if argument.index is not None:
         names = f"`{argument.names[0].lstrip('-').upper()}`"

@@ -1,9 +1,9 @@
 """How much an error counts: by what a trial of it did to the network's outputs.
 
 Trials are made one at a time, while in the end all layers err together and later ones are fitted to put earlier ones
-right; taken at their word, they would concentrate the errors in few places. So they are damped: a power of the damage
-per error over the geometric mean of all. Nothing puts the errors of the
-last layers right: they count several times.
+right; taken at their word, they would concentrate the errors in few places. So they are damped: errors are weighted by
+the square root of the damage per error over the geometric mean of all. Nothing corrects the errors of the last layers:
+they count several times.
 """
 
 from __future__ import annotations
