@@ -18,7 +18,7 @@ from onnxprune.errors import LostTooMuchError, OnnxPruneError, OutOfReachError, 
 from onnxprune.idle import check_options
 from onnxprune.note import Note
 from onnxprune.pipeline import Job, Result, opened, run
-from onnxprune.plan import times_less
+from onnxprune.plan import WITHIN_DROP, times_less
 from onnxprune.recovery import has_torch
 from onnxprune.report.record import plain
 
@@ -192,7 +192,8 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         result = _reported(search, bench=shared.bench)
         note = Note("--max-drop", f"{options.max_drop:g}: {', '.join(search.tried)} ({search.why})")
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
-        return replace(result, report=replace(result.report, notes=notes))
+        found = f"{WITHIN_DROP.text} ({options.max_drop:g}): {result.report.budget}"
+        return replace(result, report=replace(result.report, notes=notes, budget=found))
 
 
 def _quick(options: Options) -> Options:

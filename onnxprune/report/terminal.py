@@ -229,7 +229,7 @@ def _interval(bound: tuple[float, float] | None) -> str:
 
 
 def _latency(timing: Timing) -> str:
-    threads = "default threads" if timing.threads == 0 else f"{timing.threads} threads"
+    threads = "default threads" if timing.threads == 0 else f"{timing.threads} thread{'s' * (timing.threads > 1)}"
     verdict = ""
     if timing.ratio_high < 1:
         verdict = ": SLOWER than the original"
