@@ -15,6 +15,16 @@ from onnxprune.solve import RefitOptions
 PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
 QUICK = replace(PLANNED, recipe="prune", align=16, budget=BudgetOptions(macs="2x").budget())
 
+SMALL = Options(
+    bench=False,
+    recipe="prune",
+    align=4,
+    points=20,
+    refit=RefitOptions(refit="linear"),
+    budget=BudgetOptions(macs="2x").budget(),
+)
+"""Of networks of a few narrow layers."""
+
 
 def accuracy(model: onnx.ModelProto, path) -> float:
     found = onnxprune.compare(path, model, options=CompareOptions(bench=False))

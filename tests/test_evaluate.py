@@ -10,25 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from graph.nets import build
+from runs import SMALL
 
 import onnxprune
 from onnxprune import CompareOptions, Options, cli
 from onnxprune.data import InputSpec
 from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
 from onnxprune.evaluation import Evaluator, load_function
-from onnxprune.plan import WITHIN_DROP, BudgetOptions
+from onnxprune.plan import WITHIN_DROP
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.runtime.sessions import Engine
 from onnxprune.solve import RefitOptions
 
-QUICK = Options(
-    bench=False,
-    recipe="prune",
-    align=4,
-    points=20,
-    refit=RefitOptions(refit="linear"),
-    budget=BudgetOptions(macs="2x").budget(),
-)
 CPU = Engine.open(EngineOptions(provider="cpu"))
 
 
@@ -50,7 +43,7 @@ def near(tiny):
 
 def test_the_report_has_both_values_and_the_original_is_measured_once(tiny, near):
     measure, asked = near
-    report = onnxprune.prune(tiny, options=replace(QUICK, evaluate=measure)).report
+    report = onnxprune.prune(tiny, options=replace(SMALL, evaluate=measure)).report
     assert report.evaluation.name == "nearness"
     assert [report.evaluation.before, report.evaluation.after] == asked
     assert report.evaluation.before == 0 > report.evaluation.after
@@ -59,7 +52,7 @@ def test_the_report_has_both_values_and_the_original_is_measured_once(tiny, near
 
 def test_a_drop_is_allowed_in_the_unit_of_the_measure_and_nothing_else_counts(tiny, near):
     measure, asked = near
-    options = replace(QUICK, evaluate=measure)
+    options = replace(SMALL, evaluate=measure)
     onnxprune.prune(tiny, keep_ratio=0.5, options=options)
     drop = -asked[-1]
     assert onnxprune.prune(tiny, keep_ratio=0.5, options=replace(options, max_drop=1.01 * drop)).model is not None
@@ -76,11 +69,11 @@ def test_where_there_is_a_measure_the_outputs_do_not_decide(vgg):
 
 def test_a_search_is_decided_by_the_measure_and_measures_the_original_once(tiny, near, machine):
     measure, asked = near
-    onnxprune.prune(tiny, macs="1.5x", options=replace(QUICK, evaluate=measure))
+    onnxprune.prune(tiny, macs="1.5x", options=replace(SMALL, evaluate=measure))
     limit = -asked[-1]
     asked.clear()
     machine(overhead=0.0)
-    searched = replace(QUICK, evaluate=measure, max_drop=limit, budget=WITHIN_DROP)
+    searched = replace(SMALL, evaluate=measure, max_drop=limit, budget=WITHIN_DROP)
     found = onnxprune.prune(tiny, options=searched)
     assert asked.count(0.0) == 1
     assert -limit <= found.report.evaluation.after
@@ -90,8 +83,8 @@ def test_a_search_is_decided_by_the_measure_and_measures_the_original_once(tiny,
 
 def test_a_sweep_ends_at_the_first_point_that_loses_too_much_by_the_measure(tiny, near):
     measure, asked = near
-    onnxprune.prune(tiny, macs="1.5x", options=replace(QUICK, evaluate=measure))
-    options = replace(QUICK, evaluate=measure, max_drop=-1.001 * asked[-1])
+    onnxprune.prune(tiny, macs="1.5x", options=replace(SMALL, evaluate=measure))
+    options = replace(SMALL, evaluate=measure, max_drop=-1.001 * asked[-1])
     asked.clear()
     points = list(onnxprune.pareto(tiny, speedups=(1.5, 4.0, 6.0), options=options))
     assert [point.result is None for point in points] == [False, True]
@@ -102,7 +95,7 @@ def test_a_sweep_ends_at_the_first_point_that_loses_too_much_by_the_measure(tiny
 
 def test_a_comparison_is_decided_by_the_measure(tiny, near):
     measure, _ = near
-    smaller = onnxprune.prune(tiny, options=QUICK).model
+    smaller = onnxprune.prune(tiny, options=SMALL).model
     options = CompareOptions(bench=False, evaluate=measure, max_drop=0.0)
     found = onnxprune.compare(tiny, smaller, options=options)
     assert found.drop == found.evaluation.drop > 0
@@ -114,8 +107,8 @@ def test_a_comparison_is_decided_by_the_measure(tiny, near):
 def test_a_recovery_shows_the_candidate_before_and_after(tiny, near):
     pytest.importorskip("torch")
     measure, asked = near
-    smaller = onnxprune.prune(tiny, options=QUICK).model
-    options = replace(QUICK, evaluate=measure, recover=onnxprune.RecoverOptions(epochs=1))
+    smaller = onnxprune.prune(tiny, options=SMALL).model
+    options = replace(SMALL, evaluate=measure, recover=onnxprune.RecoverOptions(epochs=1))
     found = onnxprune.recover(tiny, smaller, options=options).report.evaluation
     assert (found.before, found.after, found.start) == tuple(asked)
     assert found.before > found.start
@@ -124,7 +117,7 @@ def test_a_recovery_shows_the_candidate_before_and_after(tiny, near):
 def test_with_a_training_what_comes_out_of_it_is_measured(tiny, near):
     pytest.importorskip("torch")
     measure, asked = near
-    options = replace(QUICK, evaluate=measure, recover=onnxprune.RecoverOptions(epochs=1))
+    options = replace(SMALL, evaluate=measure, recover=onnxprune.RecoverOptions(epochs=1))
     result = onnxprune.prune(tiny, options=options)
     assert len(asked) == 2
     assert measure(lambda inputs: CPU.session(result.model, label="result").run(inputs)) == pytest.approx(asked[1])

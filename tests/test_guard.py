@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import onnx
 import pytest
+from runs import SMALL
 
 import onnxprune
 from onnxprune import Options, cli, pipeline
 from onnxprune.errors import NothingFasterError
 from onnxprune.plan import BudgetOptions
 from onnxprune.runtime.timing import Latency, Timing
-from onnxprune.solve import RefitOptions
 
-HALF = BudgetOptions(macs="2x").budget()
-TIMED = Options(recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), budget=HALF)
+TIMED = replace(SMALL, bench=True)
 IN_TIME = replace(TIMED, budget=BudgetOptions(speedup=1.1).budget())
 
 

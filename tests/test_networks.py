@@ -7,29 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from graph.families import FAMILIES, SIDE
+from runs import SMALL
 
 import onnxprune
-from onnxprune import Options
 from onnxprune.errors import PlanError
-from onnxprune.plan import BudgetOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 
-_BASE = Options(
-    bench=False,
-    recipe="prune",
-    align=4,
-    points=20,
-    refit=RefitOptions(refit="linear"),
-    budget=BudgetOptions(macs="2x").budget(),
-)
 _METHODS = {
-    "prune": _BASE,
-    "prune, behind the activation": replace(_BASE, refit=RefitOptions(refit="auto")),
-    "prune, lasso": replace(_BASE, select=SelectOptions(selector="lasso")),
-    "spatial": replace(_BASE, recipe="spatial"),
-    "channel": replace(_BASE, recipe="channel"),
-    "3c": replace(_BASE, recipe="3c"),
-    "3c, behind the activation": replace(_BASE, recipe="3c", refit=RefitOptions(refit="auto")),
+    "prune": SMALL,
+    "prune, behind the activation": replace(SMALL, refit=RefitOptions(refit="auto")),
+    "prune, lasso": replace(SMALL, select=SelectOptions(selector="lasso")),
+    "spatial": replace(SMALL, recipe="spatial"),
+    "channel": replace(SMALL, recipe="channel"),
+    "3c": replace(SMALL, recipe="3c"),
+    "3c, behind the activation": replace(SMALL, recipe="3c", refit=RefitOptions(refit="auto")),
 }
 _QUICK = ("prune", "3c")
 # Hardly anything but depthwise convs is wider than one by one there.

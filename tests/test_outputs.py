@@ -25,8 +25,9 @@ POOLED = HEAD + "p = GlobalAveragePool(q) f = Flatten(p) "
 WEIGHTS = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3)}
 BOX = {"wb": (4, 16), "bb": (4,)}
 DATA = {"x": np.random.default_rng(0).standard_normal((120, 3, 8, 8)).astype(np.float32)}
-HALF = BudgetOptions(macs="2x").budget()
-OPTIONS = Options(bench=False, recipe="prune", refit=RefitOptions(refit="linear"), budget=HALF)
+OPTIONS = Options(
+    bench=False, recipe="prune", refit=RefitOptions(refit="linear"), budget=BudgetOptions(macs="2x").budget()
+)
 
 
 def boxes() -> onnx.ModelProto:

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import SMALL
 
 import onnxprune
-from onnxprune import Options, cli, sweep
+from onnxprune import cli, sweep
 from onnxprune.errors import (
     EngineError,
     LostTooMuchError,
@@ -23,17 +24,7 @@ from onnxprune.errors import (
     UsageError,
     VerifyError,
 )
-from onnxprune.plan import WITHIN_DROP, BudgetOptions
-from onnxprune.solve import RefitOptions
-
-QUICK = Options(
-    bench=False,
-    recipe="prune",
-    align=4,
-    points=20,
-    refit=RefitOptions(refit="linear"),
-    budget=BudgetOptions(macs="2x").budget(),
-)
+from onnxprune.plan import WITHIN_DROP
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -41,16 +32,16 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def test_a_point_is_what_a_run_of_its_own_gives(tiny):
-    points = list(sweep.run_pareto(tiny, None, QUICK, silent, (1.5, 2.0)))
+    points = list(sweep.run_pareto(tiny, None, SMALL, silent, (1.5, 2.0)))
     assert [point.asked for point in points] == [1.5, 2.0]
     for point in points:
-        alone = onnxprune.prune(tiny, macs=1 / point.asked, options=QUICK)
+        alone = onnxprune.prune(tiny, macs=1 / point.asked, options=SMALL)
         assert point.result.model.SerializeToString() == alone.model.SerializeToString()
         assert point.result.report.macs == alone.report.macs
 
 
 def test_a_sweep_ends_where_nothing_more_is_in_reach(tiny):
-    points = list(sweep.run_pareto(tiny, None, QUICK, silent, (1.5, 1e6, 2e6)))
+    points = list(sweep.run_pareto(tiny, None, SMALL, silent, (1.5, 1e6, 2e6)))
     assert [point.result is None for point in points] == [False, True]
     assert "out of reach" in points[-1].why
 
@@ -87,26 +78,26 @@ def job(monkeypatch, most: float, reach: float = 1e9, strict: float = 1e9):
 
 def test_what_is_chosen_is_held_to_the_drop_on_other_inputs_and_else_the_next_smaller_one_is(monkeypatch):
     with job(monkeypatch, 4.0, strict=3.0):
-        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+        found = sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
     assert 2.0 <= found.speedup <= 3.0
     with job(monkeypatch, 4.0, strict=1.1):
-        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+        found = sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
     assert 1.05 <= found.speedup <= 1.1
     with job(monkeypatch, 4.0, strict=1.0), pytest.raises(LostTooMuchError, match=r"even 1\.05x is too much"):
-        sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+        sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
 
 
 def test_what_is_hardly_faster_when_it_is_timed_is_no_result(monkeypatch):
     with job(monkeypatch, 4.0) as fake:
         fake.timing = SimpleNamespace(ratio=1.02)
         with pytest.raises(OutOfReachError, match=r"nothing within --max-drop is 1\.05x faster: .*--max-drop"):
-            sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+            sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
 
 
 @given(most=st.floats(1.1, 40), reach=st.floats(1.1, 40))
 def test_the_largest_speedup_is_found_to_eight_per_cent_in_a_few_runs(most, reach) -> None:
     with pytest.MonkeyPatch.context() as patch, job(patch, most, reach) as fake:
-        found = sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+        found = sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
     edge = min(most, reach)
     assert edge / 1.081 <= found.speedup <= edge * (1 + 1e-9)
     assert fake.runs <= 12
@@ -114,7 +105,7 @@ def test_the_largest_speedup_is_found_to_eight_per_cent_in_a_few_runs(most, reac
 
 def test_where_the_smallest_step_loses_too_much_nothing_is_made(monkeypatch):
     with job(monkeypatch, 1.02), pytest.raises(LostTooMuchError, match=r"even 1\.05x is too much: too far"):
-        sweep.run_largest("m", None, replace(QUICK, max_drop=0.0), silent)
+        sweep.run_largest("m", None, replace(SMALL, max_drop=0.0), silent)
 
 
 def test_where_the_smallest_step_is_out_of_reach_that_is_the_error(monkeypatch):
@@ -122,7 +113,7 @@ def test_where_the_smallest_step_is_out_of_reach_that_is_the_error(monkeypatch):
         job(monkeypatch, 40, reach=1.02),
         pytest.raises(OutOfReachError, match=r"even 1\.05x is too much: out of reach"),
     ):
-        sweep.run_largest("m", None, replace(QUICK, max_drop=0.0), silent)
+        sweep.run_largest("m", None, replace(SMALL, max_drop=0.0), silent)
 
 
 @pytest.mark.parametrize("kind", [VerifyError, PlanError, EngineError, ModelError])
@@ -133,9 +124,9 @@ def test_a_failure_that_is_no_matter_of_the_speedup_is_raised_and_ends_the_searc
     with job(monkeypatch, 40) as fake:
         monkeypatch.setattr(fake, "run", fail)
         with pytest.raises(kind, match=r"^broken$"):
-            sweep.run_largest("m", None, replace(QUICK, max_drop=1.0), silent)
+            sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
         with pytest.raises(kind, match=r"^broken$"):
-            list(sweep.run_pareto("m", None, QUICK, silent))
+            list(sweep.run_pareto("m", None, SMALL, silent))
 
 
 def test_a_sweep_of_which_the_first_point_is_out_of_reach_is_an_error_and_leaves_no_folder(
@@ -149,7 +140,7 @@ def test_a_sweep_of_which_the_first_point_is_out_of_reach_is_an_error_and_leaves
 
 
 def test_the_largest_speedup_within_a_drop_is_within_it(tiny):
-    result = sweep.run_largest(tiny, None, replace(QUICK, max_drop=10.0), silent)
+    result = sweep.run_largest(tiny, None, replace(SMALL, max_drop=10.0), silent)
     assert all(output.top1_agreement >= 0.9 for output in result.report.divergence)
     assert any(note.subject == "--max-drop" for note in result.report.notes)
     assert result.report.macs.ratio > 1.1
@@ -199,11 +190,11 @@ def test_a_drop_is_points_or_per_cent(capsys, tiny, tmp_path, machine, monkeypat
 
 def test_the_package_has_both(tiny, machine, monkeypatch):
     monkeypatch.setattr(sweep, "_MOST", 2.5)
-    points = list(onnxprune.pareto(tiny, speedups=(1.5,), options=QUICK))
+    points = list(onnxprune.pareto(tiny, speedups=(1.5,), options=SMALL))
     assert [point.asked for point in points] == [1.5]
     assert isinstance(points[0], onnxprune.Point)
     machine(overhead=0.0)
-    result = onnxprune.prune(tiny, options=replace(QUICK, budget=WITHIN_DROP, max_drop=100))
+    result = onnxprune.prune(tiny, options=replace(SMALL, budget=WITHIN_DROP, max_drop=100))
     assert any(note.subject == "--max-drop" for note in result.report.notes)
     with pytest.raises(UsageError, match="--recover needs a budget"):
-        onnxprune.prune(tiny, options=replace(QUICK, budget=WITHIN_DROP, recover=onnxprune.RecoverOptions()))
+        onnxprune.prune(tiny, options=replace(SMALL, budget=WITHIN_DROP, recover=onnxprune.RecoverOptions()))
