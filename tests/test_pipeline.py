@@ -73,7 +73,7 @@ def test_every_lasso_keeps_what_the_plan_says(slim, variant):
 
 def test_a_fixed_penalty_finds_its_own_counts(vgg):
     select = SelectOptions(selector="lasso", lasso="fixed", lasso_alpha=1e-3)
-    options = replace(QUICK, align=None, select=select, budget=Budget("selector", 1.0, "what the LASSO keeps"))
+    options = replace(QUICK, align=None, select=select, budget=Budget("selector", 1.0, "the counts of the LASSO"))
     result = onnxprune.prune(vgg, options=options)
     assert any(group.keep < group.channels for group in result.plan.groups)
 
