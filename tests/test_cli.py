@@ -244,7 +244,7 @@ def test_inspect_lists_layers_reasons_and_what_is_within_reach(capsys, model, tm
 def test_inspect_refuses_a_size_that_is_none(capsys, model):
     code, _, err = ended(capsys, "inspect", model, "--size", 0)
     assert code == 2
-    assert "--size 0" in err
+    assert "--size must be 1 or more, found 0" in err
 
 
 def test_bfloat16_is_declined_in_one_line(capsys, model, tmp_path):
