@@ -43,7 +43,7 @@ def test_a_branch_is_gone_from_the_file_the_report_and_the_count(narrow, refit):
     for row in rows.values():
         assert (row.macs.after == row.params.after == row.outputs.after == 0) == (row.name in gone)
         assert row.shape.endswith("-> gone") == (row.name in gone)
-        assert ("branch goes whole" in row.reason) == (row.name in gone)
+        assert ("branch is removed" in row.reason) == (row.name in gone)
     assert any(note.subject == "residual branches" and name in note.text for note in result.report.notes)
     assert result.report.macs.after == sum(row.macs.after for row in rows.values())
 

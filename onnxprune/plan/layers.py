@@ -128,7 +128,9 @@ def _layer(entry: object, where: str) -> LayerPlan:
     if not isinstance(entry, dict) or not isinstance(entry.get("node"), str) or not entry["node"]:
         raise PlanError(f"{where}: expected an object with a 'node'")
     if "inputs" in entry:
-        raise PlanError(f"{where}: 'inputs' is not supported since version 0.8: make a new plan")
+        raise PlanError(
+            f"{where}: 'inputs' is not supported since version 0.8, a conv reads all inputs: make a new plan"
+        )
     form = Form(
         _optional(entry, "spatial", where), _whole(entry, "first", where, 0), _optional(entry, "channel", where)
     )

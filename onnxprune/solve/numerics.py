@@ -48,7 +48,7 @@ _ONE_THREAD_COLUMNS = 2500
 
 @contextmanager
 def blas_threads_for(columns: int, most: int = _ONE_THREAD_COLUMNS) -> Iterator[None]:
-    """Limit BLAS to one thread for systems of up to `most` columns; their many small calls then run 2 to 4 times faster.
+    """Limit BLAS to one thread for systems of up to `most` columns, whose small calls then run 2 to 4 times faster.
 
     The limit applies to the process, so systems must not be solved in several Python threads at once.
     """
