@@ -67,7 +67,7 @@ def _memory(type_: object, tokens: Sequence[Token]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What may be removed or decomposed, and how the budget is distributed over the layers."""
+    """Methods and layers that are allowed, and the distribution of the budget over the layers."""
 
     recipe: Recipe | None = None
     "Methods allowed: prune (channels), spatial or channel (decompositions), or 3c (all three, the default)."
@@ -145,18 +145,18 @@ _NESTED = ("budget", "select", "refit", "data", "engine", "recover")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PlanOptions, InputOptions, BenchOptions):
-    """How a network is pruned; see `PlanOptions`, `InputOptions` and `BenchOptions` for the other fields.
+    """All options of `prune`; see `PlanOptions`, `InputOptions` and `BenchOptions` for the other fields.
 
     Attributes:
-        budget: what is limited, see `BudgetOptions.budget`; default the least latency within `max_drop`.
+        budget: limit on the cost, see `BudgetOptions.budget`; default the least latency within `max_drop`.
         effort: time against quality: ``quick`` (linear refit, no alternating rounds), ``normal``, or ``best`` (more
             positions and rounds, and with a budget a recovery where torch is installed); it changes only what is left
             at its default.
-        select: how the channels to keep are chosen.
-        refit: how weights are fitted.
+        select: selection of the channels to keep.
+        refit: refit of the weights.
         data: preprocessing of images.
         engine: onnxruntime's provider and threads.
-        cache_dir: folder for finished steps; None: they are not kept.
+        cache_dir: folder for finished steps; None to store none.
         max_drop: largest drop on held-out inputs, in points of agreement or per cent of relative error, see
             `verify.check_drop`; with `evaluate`, in that measure's unit. None: any, but 1 where there is no budget.
         evaluate: the user's own measure, a function that gets ``run`` and returns one finite number, higher is better;
