@@ -1,4 +1,4 @@
-"""The Python interface: functions in front of the pipeline, the comparison and the inspection."""
+"""Python interface: prune, compare, inspect, recover, and conversion to and from torch."""
 
 from __future__ import annotations
 
@@ -48,32 +48,41 @@ def prune(
     options: Options | None = None,
     progress: Progress = silent,
 ) -> Result:
-    """Make a network smaller and faster.
+    """Make a network smaller and faster, and return the pruned model, its plan and a report.
 
-    Without a budget or a plan, the fastest network that loses no more than ``options.max_drop`` (1 point of agreement,
-    or 1 % of relative error, where that is None) is looked for.
+    Give at most one of `speedup`, `latency_ms`, `macs`, `params`, `keep_ratio` and `plan`. Without any of them and
+    without a budget in `options`, search for the fastest network within ``options.max_drop`` (default then: 1 point
+    of agreement, or 1 % relative error).
 
     Args:
-        model: path, bytes or ModelProto; it is not changed.
-        data: calibration inputs: a path, an array, a dict of arrays, an iterable of either, or a reader with
-            ``get_next()``.
-        speedup: time of the original over that of the result, measured with the options' engine and bench batch.
-        latency_ms: milliseconds of one run, measured with the options' engine and bench batch.
-        macs: multiply-accumulates left: 0.5, "50%" or "2x".
-        params: parameters left: 0.5, "50%" or "2x".
-        keep_ratio: channels left in every group: 0.5, "50%" or "2x".
-        plan: do this instead of a budget.
-        dry_run: stop when the plan is made.
-        options: everything else; a budget given above replaces its.
-        progress: called with stage, done, total.
+        model: path, bytes or ModelProto of the original; it is not changed.
+        data: calibration inputs: path of an image folder, ``.npy`` or ``.npz``, an array (n, ...), a dict of arrays, an
+            iterable of either, or a reader with ``get_next()``; ``"synthetic"`` for synthetic inputs. None:
+            ``<model>.calib.npz`` next to the model.
+        speedup: target time of the original divided by time of the result, above 1, measured with the engine and the
+            bench batch of `options`.
+        latency_ms: target milliseconds of one run, measured with the engine and the bench batch of `options`.
+        macs: share of the multiply-accumulates to keep: 0.5, "50%" or "2x".
+        params: share of the parameters to keep: 0.5, "50%" or "2x".
+        keep_ratio: share of the channels to keep in every group: 0.5, "50%" or "2x".
+        plan: plan to carry out instead of a budget: a `Plan` or the path of a plan file.
+        dry_run: return the plan and its predicted cost, without a model.
+        options: all other options; default `Options()`. A budget argument replaces the budget of `options`.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+        UsageError: an argument cannot be used, or two contradict each other.
+        ModelError: the model cannot be read, or is not a model that can be pruned.
+        DataError: the inputs cannot be read, or do not fit the model.
+        PlanError: nothing can be pruned, the plan does not fit the model, or the budget is out of reach.
+        VerifyError: the result failed its verification, or loses more than ``options.max_drop``.
+        EngineError: onnxruntime cannot run the model.
+        EvaluateError: ``options.evaluate`` failed, or returned no finite number.
     """
     chosen = options or Options()
     given = (speedup, macs, params, keep_ratio, latency_ms)
     if plan is not None and any(value is not None for value in given):
-        raise UsageError("a plan says what is kept: give no budget with it")
+        raise UsageError("expected a plan or a budget, found both: give one of them")
     asked = BudgetOptions(
         speedup=speedup, macs=macs, params=params, keep_ratio=keep_ratio, latency_ms=latency_ms
     ).budget(chosen.budget)
@@ -89,17 +98,20 @@ def pareto(
     options: Options | None = None,
     progress: Progress = silent,
 ) -> Iterator[Point]:
-    """Prune a network to one speed-up after the other, from one calibration; each is verified and timed.
+    """Prune a network to several speed-ups from one calibration, and yield one verified and timed point for each.
 
     Args:
-        model: path, bytes or ModelProto; it is not changed.
+        model: path, bytes or ModelProto of the original; it is not changed.
         data: calibration inputs, as for `prune`.
-        speedups: from small to large; the first that is out of reach, or loses more than ``options.max_drop``, ends it.
-        options: everything else; of the budget, only what it counts.
-        progress: called with stage, done, total.
+        speedups: target speed-ups in increasing order, each above 1. The first one that is out of reach, or loses more
+            than ``options.max_drop``, ends the series.
+        options: all other options; default `Options()`. Of its budget, only the cost that it limits is used.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        OnnxPruneError: what is not a matter of the speed-up.
+        LostTooMuchError: the first speed-up loses more than ``options.max_drop``.
+        OutOfReachError: the first speed-up is out of reach.
+        OnnxPruneError: any other error of `prune`.
     """
     return run_pareto(model, data, options or Options(), progress, speedups)
 
@@ -113,31 +125,40 @@ def compare(
     options: CompareOptions | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Two models side by side on the same inputs.
+    """Compare two models on the same inputs: outputs, accuracy, cost and latency.
+
+    A drop beyond ``options.max_drop`` raises no error; see `Comparison.within`.
 
     Args:
-        original: path, bytes or ModelProto. candidate: the same.
-        data: inputs, as for `prune`; None: ``<original>.test.npz`` beside the first model if there is one. labels:
-            a file or integers; None: those of the data, if it has any.
-        options: everything else.
-        progress: called with stage, done, total.
+        original: path, bytes or ModelProto of the first model.
+        candidate: path, bytes or ModelProto of the second model; its inputs and outputs must match the first one's.
+        data: inputs, as for `prune`. None: ``<original>.test.npz`` next to the first model, else
+            ``<original>.calib.npz``.
+        labels: class of each input: n integers, or a file (``.npy``, ``.npz`` with ``labels``, or text with one integer
+            per line). None: the labels in `data`, if it has any.
+        options: all other options; default `CompareOptions()`.
+        progress: callback (stage, done, total).
 
     Raises:
-        OnnxPruneError: one of its kinds, see `onnxprune.errors`; a drop beyond ``max_drop`` is no error here, see
-            `Comparison.within`.
+        UsageError: an option cannot be used.
+        ModelError: a model cannot be read, or the inputs or outputs of the models differ.
+        DataError: the inputs or the labels cannot be read, or do not fit the models.
+        EngineError: onnxruntime cannot run a model.
+        EvaluateError: ``options.evaluate`` failed, or returned no finite number.
     """
     return run_comparison(original, candidate, data, labels, options or CompareOptions(), progress)
 
 
 def inspect(model: Model, *, size: int = OPEN_SIDE) -> Inspection:
-    """What of a network can be pruned, layer by layer, and what stands in the way; nothing is run.
+    """Report for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Args:
         model: path, bytes or ModelProto.
-        size: of every axis of an input that is left open, the batch apart, which is 1.
+        size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
 
     Raises:
-        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+        UsageError: `size` is below 1.
+        ModelError: the model cannot be read, or is not a model that can be pruned.
     """
     return run_inspection(model, size=size)
 
@@ -150,17 +171,24 @@ def recover(
     options: Options | None = None,
     progress: Progress = silent,
 ) -> Recovered:
-    """Train a smaller network on the original's answers, without labels; torch is needed (extra ``recover``).
+    """Train a smaller network on the outputs of the original, without labels; needs torch (extra ``recover``).
 
     Args:
-        original: path, bytes or ModelProto of the network that is asked.
-        candidate: of the one that is trained: any with the same inputs and outputs; it is not changed.
+        original: path, bytes or ModelProto of the original, the teacher.
+        candidate: path, bytes or ModelProto of the network to train; its inputs and outputs must match the original's.
+            It is not changed.
         data: inputs, as for `prune`.
-        options: `Options.recover` says how; also used is what it says of inputs, engine, memory and cache.
-        progress: called with stage, done, total, and how it goes in words.
+        options: ``recover`` holds the options of the training (None: the defaults); also used are the options of
+            inputs, preprocessing, engine, memory, cache and outputs, and ``evaluate``.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+        UsageError: an option cannot be used, or torch is not installed.
+        ModelError: a model cannot be read or trained, or the inputs or outputs of the models differ.
+        DataError: the inputs cannot be read, or do not fit the models.
+        VerifyError: torch and onnxruntime give different outputs.
+        EngineError: onnxruntime cannot run a model.
+        EvaluateError: ``options.evaluate`` failed, or returned no finite number.
     """
     return run_recovery(original, candidate, data, options or Options(), progress)
 
@@ -173,40 +201,42 @@ def to_torch(
     samples: int = 512,
     options: Options | None = None,
 ) -> torch.nn.Module:
-    """A network as a torch module, to train as one likes; torch is needed (extra ``recover``).
+    """Convert a network to a torch module, for a training loop of your own; needs torch (extra ``recover``).
 
-    Its state dict is keyed by the initializers' names (see `onnxprune.recovery.program.TorchNet`), its normalisations
-    are folded, and it comes in evaluation mode: call ``train()`` before training.
+    The state dict is keyed by the initializers' names (see `onnxprune.recovery.program.TorchNet`), normalisations are
+    folded into the layers, and the module is in evaluation mode: call ``train()`` before training.
 
     Args:
         model: path, bytes or ModelProto.
-        batchnorm: put a fresh BatchNorm behind each conv, with statistics from `data` and a scale and shift that undo
-            them, so that the outputs are what they were. Its parameters lie under ``norms``.
-        data: inputs, as for `prune`.
-        samples: how many of them give the statistics.
-        options: what is said of inputs, and of layers to freeze (`Options.recover`).
+        batchnorm: insert a fresh BatchNorm behind each conv, with statistics from `data` and the scale and shift that
+            undo them, so that the outputs do not change. Its parameters have the prefix ``norms``.
+        data: inputs for the statistics, as for `prune`; not read unless `batchnorm`.
+        samples: number of inputs for the statistics, at most.
+        options: options of the inputs, and the layers to freeze (``recover``); default `Options()`.
 
     Raises:
-        OnnxPruneError: one of its kinds, see `onnxprune.errors`.
+        UsageError: an option cannot be used, or torch is not installed.
+        ModelError: the model cannot be read, or has a node without a counterpart in torch.
+        DataError: the inputs cannot be read, or do not fit the model.
     """
     require_torch()
-    from onnxprune.recovery.opened import opened_module  # with torch, which not everybody has
+    from onnxprune.recovery.opened import opened_module  # needs torch, an optional dependency
 
     return opened_module(model, data, options or Options(), batchnorm=batchnorm, samples=samples)
 
 
 def from_torch(module: torch.nn.Module, *, options: Options | None = None) -> ModelResult:
-    """The way back from `to_torch`: the same graph with the trained weights, fresh normalisations folded again.
+    """Convert a module of `to_torch` back to a model: its graph with the trained weights, inserted BatchNorms folded.
 
     Args:
-        module: what `to_torch` made.
-        options: of them, the engine that the result is checked with.
+        module: the return value of `to_torch`, trained.
+        options: only ``engine`` is used, to check the result; default `Options()`.
 
     Raises:
-        UsageError: the module is another.
-        VerifyError: a weight is not finite, or the result does not answer as the module does.
+        UsageError: `module` was not made by `to_torch`, or torch is not installed.
+        VerifyError: a weight is not finite, or the outputs of the result differ from the module's.
     """
     require_torch()
-    from onnxprune.recovery.module import folded  # with torch, which not everybody has
+    from onnxprune.recovery.module import folded  # needs torch, an optional dependency
 
     return ModelResult(folded(module, Engine.open((options or Options()).engine)))

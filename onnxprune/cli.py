@@ -136,7 +136,7 @@ def prune(
     output
         File for the result; default MODEL-pruned.onnx beside the model.
     data
-        Inputs to calibrate on: an image folder, .npy or .npz, or the word synthetic for made-up images (a folder of
+        Inputs to calibrate on: an image folder, .npy or .npz, or the word synthetic for synthetic images (a folder of
         that name is ./synthetic). Default MODEL.calib.npz beside MODEL.onnx.
     dry_run
         Plan only; nothing is fitted or written.
@@ -206,7 +206,7 @@ def prune(
     check_targets([model, data, plan], [output, show.json, plan_out])
     unweighed = plan is not None or options.budget.kind in ("keep-ratio", "selector")
     if explain and (show.quiet or unweighed):
-        why = "with --quiet" if show.quiet else "where nothing was weighed: with --plan, --keep-ratio or --lasso fixed"
+        why = "with --quiet" if show.quiet else "without an allocation: with --plan, --keep-ratio or --lasso fixed"
         raise UsageError(f"--explain does nothing {why}: leave it out")
     planned = None if plan is None else Plan.load(plan)
     with _bars(show) as bars:
@@ -245,7 +245,7 @@ def compare(
     bench: BenchPanel = BenchOptions(),
     show: ShowPanel = ShowFlags(),
 ) -> None:
-    """Compare two models on the same inputs: outputs, accuracy where there are labels, latency.
+    """Compare two models on the same inputs: outputs, accuracy if there are labels, latency.
 
     Parameters
     ----------
@@ -254,22 +254,22 @@ def compare(
     candidate
         The second model.
     data
-        Inputs, as for the main command. Without it ORIGINAL.test.npz or ORIGINAL.calib.npz beside the first model.
+        Inputs, as for the main command; default ORIGINAL.test.npz, else ORIGINAL.calib.npz, beside the first model.
     labels
-        Classes: .npy, .npz with 'labels', or one integer a line; the data's own 'labels' unless given.
+        File of classes: .npy, .npz with 'labels', or text with one integer per line; default the data's 'labels'.
     label_offset
-        Added to every label: 1 for models whose class 0 is the background.
+        Number added to every label; 1 for models whose class 0 is the background.
     samples
-        Inputs at most.
+        Largest number of inputs, drawn at random; default all.
     max_drop
-        Exit with 8 if the second model loses more: points of accuracy, without labels points of top-1 agreement,
-        for other outputs per cent of relative error; with --evaluate, if its value falls by more.
+        Largest loss of the second model, else exit code 8: points of accuracy, without labels points of top-1
+        agreement, per cent of relative error for other outputs, or the unit of --evaluate. Default any.
     output_kind
-        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+        Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
-        FILE.py:FUNCTION, your own measure, as for the main command.
+        Your own measure, FILE.py:FUNCTION, as for the main command.
     seed
-        Of the choice of inputs.
+        Seed of the choice of inputs and of the timing.
     """
     check_targets([original, candidate, data, labels], [show.json])
     options = CompareOptions(
@@ -311,24 +311,24 @@ def recover(
     engine: EnginePanel = EngineOptions(),
     show: NotesPanel = NotesFlags(),
 ) -> None:
-    """Train a smaller network on the original's answers, without labels: any pair with the same inputs and outputs.
+    """Train a smaller network on the original's outputs, without labels: any pair with the same inputs and outputs.
 
     Parameters
     ----------
     original
-        The network that is asked.
+        Original network, the teacher.
     candidate
-        The network that is trained; the file is not changed.
+        Network to train; the file is not changed.
     output
-        Where the result goes.
+        File for the result.
     data
         Inputs to train on, as for the main command.
     epochs
-        Passes over the inputs, or auto.
+        Number of passes over the inputs, or auto: by the number of inputs.
     output_kind
-        What an output means, NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
+        Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
-        FILE.py:FUNCTION, your own measure, as for the main command: its value is shown before and after.
+        Your own measure, FILE.py:FUNCTION, as for the main command: its value before and after the training is shown.
     """
     check_targets([original, candidate, data], [output, show.json])
     check_idle(inputs, InputOptions(), (Rule(("points",), False, "in a recovery, which samples no layer"),))
@@ -365,15 +365,15 @@ def study(
     Parameters
     ----------
     model
-        The network, an ONNX file.
+        Network, an ONNX file.
     site
-        Node names of layers, or globs of them.
+        Node names or globs of the layers to study.
     data
         Inputs to calibrate on, as for the main command.
     speedups
-        How much less each layer shall cost, in MACs.
+        Factors, above 1, by which the MACs of each layer are reduced.
     plot
-        Draw error against speed-up to this file, .png or .svg.
+        File for a plot of error against speed-up, .png or .svg.
     """
     check_targets([model, data], [plot, show.json])
     if plot is not None:
@@ -391,14 +391,14 @@ def study(
 
 @app.command
 def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags()) -> None:
-    """List what of a network may be pruned, layer by layer, and what stands in the way; nothing is run.
+    """List for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Parameters
     ----------
     model
-        The network, an ONNX file.
+        Network, an ONNX file.
     size
-        Of the axes that its inputs leave open, the batch apart.
+        Extent of the input axes that the model leaves open, except the batch.
     """
     check_targets([model], [show.json])
     found = run_inspection(model, size=size)
@@ -410,7 +410,7 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
 
 @app.command
 def doctor(*, show: ShowPanel = ShowFlags()) -> None:
-    """Say what this installation can do: versions, providers, cores, the cache, and what is missing for what."""
+    """Check this installation: versions, providers, cores, the cache, and missing packages with their uses."""
     check_targets([], [show.json])
     found = run_doctor()
     if show.json is not None:
@@ -433,20 +433,26 @@ def _write_config(
 
 
 def _check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]) -> None:
-    """Whether a dozen speed-ups can be written there, and nothing else was asked for."""
+    """Check that the folder of ``--pareto`` can be made, and that no option is given that it does not use.
+
+    Args:
+        folder: the folder.
+        budget: budget of the command.
+        given: values of the options in `names`.
+    """
     names = ["-o", "--plan", "--plan-out", "--dry-run", "--explain", "--verbose"]
     others = [name for name, value in zip(names, given, strict=True) if value]
     others += [f"--{name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
     if others:
         raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file, expected a folder")
+        raise OutputError(f"{folder} is a file, expected a folder: choose another path")
     if not folder.parent.is_dir():
-        raise OutputError(f"{folder}: the folder that it would lie in does not exist")
+        raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
 
 
 def _write_points(model: Path, data: str | None, options: Options, folder: Path, show: ShowFlags) -> None:
-    """Each model as soon as it is there, and the JSON with it: what is done is not lost."""
+    """Write each model and the JSON as soon as the model is made, so that an interruption loses nothing."""
     points: list[Point] = []
     with _bars(show) as bars:
         for point in run_pareto(model, data, options, bars):
@@ -479,16 +485,16 @@ def _bars(show: ShowFlags) -> StageBars | StageLines:
 
 
 def _paper() -> Console:
-    """Stdout; wide enough for the tables where it is no terminal."""
+    """Return a console on stdout, wide enough for the tables if stdout is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 class _Usual(DefaultFormatter):
-    """The help without the options that are rarely used."""
+    """Help without the rarely used options."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print a panel, if anything is left of it."""
+        """Print a panel without its rarely used options, if any entry remains."""
         panel.entries = [entry for entry in panel.entries if not RARE.intersection(entry.positive_names)]
         if panel.entries:
             super().__call__(console, options, panel)

@@ -1,4 +1,4 @@
-"""Two models side by side: outputs, accuracy where there are labels, cost and latency."""
+"""Comparison of two models: outputs, accuracy if there are labels, cost and latency."""
 
 from __future__ import annotations
 
@@ -45,23 +45,27 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareOptions", "Comparison", "run_comparison"]
 
-_ROOM = 256 << 20  # bytes that one run of a network makes and returns
+_ROOM = 256 << 20  # bytes of the tensors that one run of a network makes and returns
 _NO_CLASS = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(BenchOptions):
-    """How two models are compared.
+    """Options of the comparison of two models.
 
     Attributes:
-        samples: inputs at most, drawn with `seed`; None: all.
-        label_offset: added to every label: 1 for models whose class 0 is "background" with labels that do not count it.
-        max_drop: what the second model may lose, see `Comparison.drop`; None: anything.
-        evaluate: the user's own measure, as in `Options`; it decides `max_drop`. None: accuracy or the outputs do.
-        seed: of the choice of inputs, and of the timing.
-        data: preprocessing.
+        samples: largest number of inputs, drawn at random; None for all.
+        label_offset: number added to every label; 1 for models whose class 0 is "background" with labels that omit it.
+        max_drop: largest drop allowed, in the unit of `Comparison.drop`; None for any.
+        evaluate: the user's own measure, a function as in `Options`, whose drop is held to `max_drop`; None: the drop
+            is that of the accuracy or the outputs.
+        seed: seed of the choice of inputs and of the timing.
+        data: preprocessing of images.
         engine: onnxruntime's provider and threads.
-        outputs: what outputs mean, by name: ``classes``, ``pixels`` or ``values``; see `Options.outputs`.
+        outputs: meanings by output name: ``classes``, ``pixels`` or ``values``, as in `Options`.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     samples: int | None = None
@@ -85,29 +89,29 @@ class CompareOptions(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was found.
+    """Result of the comparison of two models.
 
     Attributes:
         original: label of the first model.
-        candidate: of the second.
-        samples: inputs compared.
-        divergence: per output.
-        accuracy: top-1 in per cent, before and after; None without labels.
+        candidate: label of the second model.
+        samples: number of inputs compared.
+        divergence: difference of each output.
+        accuracy: top-1 accuracy of the two models in per cent; None without labels.
         evaluation: values of the user's own measure; None without one.
-        drop: what was lost: of the user's own measure where there is one; else the worst of all outputs: points of
-            accuracy, or without labels points of agreement, for values the relative error in per cent, for undecided
-            outputs both.
-        drop_kind: which of them.
-        max_drop: what was allowed.
-        macs: for one sample.
-        params: floating-point numbers in all constants.
-        file_bytes: sizes of the models.
-        timing: latency; None if it was not measured.
-        data: the inputs' description.
-        warnings: what must not be overlooked; the damage first.
-        damaged: whether the second model is useless as a stand-in for the first, see `runtime.drop.damage`.
-        estimate: whether the drop is known less surely than ``max_drop``.
-        hint: what would settle the meaning of the output that lost most; empty where it is settled.
+        drop: drop from the first model to the second: of the user's own measure if there is one, else of the output
+            that lost most: for classes in points of accuracy (without labels of agreement), for pixels in points of
+            agreement, for values the relative error in per cent, for undecided outputs the larger of both.
+        drop_kind: unit of `drop`, in words.
+        max_drop: largest drop allowed; None for any.
+        macs: multiply-accumulates of the two models for one sample.
+        params: number of floating-point numbers in all constants of the two models.
+        file_bytes: size of the two models in bytes.
+        timing: latency of the two models; None if it was not measured.
+        data: description of the inputs.
+        warnings: texts of the warnings, damage first.
+        damaged: True if the second model is useless as a substitute for the first, see `runtime.drop.damage`.
+        estimate: True if the 95 % confidence interval reaches further above the drop than `max_drop`.
+        hint: advice that would settle the meaning of the output that lost most; empty if it is settled.
     """
 
     original: str
@@ -131,11 +135,11 @@ class Comparison:
 
     @property
     def within(self) -> bool:
-        """Whether the drop is allowed."""
+        """Whether the drop is at most `max_drop`."""
         return self.max_drop is None or self.drop <= self.max_drop
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; what is not finite is None."""
+        """Return the comparison as JSON-able values; NaN and infinity become None."""
         return plain({"schema": 1, **asdict(self), "within": self.within})
 
 
@@ -151,15 +155,16 @@ def run_comparison(
 
     Args:
         original: the first model.
-        candidate: the second; its inputs and outputs must be named and shaped alike.
-        data: inputs, see `open_calibration`; None: ``<original>.test.npz`` beside the first model if there is one, then
+        candidate: the second model; its inputs must have the names, shapes and dtypes of the first one's, its outputs
+            their names.
+        data: inputs, see `open_calibration`; None: ``<original>.test.npz`` next to the first model, else
             ``<original>.calib.npz``.
-        labels: a file or integers, see `read_labels`; None: those that the data has, if any.
-        options: how.
-        progress: told how far it is.
+        labels: a file or integers, see `read_labels`; None for the labels in `data`, if it has any.
+        options: options of the comparison.
+        progress: callback (stage, done, total).
 
     Raises:
-        OnnxPruneError: see `errors`.
+        OnnxPruneError: an option, a model, the inputs or the labels cannot be used.
     """
     check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
     models = [read_model(source) for source in (original, candidate)]
@@ -225,18 +230,22 @@ def run_comparison(
 
 
 def _common_inputs(nets: Sequence[Net], labels: Sequence[str]) -> tuple[InputSpec, ...]:
-    """The inputs that both models take; where one of them fixes the batch, at that batch."""
+    """Return the inputs that both models take, with the batch size of the model that fixes it.
+
+    Raises:
+        ModelError: the models differ in their inputs, fixed batch sizes or names of outputs.
+    """
     first, second = (input_specs(net) for net in nets)
     ours, theirs = ("; ".join(map(str, found)) for found in (first, second))
     if ours != theirs:
-        raise ModelError(f"{labels[1]} takes {theirs}, but {labels[0]} takes {ours}")
+        raise ModelError(f"{labels[1]} takes {theirs}, expected the inputs of {labels[0]}: {ours}")
     batches_fixed = {spec.shape[0] for spec in (*first, *second) if spec.shape[0]}
     if len(batches_fixed) > 1:
         raise ModelError(f"{labels[1]} and {labels[0]} fix different batch sizes: {sorted(batches_fixed)}")
     if nets[0].output_names != nets[1].output_names:
         raise ModelError(
-            f"{labels[1]} gives {', '.join(nets[1].output_names)}, "
-            f"but {labels[0]} gives {', '.join(nets[0].output_names)}"
+            f"{labels[1]} has outputs {', '.join(nets[1].output_names)}, "
+            f"expected the outputs of {labels[0]}: {', '.join(nets[0].output_names)}"
         )
     return first if any(spec.shape[0] for spec in first) else second
 
@@ -254,7 +263,7 @@ def _chosen(count: int, options: CompareOptions) -> list[int]:
 
 
 class _Hits:
-    """Right answers of two models, by the output of classes."""
+    """Counter of the correct classes of two models, by the output of classes."""
 
     def __init__(self, outputs: Mapping[str, Meaning]) -> None:
         self.seen, self.labelled, self.changed, self._right = 0, 0, 0, [0, 0]
@@ -273,7 +282,7 @@ class _Hits:
         self.labelled += rows
 
     def _answers(self, found: dict[str, Array], rows: int) -> Array:
-        """(rows,) classes; no class where a score is no number."""
+        """Return the predicted classes, (rows,); `_NO_CLASS` for a row with a NaN score."""
         for name in self._names:
             array, meaning = found[name], self._outputs[name]
             if array.dtype.kind in "iu" and array.size == len(array):
@@ -284,14 +293,14 @@ class _Hits:
         undecided = [name for name, meaning in self._outputs.items() if meaning.kind == "undecided"]
         if undecided:
             raise UsageError(
-                f"the data has labels, but they may belong to {' or '.join(undecided)}: say --output "
+                f"the data has labels, but they may belong to {' or '.join(undecided)}: add --output "
                 f"{undecided[0]}=classes, or leave --labels out"
             )
-        raise UsageError("the data has labels, but no output is a classifier's (N, C): leave --labels out")
+        raise UsageError("the data has labels, but no output holds class scores (N, C): leave --labels out")
 
     @property
     def accuracy(self) -> tuple[float, float] | None:
-        """Top-1 in per cent, before and after; None without labels."""
+        """Top-1 accuracy of the two models in per cent; None without labels."""
         if not self.labelled:
             return None
         before, after = (100 * right / self.labelled for right in self._right)
@@ -299,7 +308,7 @@ class _Hits:
 
 
 def _lost(divergence: Sequence[OutputDivergence], hits: _Hits) -> tuple[Lost, ...]:
-    """What each output lost by its kind; those of classes lose accuracy instead where there are labels."""
+    """Compute the loss of each output by its kind; with labels, the accuracy replaces the agreement of classes."""
     lost = losses(divergence)
     if hits.accuracy is None:
         return lost

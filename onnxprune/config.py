@@ -28,7 +28,7 @@ from onnxprune.errors import UsageError
 __all__ = ["RUN", "config_text", "configured", "differing"]
 
 RUN = "run"
-"""Group of the options that belong to no other one."""
+"""Name of the group for options that belong to no other group."""
 _CONFIG, _SET = "--config", "--set"
 _NEGATIVE = "--no-"
 
@@ -37,11 +37,11 @@ def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) 
     """Replace ``--config FILE`` and ``--set GROUP.FIELD=VALUE`` by the options that they stand for.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
         groups: names of the fields of each group.
 
     Returns:
-        Those of the file less what `arguments` give themselves, those of ``--set``, and the other arguments.
+        The other arguments, then the options of ``--set``, then the options of the file that neither of them gives.
 
     Raises:
         UsageError: the file cannot be read, or a group or a field is unknown.
@@ -102,7 +102,7 @@ def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[list[st
     except OSError as error:
         raise UsageError(f"{_CONFIG} {path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{_CONFIG} {path}: is no TOML file: {error}") from error
+        raise UsageError(f"{_CONFIG} {path}: expected a TOML file: {error}") from error
     for group, table in content.items():
         if not isinstance(table, dict):
             raise UsageError(f"{_CONFIG} {path}: '{group}' belongs to no group; put it under one of {_listed(groups)}")
@@ -125,7 +125,7 @@ def _listed(groups: Mapping[str, Collection[str]]) -> str:
 
 
 def _flag(field: str, value: object) -> list[str]:
-    """The arguments that give a field a value."""
+    """Return the arguments that give a field its value."""
     name = field.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{name}" if value else f"{_NEGATIVE}{name}"]
@@ -135,7 +135,7 @@ def _flag(field: str, value: object) -> list[str]:
 
 
 def differing(record: object) -> dict[str, object]:
-    """Fields of a group of options that differ from their defaults.
+    """Return the fields of a group of options that differ from their defaults, with their values.
 
     Args:
         record: a dataclass all of whose fields have defaults.
@@ -150,7 +150,7 @@ def differing(record: object) -> dict[str, object]:
 
 
 def config_text(groups: Mapping[str, Mapping[str, object]]) -> str:
-    """Write options as TOML, so that `configured` reads them again; groups without any are left out.
+    """Format options as TOML that `configured` reads; empty groups are omitted.
 
     Args:
         groups: values by group and field.

@@ -1,4 +1,4 @@
-"""What this installation can do, and what is missing for what."""
+"""Check of the installation: versions, providers, cache, and missing packages with their uses."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _PACKAGES = {
     "safetensors": "--recover: pip install 'onnxprune[recover]'",
     "matplotlib": "plots of study and --pareto: pip install 'onnxprune[plot]'",
 }
-"""Packages, and what each is for where it may be missing."""
+"""Packages, and the use of each optional one."""
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found.
+    """Result of the check.
 
     Attributes:
-        versions: of this package, Python and the packages that are installed, by name.
-        missing: what is not installed, and what it would be for.
-        providers: execution providers of this onnxruntime; empty where there is none.
-        auto: execution providers that ``--provider auto`` takes, best first.
-        cores: physical and logical.
-        memory: bytes that the machine has.
-        cache: the folder of the cache.
-        problems: what will not work, one line each.
+        versions: versions of this package, Python and the installed packages, by name.
+        missing: uses of the packages that are not installed, by name.
+        providers: execution providers of the installed onnxruntime; empty without onnxruntime.
+        auto: execution providers that ``--provider auto`` selects, best first.
+        cores: numbers of physical and logical cores.
+        memory: memory of the machine in bytes.
+        cache: folder of the cache.
+        problems: one line for each defect.
     """
 
     versions: Mapping[str, str]
@@ -61,19 +61,19 @@ class Checkup:
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the result as JSON-able values."""
         return {"schema": SCHEMA, **asdict(self), "cache": str(self.cache)}
 
 
 def run_doctor() -> Checkup:
-    """Look at the installation; the folder of the cache is made if it can be."""
+    """Check the installation; the folder of the cache is created if possible."""
     found, missing, problems = {"onnxprune": __version__, "Python": platform.python_version()}, {}, []
     for name, use in _PACKAGES.items():
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             missing[name] = use
-    # One of the two gives the module `onnxruntime`, and it is enough.
+    # Both packages provide the module `onnxruntime`; one of them is enough.
     if "onnxruntime-gpu" in found:
         missing.pop("onnxruntime", None)
     providers: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""How a command ends: errors become one line and an exit code, warnings one line, signals an orderly end."""
+"""Exit of a command: errors become one line and an exit code, warnings one line, SIGTERM an orderly end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ unless the exit code is 0."""
 
 def guarded(command: Callable[[], object]) -> int:
     """Run a command and return its exit code; users' errors and warnings are lines on stderr."""
-    with suppress(ValueError):  # only the main thread may
+    with suppress(ValueError):  # only the main thread may set a handler
         signal.signal(signal.SIGTERM, _terminate)
     with warnings.catch_warnings():
         warnings.showwarning = _tell
@@ -45,11 +45,11 @@ def guarded(command: Callable[[], object]) -> int:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM; a type of its own, so that it is no ``sys.exit`` of the user's measure."""
+    """Exit on SIGTERM; a type of its own, to tell it from a ``sys.exit`` in the user's measure."""
 
 
 def _terminate(number: int, frame: object) -> None:
-    """Leave as after Ctrl-C, so that held activations are deleted."""
+    """Exit as after Ctrl-C, so that held activations are deleted."""
     raise _Terminated(128 + number)
 
 

@@ -10,14 +10,14 @@
     |   `-- OutOfReachError   5   no plan meets the budget
     |-- VerifyError           6   the result failed its verification; nothing was written
     |   `-- LostTooMuchError  6   the result is further from the original than was allowed
-    |-- EngineError           7   onnxruntime cannot run the model with the provider that was asked for
+    |-- EngineError           7   onnxruntime cannot run the model with the requested provider
     |-- DropError             8   ``compare``: the difference is outside ``--max-drop``
     |-- OutputError           9   a result cannot be written
     |-- EvaluateError        10   the user's own measure (``--evaluate``) failed, or returned no finite number
     `-- NothingFasterError   11   a time budget was given and no faster network was found: the original was written
 
-A message is one line: what was expected, what was found, at which file, node or option, and the way out.
-An interrupted run (Ctrl-C) exits with 130. Anything else that escapes is a bug and keeps its traceback.
+A message is one line: what was expected, what was found, at which file, node or option, and what to do.
+An interrupted run (Ctrl-C) exits with 130. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class OnnxPruneError(Exception):
-    """Base of all errors that are the input's, not the program's."""
+    """Base of all errors that a user can cause, as opposed to bugs."""
 
     exit_code = 1
 
@@ -83,11 +83,11 @@ class VerifyError(OnnxPruneError):
 
 
 class LostTooMuchError(VerifyError):
-    """The result is further from the original than was allowed: a smaller budget may pass."""
+    """The result is further from the original than allowed: a milder budget may pass."""
 
 
 class EngineError(OnnxPruneError):
-    """onnxruntime cannot run the model, or not with the provider that was asked for."""
+    """onnxruntime cannot run the model with the requested provider."""
 
     exit_code = 7
 
@@ -111,6 +111,6 @@ class EvaluateError(OnnxPruneError):
 
 
 class NothingFasterError(OnnxPruneError):
-    """Raised by the command line alone: within a time budget nothing faster was found, so the original was written."""
+    """No faster network was found for a time budget, so the original was written; raised by the command line only."""
 
     exit_code = 11

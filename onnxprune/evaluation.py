@@ -1,7 +1,7 @@
 """The user's own measure of a network: a function that runs the network and returns one number, higher is better.
 
-The measure brings its own inputs and labels (mAP, IoU, minus the character error rate ...), so what it returns has a
-unit of its own, and a drop in it is ``before - after`` in that unit.
+The measure brings its own inputs and labels (mAP, IoU, minus the character error rate ...), so its value has its own
+unit, and a drop is ``before - after`` in that unit.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "Evaluation", "Evaluator", "Run", "load_function", "name_of"]
 
 Run = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Runs the network under test: arrays by input name, the first axis the batch, to arrays by output name."""
+"""Function that runs the network under test: arrays by input name, the first axis the batch, to arrays by output
+name."""
 Evaluate = Callable[[Run], Any]
-"""A measure: gets a `Run`, returns one finite number, higher is better."""
+"""Measure: a function that takes a `Run` and returns one finite number, higher is better."""
 
 _HERE = __file__
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values of the user's measure.
+    """Values of the user's measure, in the unit of the measure.
 
     Attributes:
-        name: of the measure.
+        name: name of the measure.
         before: value of the original.
         after: value of the result, or of the second of two compared models.
-        start: `recover` only: value of the candidate before the training; else None.
+        start: value of the candidate before the training, for `recover` only; else None.
     """
 
     name: str
@@ -57,14 +58,14 @@ class Evaluation:
 
     @property
     def drop(self) -> float:
-        """What was lost, in the measure's unit; below 0 the result is better."""
+        """Drop from the original to the result, in the measure's unit; below 0 if the result is better."""
         return self.before - self.after
 
     def check(self, max_drop: float | None) -> None:
-        """Hold the result to what was allowed.
+        """Check the drop against the largest one allowed.
 
         Args:
-            max_drop: largest drop allowed, in the measure's unit; None: any.
+            max_drop: largest drop allowed, in the measure's unit; None for any.
 
         Raises:
             LostTooMuchError: the drop is larger.
@@ -72,18 +73,18 @@ class Evaluation:
         if max_drop is not None and self.drop > max_drop:
             raise LostTooMuchError(
                 f"{self.name}: {self.before:g} -> {self.after:g}, {self.drop:g} lost, --max-drop allows {max_drop:g}: "
-                "ask for less, or give more --samples"
+                "choose a milder budget, or give more --samples"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """A measure, and its value for the network that all others are measured against.
+    """The user's measure, with its value for the original.
 
     Attributes:
         measure: the user's function.
-        specs: inputs that all networks take.
-        engine: what they run on.
+        specs: inputs of all networks to measure.
+        engine: engine that runs the networks.
         before: value of the original.
     """
 
@@ -109,11 +110,11 @@ class Evaluator:
         return name_of(self.measure)
 
     def of(self, model: onnx.ModelProto, *, start: onnx.ModelProto | None = None) -> Evaluation:
-        """Measure a network.
+        """Measure a network, and return its value with the original's.
 
         Args:
             model: the network.
-            start: the network that it was trained from, to be measured too.
+            start: the network before its training, to measure as well; None without a training.
 
         Raises:
             EvaluateError: the measure failed, or returned no finite number.
@@ -130,8 +131,8 @@ class Evaluator:
 
 @dataclass(frozen=True, eq=False)
 class _Runner:
-    """A `Run` of one model; a batch that the model fixes is cut from the inputs, the last piece padded with its last
-    input and its outputs cut."""
+    """`Run` of one model. For a model of fixed batch, the inputs are cut into batches, the last one padded with its
+    last input and its outputs cut."""
 
     session: Session
     specs: Sequence[InputSpec]
@@ -144,7 +145,7 @@ class _Runner:
         size, counts = sizes.pop(), {len(array) for array in feeds.values()}
         if len(counts) != 1 or counts == {0}:
             found = ", ".join(f"'{name}' {array.shape}" for name, array in feeds.items())
-            raise ValueError(f"expected the same number of inputs for each name, at least one; found {found}")
+            raise ValueError(f"expected one number of inputs for all names, at least 1; found {found}")
         count = counts.pop()
         if count == size:
             return self.session.run(feeds)
@@ -154,7 +155,7 @@ class _Runner:
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         names = [spec.name for spec in self.specs]
         if set(inputs) != set(names):
-            raise ValueError(f"the model takes {', '.join(names)}; found {', '.join(map(str, inputs)) or 'nothing'}")
+            raise ValueError(f"expected inputs {', '.join(names)}; found {', '.join(map(str, inputs)) or 'nothing'}")
         feeds = {}
         for spec in self.specs:
             array = np.asarray(inputs[spec.name])
@@ -173,9 +174,9 @@ class _Runner:
 
 
 def load_function(text: str | None) -> Evaluate | None:
-    """The function that ``--evaluate FILE.py:FUNCTION`` names; None without it.
+    """Load the function named by ``--evaluate FILE.py:FUNCTION``; None for None.
 
-    The file's folder can be imported from while the file is loaded.
+    While the file is loaded, it can import from its own folder.
 
     Raises:
         UsageError: there is no such file or function, or it cannot be called.
@@ -199,7 +200,7 @@ def load_function(text: str | None) -> Evaluate | None:
         spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found):
-        what = "is not callable" if hasattr(module, name) else "is not there"
+        what = "is not callable" if hasattr(module, name) else "does not exist"
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == private]
         raise UsageError(f"--evaluate: {path}: {name} {what}; functions here: {', '.join(own) or 'none'}")
     measure: Evaluate = found
@@ -207,7 +208,7 @@ def load_function(text: str | None) -> Evaluate | None:
 
 
 def name_of(measure: Evaluate) -> str:
-    """The name of a measure, for reports and messages."""
+    """Return the name of a measure, for reports and messages."""
     return str(getattr(measure, "__name__", type(measure).__name__))
 
 
@@ -223,7 +224,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _users_own(name: str) -> Iterator[None]:
-    """Raise what the user's code raises as an `EvaluateError` of one line with its place."""
+    """Turn any exception of the user's code into a one-line `EvaluateError` with file and line."""
     try:
         yield
     except SystemExit as error:
@@ -235,7 +236,8 @@ def _users_own(name: str) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """``FILE:LINE: `` of the innermost frame in the folder of the user's file, or nothing if no frame is the user's."""
+    """Format the innermost frame in the folder of the user's file as ``FILE:LINE: ``; empty if there is no such
+    frame."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: "
     frames = traceback.extract_tb(error.__traceback__)
@@ -258,7 +260,7 @@ def _value(measure: Evaluate, model: onnx.ModelProto, specs: Sequence[InputSpec]
 
 
 def _number(value: object, what: str) -> float:
-    """A finite number from what a measure returned: a number, or an array or tensor of one without axes."""
+    """Convert the return value of a measure, a number or an array or tensor without axes, to a finite float."""
     item = getattr(value, "item", None)
     plain = item() if item is not None and getattr(value, "ndim", 0) == 0 else value
     if not isinstance(plain, Real) or isinstance(plain, bool):

@@ -1,4 +1,4 @@
-"""The files that a command writes: checked before the work, and the content of the JSON ones."""
+"""Output files of a command: checks before the work, and the content of JSON files."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ __all__ = ["check_targets", "json_bytes"]
 
 
 def check_targets(sources: Sequence[Path | str | None], targets: Sequence[Path | None]) -> None:
-    """Find out before the work, not after it, that a file cannot be written, or is one that is read.
+    """Check before the work that the output files can be written and overwrite no input.
 
     Args:
-        sources: files and folders that the command reads; ``synthetic`` stands for made-up inputs.
-        targets: files that it writes; None: not asked for.
+        sources: files and folders that the command reads; ``synthetic`` stands for synthetic inputs.
+        targets: files that the command writes; None for an output that was not requested.
 
     Raises:
-        OutputError: a folder is missing, or stands where the file should go.
-        UsageError: a file is read, or is named twice.
+        OutputError: the folder of an output does not exist, or the output is a folder.
+        UsageError: an output is an input of the command, or two outputs are one file.
     """
     read = [Path(source) for source in sources if source is not None and source != SYNTHETIC]
     taken: set[Path] = set()
     for path in (target for target in targets if target is not None):
         if path.is_dir():
-            raise OutputError(f"{path}: is a folder, expected a file to write")
+            raise OutputError(f"{path} is a folder, expected a file to write: add a file name")
         if not path.parent.is_dir():
-            raise OutputError(f"{path}: its folder does not exist")
+            raise OutputError(f"{path}: the folder {path.parent} does not exist: create it")
         for source in read:
             if path.exists() and source.exists() and path.samefile(source):
-                raise UsageError(f"{path}: is read; give the result another name")
+                raise UsageError(
+                    f"{path} is an input of this command and would be overwritten; choose another output path"
+                )
         if path.resolve() in taken:
-            raise UsageError(f"{path}: two results would go to one file")
+            raise UsageError(f"{path}: two outputs name this file; give each its own path")
         taken.add(path.resolve())
 
 
 def json_bytes(content: object) -> bytes:
-    """A JSON file's content; numbers that are not finite, which JSON has no word for, become null."""
+    """Encode the content of a JSON file; NaN and infinity, which JSON cannot express, become null."""
     return (json.dumps(_finite(content), indent=1, default=str, allow_nan=False) + "\n").encode()
 
 

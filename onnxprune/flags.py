@@ -1,4 +1,4 @@
-"""The command line's own options, the panels of its help, and how typed arguments become groups of options."""
+"""Options of the command line alone, the panels of its help, and the conversion of arguments into groups of options."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""Epochs of a recovery that are chosen by the number of inputs."""
+"""Value of ``--recover`` that leaves the number of epochs to the number of inputs."""
 
 _SEPARATORS = {"--mean": "[, ]+", "--std": "[, ]+", "--scale": "[, ]+", "--resize": "[x, ]+", "--crop": "[x, ]+"}
-"""What parts the numbers of a word, by option."""
+"""Separators between the numbers of one argument, by option."""
 
 
 def _points(type_: object, tokens: Sequence[Token]) -> float:
-    """``0.5`` or ``0.5%``."""
+    """Convert ``0.5`` or ``0.5%``."""
     text = tokens[0].value
     try:
         return float(text.strip().removesuffix("%"))
@@ -65,16 +65,16 @@ def _points(type_: object, tokens: Sequence[Token]) -> float:
 
 
 Drop = Annotated[float | None, Parameter(converter=_points)]
-"""Of ``--max-drop``."""
+"""Type of ``--max-drop``."""
 
 
 Kinds = Annotated[tuple[str, ...], Parameter(name="--output-kind", consume_multiple=False, show_default=False)]
-"""Of ``--output NAME=KIND``, see `filled`."""
+"""Type of ``--output NAME=KIND``, see `filled`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFlags:
-    """What is kept of a run, so that a killed one continues."""
+    """Storage of finished steps, so that a stopped run continues where it was."""
 
     cache_dir: Path | None = None
     "Folder for finished steps; default the user's cache folder."
@@ -85,7 +85,7 @@ class CacheFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowFlags:
-    """What is shown and kept beside the model."""
+    """Outputs of a command besides the model."""
 
     json: Path | None = None
     "File for everything that the terminal shows, as JSON."
@@ -96,7 +96,7 @@ class ShowFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class NotesFlags(ShowFlags):
-    """What is shown and kept beside the model, of commands that have notes."""
+    """Outputs of a command with notes besides the model."""
 
     verbose: Annotated[bool, Parameter(alias="-v", negative=(), show_default=False)] = False
     "All notes, and the time of each stage."
@@ -107,15 +107,15 @@ class NotesFlags(ShowFlags):
 
 
 def _panel(title: str) -> Parameter:
-    """Fields of a dataclass as options of their own, under a title of the help."""
+    """Make the fields of a dataclass options of their own, under a title of the help."""
     return Parameter(name="*", group=Group.create_ordered(title))
 
 
 # In the order of the help.
-BudgetPanel = Annotated[BudgetOptions, _panel("Budget: how much is left")]
+BudgetPanel = Annotated[BudgetOptions, _panel("Budget: how much is kept")]
 PlanPanel = Annotated[PlanOptions, _panel("Plan: what may be removed, and where")]
 SelectPanel = Annotated[SelectOptions, _panel("Selection: which channels are kept")]
-RefitPanel = Annotated[RefitOptions, _panel("Refit: how the weights that are left are fitted")]
+RefitPanel = Annotated[RefitOptions, _panel("Refit: how the remaining weights are fitted")]
 RecoverPanel = Annotated[RecoverOptions, _panel("Recovery: training on the original's outputs, without labels")]
 _INPUTS = _panel("Inputs")
 InputPanel = Annotated[InputOptions, _INPUTS]
@@ -140,7 +140,7 @@ GROUPS: Mapping[str, type] = {
     "engine": EngineOptions,
     "bench": BenchOptions,
 }
-"""Groups of options by the names that ``--set`` and ``--config`` give them."""
+"""Groups of options by their names in ``--set`` and ``--config``."""
 
 
 def _flags_of(*kinds: type) -> set[str]:
@@ -160,14 +160,14 @@ RARE = frozenset(
     }
     - {"--include", "--exclude", "--samples"}
 )
-"""Options that ``--help`` leaves to ``--help-all``."""
+"""Options shown by ``--help-all`` only."""
 
 
 def recover_options(epochs: str | None, training: RecoverOptions, seed: int) -> RecoverOptions | None:
-    """Options of ``--recover EPOCHS`` or ``--recover auto``; None without it.
+    """Make the options of ``--recover EPOCHS`` or ``--recover auto``; None without ``--recover``.
 
     Raises:
-        UsageError: it is neither, or there are options of the training without it.
+        UsageError: `epochs` is neither a number nor ``auto``, or options of the training are given without it.
     """
     asked = epochs is not None
     check_idle(training, RecoverOptions(), (Rule(tuple(vars(training)), asked, "without --recover"),))
@@ -193,21 +193,29 @@ def options_from(
     engine: EngineOptions,
     planned: bool = False,
 ) -> Options:
-    """All groups as one record; a group that a command does not have is at its defaults.
+    """Combine the groups of a command into one record; a group that the command does not have is at its defaults.
 
     Args:
-        budget: of the command, as are the others.
-        planned: a plan file takes the place of a budget.
+        budget: limit on the result.
+        plan: what may be removed.
+        select: selection of the channels.
+        refit: fit of the weights.
+        bench: measurement of latency.
+        inputs: sampling of the inputs.
+        cache: storage of finished steps.
+        data: preprocessing of images.
+        engine: provider and threads of onnxruntime.
+        planned: True if a plan file replaces the budget.
 
     Raises:
-        UsageError: two options contradict each other, or one does nothing.
+        UsageError: two options contradict each other, or one has no effect.
     """
     budget, plan, select = budget or BudgetOptions(), plan or PlanOptions(), select or SelectOptions()
     check_idle(budget, BudgetOptions(), (Rule(tuple(vars(budget)), not planned, BY_PLAN),))
     check_idle(plan, PlanOptions(), (Rule(SETTLED, not planned, BY_PLAN),))
     check_idle(cache, CacheFlags(), (Rule(("cache_dir",), cache.cache, "with --no-cache"),))
     counts_itself = select.selector == "lasso" and select.lasso == "fixed" and not planned
-    default = Budget("selector", 1.0, "what the LASSO keeps") if counts_itself else WITHIN_DROP
+    default = Budget("selector", 1.0, "the counts of the LASSO") if counts_itself else WITHIN_DROP
     return Options(
         **vars(plan),
         **vars(inputs),
@@ -222,23 +230,24 @@ def options_from(
 
 
 def _cache_dir(cache: CacheFlags) -> Path | None:
-    """Where finished steps are kept; nowhere, with a warning, if the user's cache folder cannot be written."""
+    """Return the folder for finished steps; None, with a warning, if the user's cache folder cannot be written."""
     if not cache.cache or cache.cache_dir is not None:
         return cache.cache_dir
     folder = default_cache_dir()
     try:
         make_cache_dir(own_folder(folder))
     except UsageError as error:
-        warn(f"nothing is kept for a run that goes on: {error}")
+        warn(f"caching is off, so a stopped run cannot continue: {error}")
         return None
     return folder
 
 
 def filled(arguments: Sequence[str]) -> list[str]:
-    """Arguments as the parser takes them.
+    """Rewrite arguments into the form that the parser takes.
 
-    A bare ``--recover`` means ``--recover auto``; ``--output NAME=KIND`` is an ``--output-kind``; numbers may be one
-    word, ``--mean 0.485,0.456,0.406`` and ``--resize 224x224``, and a number a fraction, ``--scale 1/255``.
+    A bare ``--recover`` becomes ``--recover auto``, ``--output NAME=KIND`` becomes ``--output-kind``; several numbers
+    may be one argument (``--mean 0.485,0.456,0.406``, ``--resize 224x224``), and a number may be a fraction
+    (``--scale 1/255``).
     """
     filled: list[str] = []
     numbers = ""
@@ -261,14 +270,13 @@ def filled(arguments: Sequence[str]) -> list[str]:
 
 
 def _says_kind(value: str) -> bool:
-    """Whether the value of ``--output`` says what an output means, ``NAME=KIND``, and names no file to write: it has an
-    equals sign, and a plain word behind the last one."""
+    """Tell ``NAME=KIND`` (a plain word behind the last equals sign) from a file to write, as value of ``--output``."""
     name, equals, kind = value.rpartition("=")
     return bool(name and equals) and kind.isalpha()
 
 
 def _numbers(flag: str, word: str) -> list[str]:
-    """The numbers of a word, fractions divided; what is no number stays as it is, for the parser to refuse."""
+    """Split an argument into numbers, fractions divided; other text is kept for the parser to refuse."""
     found = []
     for part in filter(None, re.split(_SEPARATORS[flag], word)):
         above, slash, below = part.partition("/")

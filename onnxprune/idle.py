@@ -1,7 +1,7 @@
-"""Options that would do nothing in a run: an error in one line, not a silence.
+"""Errors for options that have no effect in a run.
 
-An option counts as given where it differs from its default. One table says what each needs; `Rule.met` is whether this
-run has it.
+An option counts as given if it differs from its default. One table states the requirement of each option; `Rule.met`
+says whether this run meets it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["BY_PLAN", "SETTLED", "Rule", "check_idle", "check_options"]
 
 SETTLED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
-"""Options that a plan file leaves nothing to do."""
-BY_PLAN = "with --plan, which says what is done"
+"""Options that have no effect with a plan file."""
+BY_PLAN = "with --plan, which fixes what is done"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What some options need.
+    """Requirement of some options.
 
     Attributes:
-        fields: their names in the record of options, with dots for records inside of it (``select.rank_tol``).
-        met: whether this run has what they need.
-        why: the need, as the end of "--rank-tol does nothing ...".
+        fields: names of the options in their record, with dots for nested records (``select.rank_tol``).
+        met: whether this run meets the requirement.
+        why: the requirement, as the end of "--rank-tol does nothing ...".
     """
 
     fields: tuple[str, ...]
@@ -40,15 +40,15 @@ class Rule:
 
 
 def check_idle(given: object, usual: object, rules: Sequence[Rule]) -> None:
-    """Refuse options that do nothing.
+    """Refuse options that have no effect.
 
     Args:
-        given: a record of options.
-        usual: the same record with all defaults.
-        rules: what they need; the first that is broken is told.
+        given: record of options.
+        usual: record of this type with all defaults.
+        rules: requirements; the first one that is violated raises.
 
     Raises:
-        UsageError: an option differs from its default, and its rule is not met.
+        UsageError: an option differs from its default, and its requirement is not met.
     """
     for rule in rules:
         idle = [_flag(given, name) for name in rule.fields if not rule.met and _at(given, name) != _at(usual, name)]
@@ -58,14 +58,14 @@ def check_idle(given: object, usual: object, rules: Sequence[Rule]) -> None:
 
 
 def check_options(options: Options, plan: Plan | None = None) -> None:
-    """Refuse options of `prune` that do nothing with the others, or with a plan file.
+    """Refuse options of `prune` that have no effect in combination with the others, or with a plan file.
 
     Args:
-        options: what was asked for.
-        plan: what is done instead of a budget; None: a budget is met.
+        options: all options of the run.
+        plan: plan to carry out; None for a budget.
 
     Raises:
-        UsageError: see `check_idle`.
+        UsageError: an option differs from its default, and has no effect.
     """
     check_idle(options, type(options)(), _rules(options, plan))
 
@@ -77,7 +77,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
     free = plan is None or _selects(plan)
     split = any(layer.form.spatial is not None for layer in plan.layers) if plan is not None else uses.spatial
     counted = kind not in ("keep-ratio", "selector")
-    no_budget = "with --keep-ratio" if kind == "keep-ratio" else "where the LASSO finds its own counts"
+    no_budget = "with --keep-ratio" if kind == "keep-ratio" else "if the LASSO finds its own counts"
     timed = options.bench or (options.budget.unit == "latency" and not planned)
     return (
         Rule(SETTLED, not planned, BY_PLAN),
@@ -87,7 +87,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
         Rule(("select.rank_tol",), options.select.lasso != "fixed", "with --lasso fixed"),
         Rule(("select.lasso_alpha", "select.layer_alpha"), options.select.lasso == "fixed", "without --lasso fixed"),
         Rule(("refit.ridge",), options.refit.refit == "ridge", "without --refit ridge"),
-        Rule(("refit.basis", "refit.rounds"), split, "where no kernel is decomposed: they need --recipe spatial or 3c"),
+        Rule(("refit.basis", "refit.rounds"), split, "if no kernel is decomposed: they need --recipe spatial or 3c"),
         Rule(("refit.rounds",), options.refit.refit != "none", "with --refit none"),
         Rule(("refit.rounds",), options.refit.basis != "plain", "with --basis plain"),
         Rule(("refit.downstream",), options.refit.refit != "none", "with --refit none"),
@@ -104,7 +104,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
 
 
 def _selects(plan: Plan) -> bool:
-    """Whether a plan leaves some channels to the selector."""
+    """Return True if a plan leaves the channels of some group to the selector."""
     return any(group.kept is None for group in plan.groups)
 
 
@@ -113,6 +113,6 @@ def _at(record: object, name: str) -> object:
 
 
 def _flag(record: object, name: str) -> str:
-    """The option as it is typed: ``--no-bench`` for a field ``bench`` that is off."""
+    """Return the option as typed: ``--no-bench`` for a field ``bench`` that is off."""
     word = name.rpartition(".")[2].replace("_", "-")
     return f"--no-{word}" if _at(record, name) is False else f"--{word}"

@@ -1,4 +1,4 @@
-"""What of a network can be pruned, layer by layer, and what stands in the way; nothing is run."""
+"""Report for each layer whether it can be pruned, and the reason if not; the network is not run."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Conv, ConvTranspose, Gemm or MatMul.
+    """Conv, ConvTranspose, Gemm or MatMul of the network.
 
     Attributes:
-        name: the node.
-        op: its operator.
-        weight: shape of its weights.
-        macs: for one sample.
-        params: elements of its weights.
-        group: names of the groups that its output channels belong to; none where they are no group.
-        reason: why its output channels must all stay; empty: any number of them may go.
-        inputs_prunable: whether input channels may go.
+        name: name of the node.
+        op: operator of the node.
+        weight: shape of the weights.
+        macs: multiply-accumulates for one sample.
+        params: number of weights.
+        group: names of the groups that the output channels belong to; empty if they belong to none.
+        reason: reason why no output channel can be removed; empty if they can be.
+        inputs_prunable: True if input channels can be removed.
     """
 
     name: str
@@ -63,7 +63,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """Channels that go together, or the reasons why they stay; see `graph.channels.ChannelGroup`."""
+    """Channels that are removed together; `pins` are the reasons why none can be, see `graph.channels.ChannelGroup`."""
 
     name: str
     size: int
@@ -74,13 +74,13 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class OutputReport:
-    """One output of the network.
+    """Output of the network.
 
     Attributes:
-        name: of the output.
-        shape: with symbols where sizes are open; None where the rank is unknown.
-        kind: ``classes``, ``pixels``, ``values``, or ``undecided``: (N, C) scores of classes or C values.
-        evidence: why, in words.
+        name: name of the output.
+        shape: extents, with symbols for open ones; None if the rank is unknown.
+        kind: meaning: ``classes``, ``pixels``, ``values``, or ``undecided`` ((N, C) class scores or C values).
+        evidence: reason for this meaning, in words.
     """
 
     name: str
@@ -91,20 +91,20 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The whole network, BatchNorms folded.
+    """Report on a whole network, BatchNorms folded.
 
     Attributes:
-        model: what was inspected.
-        inputs: shape of each input that costs are counted for.
-        layers: in topological order.
-        groups: likewise.
-        branches: names of the groups with which a residual branch may go whole.
-        macs: for one sample.
-        params: floating-point numbers in all constants.
-        reach: share of the MACs that is in layers of which outputs or inputs may go, 0 to 1.
-        halved: MACs over what is left of them when every group loses half of its channels.
-        notes: what was made up.
-        outputs: what each output means.
+        model: label of the model.
+        inputs: shape of each input, for which costs are counted.
+        layers: layers, in topological order.
+        groups: groups of channels, in topological order.
+        branches: names of the groups whose removal removes a whole residual branch.
+        macs: multiply-accumulates for one sample.
+        params: number of floating-point numbers in all constants of the original.
+        reach: share of the MACs in layers that can lose output or input channels, 0..1.
+        halved: MACs divided by the MACs left when every group loses half of its channels.
+        notes: sizes that were assumed.
+        outputs: outputs and their meanings.
     """
 
     model: str
@@ -120,7 +120,7 @@ class Inspection:
     outputs: tuple[OutputReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the report as JSON-able values."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -128,14 +128,15 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
     """Inspect a model.
 
     Args:
-        source: the model.
-        size: of every axis of an input that is left open, the batch apart, which is 1.
+        source: path, bytes or ModelProto.
+        size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
 
     Raises:
-        OnnxPruneError: see `errors`.
+        UsageError: `size` is below 1.
+        ModelError: the model cannot be read, or is not a model that can be pruned.
     """
     if size < 1:
-        raise UsageError(f"--size {size}: expected 1 or more")
+        raise UsageError(f"--size must be 1 or more, found {size}")
     original, label = read_model(source)
     net, _, params = prepared(original, label)
     specs = input_specs(net)
@@ -158,7 +159,7 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
         params=params,
         reach=within / total if total else 0.0,
         halved=total / max(cost.macs(half), 1),
-        notes=tuple(f"'{name}' leaves sizes open: taken to be {size}, see --size" for name in made_up),
+        notes=tuple(f"'{name}' leaves sizes open: {size} assumed, see --size" for name in made_up),
         outputs=_outputs(net),
     )
 
@@ -207,4 +208,4 @@ def _layers(net: Net, channels: ChannelMap, cost: CostModel) -> tuple[LayerRepor
 def _why_none(name: str, channels: ChannelMap) -> str:
     if name in channels.fixed:
         return f"'{name}': {channels.fixed[name]}"
-    return f"'{name}': its output channels are those of no group"
+    return f"'{name}': its output channels belong to no group"

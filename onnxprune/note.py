@@ -1,4 +1,4 @@
-"""What a stage has to say: notes beside its result, and warnings before the work."""
+"""Messages of the stages to the user: notes returned with a result, and warnings before the work."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["Note", "RunWarning", "warn"]
 
 @dataclass(frozen=True)
 class Note:
-    """Something that the user should know: `subject` a node, file or option, `text` what about it."""
+    """Remark for the user: `subject` is a node, file or option, `text` the remark about it."""
 
     subject: str
     text: str
 
 
 class RunWarning(UserWarning):
-    """Something about a run that the user should know before its work starts."""
+    """Warning about a run, given before its work starts."""
 
 
 def warn(text: str) -> None:
-    """Give a `RunWarning`; nothing for an empty text."""
+    """Issue a `RunWarning`; do nothing for an empty text."""
     if text:
         warnings.warn(text, RunWarning, stacklevel=3)

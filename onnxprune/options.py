@@ -45,10 +45,10 @@ _UNITS = {
 
 
 def parse_bytes(flag: str, text: str) -> int:
-    """Bytes from ``2GB``, ``512M`` or a plain number.
+    """Convert ``2GB``, ``512M`` or a plain number to bytes; units are powers of 1024.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: `text` is not a size.
     """
     number = text.strip().upper().replace("IB", "B").rstrip("BGKM")
     unit = text.strip().upper().replace("IB", "B")[len(number) :]
@@ -67,7 +67,7 @@ def _memory(type_: object, tokens: Sequence[Token]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What may be removed or decomposed, and how the budget is distributed over the layers."""
+    """Methods and layers that are allowed, and the distribution of the budget over the layers."""
 
     recipe: Recipe | None = None
     "Methods allowed: prune (channels), spatial or channel (decompositions), or 3c (all three, the default)."
@@ -96,7 +96,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """Which inputs are used, and how much of them."""
+    """Sampling of the inputs."""
 
     samples: int | None = None
     "Largest number of calibration inputs, drawn at random; a tenth is held out for the verification. Default all."
@@ -122,7 +122,7 @@ class InputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """How latency is measured."""
+    """Measurement of latency."""
 
     bench: bool = True
     "Measurement of latency before and after."
@@ -145,18 +145,18 @@ _NESTED = ("budget", "select", "refit", "data", "engine", "recover")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PlanOptions, InputOptions, BenchOptions):
-    """How a network is pruned; see `PlanOptions`, `InputOptions` and `BenchOptions` for the other fields.
+    """All options of `prune`; see `PlanOptions`, `InputOptions` and `BenchOptions` for the other fields.
 
     Attributes:
-        budget: what is limited, see `BudgetOptions.budget`; default the least latency within `max_drop`.
+        budget: limit on the cost, see `BudgetOptions.budget`; default the least latency within `max_drop`.
         effort: time against quality: ``quick`` (linear refit, no alternating rounds), ``normal``, or ``best`` (more
             positions and rounds, and with a budget a recovery where torch is installed); it changes only what is left
             at its default.
-        select: how the channels to keep are chosen.
-        refit: how weights are fitted.
+        select: selection of the channels to keep.
+        refit: refit of the weights.
         data: preprocessing of images.
         engine: onnxruntime's provider and threads.
-        cache_dir: folder for finished steps; None: they are not kept.
+        cache_dir: folder for finished steps; None to store none.
         max_drop: largest drop on held-out inputs, in points of agreement or per cent of relative error, see
             `verify.check_drop`; with `evaluate`, in that measure's unit. None: any, but 1 where there is no budget.
         evaluate: the user's own measure, a function that gets ``run`` and returns one finite number, higher is better;
@@ -197,17 +197,17 @@ class Options(PlanOptions, InputOptions, BenchOptions):
             raise UsageError("only --selector lasso with --lasso fixed finds its own counts: give a budget")
 
     def groups(self) -> dict[str, Any]:
-        """All groups by name: those whose fields are here as records of their own."""
+        """Return all groups by name, `PlanOptions`, `InputOptions` and `BenchOptions` as separate records."""
         found = {name: getattr(self, name) for name in _NESTED}
         for name, kind in _FLAT.items():
             found[name] = kind(**{one.name: getattr(self, one.name) for one in fields(kind)})
         return found
 
     def at_effort(self, *, torch: bool) -> Options:
-        """Resolve `effort`: the options in which it is ``normal``, and what it changes is said by the others.
+        """Resolve `effort` into the options that it changes.
 
         Args:
-            torch: whether a recovery is possible.
+            torch: True if torch is installed, so that a recovery is possible.
         """
         refit, recover = self.refit, self.recover
         if self.effort == "quick":
@@ -224,7 +224,7 @@ class Options(PlanOptions, InputOptions, BenchOptions):
 
     @property
     def least_points(self) -> int:
-        """Positions sampled per input and layer where `points` is None, at least."""
+        """Smallest number of positions sampled per input and layer if `points` is None."""
         return _LEAST_POINTS[self.effort]
 
     @property
@@ -234,7 +234,7 @@ class Options(PlanOptions, InputOptions, BenchOptions):
 
     @property
     def uses(self) -> Uses:
-        """What that recipe may do."""
+        """Methods that the recipe allows."""
         return RECIPES[self.recipe_used]
 
     @property

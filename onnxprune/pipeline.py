@@ -1,4 +1,4 @@
-"""The main job: load, fold, probe, decide, compress, verify, time. What each stage does is its own business."""
+"""The main job, as a sequence of stages: load, fold, probe, decide, compress, verify, time, recover."""
 
 from __future__ import annotations
 
@@ -70,11 +70,12 @@ __all__ = ["Job", "Result", "opened", "run"]
 
 @dataclass(frozen=True)
 class Result(ModelResult):
-    """What came out of a run.
+    """Result of a run: the pruned model, its plan and a report.
 
     Attributes:
-        plan: what was removed, channel by channel; after a dry run, how many are to be.
-        report: the record of the run.
+        plan: channels kept per group and form per layer, as carried out; after a dry run, as planned, with the number
+            of channels for each group that is not selected yet.
+        report: record of the run.
     """
 
     plan: Plan
@@ -82,7 +83,7 @@ class Result(ModelResult):
 
     @property
     def returned(self) -> bool:
-        """Whether the model is the original, since nothing faster was found within a time budget."""
+        """Whether the model is the unchanged original, because nothing faster was found for a time budget."""
         return self.report.returned
 
 
@@ -95,22 +96,22 @@ def run(
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> Result:
-    """Prune a model.
+    """Prune a model to the budget of its options, or by a plan.
 
     Args:
-        source: the original.
+        source: the original: path, bytes or ModelProto.
         data: calibration inputs, see `open_calibration`.
-        options: how.
-        plan: what to remove, instead of a budget.
-        dry_run: stop when the plan is made.
-        progress: told how far a stage is.
+        options: budget and all other options.
+        plan: plan to carry out instead of a budget.
+        dry_run: return the plan without a model.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        OnnxPruneError: see `errors`; nothing was written.
+        OnnxPruneError: any of the errors in `errors`; nothing was written.
     """
     check_options(options, plan)
     options = options.at_effort(torch=has_torch())
-    if plan is not None and options.budget.unit == "latency":  # no layer is timed: what a plan says is counted in MACs
+    if plan is not None and options.budget.unit == "latency":  # no layer is timed: the cost of a plan is its MACs
         options = replace(options, budget=Budget("macs", 1.0, "as planned"))
     shown = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
     with opened(source, data, shown, progress, must_prune=not (plan or dry_run), timed=plan is None) as job:
@@ -128,16 +129,20 @@ def opened(
     timed: bool = True,
     choosing: bool = False,
 ) -> Iterator[Job]:
-    """Load a model and its inputs, and find out what can be done: as often as wanted, to one budget or another.
+    """Prepare a model; the returned job can be pruned to several budgets without loading or sampling again.
 
     Args:
-        source: see `run`.
-        data: likewise.
-        options: likewise.
-        progress: likewise.
-        must_prune: it is an error if there is nothing that a budget could take.
-        timed: time the layers, if the budget counts milliseconds.
-        choosing: set inputs apart to choose between results by; always so where one is trained.
+        source: the original: path, bytes or ModelProto.
+        data: calibration inputs, see `open_calibration`.
+        options: options of all runs of the job.
+        progress: callback (stage, done, total, detail).
+        must_prune: raise an error if no channel can be removed and no layer decomposed.
+        timed: time the layers if the budget limits latency.
+        choosing: set inputs apart to choose between results by; with ``options.recover`` they always are.
+
+    Raises:
+        PlanError: there is nothing to prune, and `must_prune`.
+        OnnxPruneError: the model or the inputs cannot be used.
     """
     clock = Stopwatch()
     if options.recover is not None:
@@ -146,7 +151,7 @@ def opened(
         original, label = read_model(source)
         net, notes, params = prepared(original, label)
         inputs = open_inputs(source, data, net, options, choosing=choosing or options.recover is not None)
-    warn(expected_estimate(inputs.outputs.values(), len(inputs.held), options.max_drop, "held-back"))
+    warn(expected_estimate(inputs.outputs.values(), len(inputs.held), options.max_drop, "held-out"))
     with workload(net, inputs, options, progress) as work:
         groups, skipped = eligible_groups(
             work.net, work.channels, options.include, options.exclude, Room(work.memory).solving
@@ -175,7 +180,15 @@ def opened(
 
 @dataclass(frozen=True)
 class Job:
-    """A model that was loaded, with its inputs: what is known before a budget is."""
+    """Prepared model and inputs, to be pruned to any budget.
+
+    Attributes:
+        original: the model as read.
+        started: network, inputs and costs, for the report.
+        groups: groups that may lose channels.
+        cache: storage of finished steps.
+        evaluator: the user's own measure with its value for the original; None without one.
+    """
 
     original: onnx.ModelProto
     started: Started
@@ -186,13 +199,17 @@ class Job:
     def run(
         self, options: Options, *, plan: Plan | None = None, dry_run: bool = False, rehearsal: bool = False
     ) -> Result:
-        """Prune it.
+        """Prune the model to one budget, or by a plan.
 
         Args:
-            options: those it was opened with, but for the budget, the greatest drop and the measurement of latency.
-            plan: see `run`.
-            dry_run: likewise.
-            rehearsal: judge it by the inputs to choose by, not by those to report on.
+            options: the options that the job was opened with, except for budget, refit, largest drop and bench.
+            plan: plan to carry out instead of a budget.
+            dry_run: return the plan without a model.
+            rehearsal: verify on the inputs to choose by instead of the held-out ones.
+
+        Raises:
+            PlanError: no plan meets the budget, or the plan does not fit the model.
+            VerifyError: the result failed its verification, or loses more than ``options.max_drop``.
         """
         started = replace(self.started, options=options, clock=Stopwatch(self.started.clock.seconds))
         work, cost, inputs, clock = started.work, started.cost, started.inputs, started.clock
@@ -245,12 +262,12 @@ class Job:
             divergence=divergence,
             evaluation=evaluation,
             timing=timings[-1] if timings else None,
-            warnings=(f"SLOWER: {slower}; ask for --speedup, which is time",) if slower else (),
+            warnings=(f"SLOWER: {slower}; give --speedup, a budget in time",) if slower else (),
         )
         return Result(model, planned(compressed.kept, forms), report)
 
     def _evaluated(self, model: onnx.ModelProto, options: Options, clock: Stopwatch) -> Evaluation | None:
-        """Value of the user's own measure, held to the greatest drop; None if there is no measure."""
+        """Evaluate the user's own measure and check it against the largest drop; None if there is no measure."""
         if self.evaluator is None:
             return None
         with clock("evaluate"):
@@ -262,7 +279,7 @@ class Job:
         return found
 
     def _returned(self, started: Started, slower: str) -> Result:
-        """The original as the result of a time budget within which nothing faster was found."""
+        """Make the result of a time budget for which nothing faster was found: the original."""
         size = self.original.ByteSize()
         report = started.report(
             {},
@@ -276,11 +293,11 @@ class Job:
 
 
 def _slower(timings: Sequence[Timing], fewer: float) -> str:
-    """How much slower than the original the result is, in words; empty unless every measurement is certain of it.
+    """Describe how much slower than the original the result is; empty unless every measurement is certain of it.
 
     Args:
-        timings: measurements of the pair.
-        fewer: MACs of the original over MACs of the result.
+        timings: latency measurements of original and result.
+        fewer: MACs of the original divided by MACs of the result.
     """
     if not timings or not all(timing.slower for timing in timings):
         return ""
@@ -310,7 +327,7 @@ def _compressed(
         reformed=forms,
         branches=branches,
     )
-    rows = work.memory if options.refit.refit == "auto" else None  # how many of them are held
+    rows = work.memory if options.refit.refit == "auto" else None  # memory limits the raw samples that are held
     counts = sorted(keep.items()), sorted(forms.items())
     asked = options.select, options.refit
     depends = (*asked, excluded, sorted(work.forbidden), rows, *counts)
@@ -337,7 +354,7 @@ def _verified(
         check_rewritten(work.engine, compressed.dense, model, inputs.calibration, batches[0])
     try:
         divergence = compare_outputs(work.engine, original, model, inputs, batches, work.progress)
-        if options.recover is None:  # or else what it drops is known later
+        if options.recover is None:  # else the drop is checked after the training
             check_drop(divergence, _allowed(options))
     except VerifyError as error:
         left = compressed.net.tensors().keys()
@@ -350,8 +367,8 @@ def _verified(
 def _recovered(
     work: Workload, compressed: Compressed, inputs: Inputs, options: Options, cache: Cache
 ) -> tuple[onnx.ModelProto, Recovery]:
-    """Train it on the original's answers, and hold it to the greatest drop."""
-    from onnxprune.recovery.distil import recovered  # with torch, which not everybody has
+    """Train the network on the original's outputs, and check it against the largest drop."""
+    from onnxprune.recovery.distil import recovered  # needs torch, an optional dependency
 
     assert options.recover is not None
     digest = hashlib.sha256(compressed.net.to_model().SerializeToString(deterministic=True)).hexdigest()
@@ -374,14 +391,17 @@ def _recovered(
 
 
 def _allowed(options: Options) -> float | None:
-    """Greatest drop of the outputs; None where the user's own measure decides instead."""
+    """Return the largest drop allowed of the outputs; None if the user's own measure decides instead."""
     return options.max_drop if options.evaluate is None else None
 
 
 def _timings(
     work: Workload, original: onnx.ModelProto, model: onnx.ModelProto, inputs: Inputs, options: Options
 ) -> tuple[Timing, ...]:
-    """One measurement, and where that says slower a second one: what disturbs it may last as long as one."""
+    """Measure the latency once, and again if the result is slower: a disturbance may last as long as one measurement.
+
+    The feeds are held-out inputs, repeated to fill the bench batch.
+    """
     work.progress("measure latency", 0, 1)
     batch = group_batches(np.resize(inputs.held, options.bench_batch), inputs.specs, options.bench_batch)[0]
     before = work.engine.session(original, label="the original")

@@ -1,4 +1,4 @@
-"""A model that is finished: what every job that makes one hands back."""
+"""Finished models: the common part of the results of all jobs that make one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ __all__ = ["ModelResult"]
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A model.
+    """Finished model.
 
     Attributes:
-        model: verified; None where a dry run made none.
+        model: the verified model; None after a dry run.
     """
 
     model: onnx.ModelProto | None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, whole or not at all.
+        """Write the model to a file, completely or not at all.
+
+        Args:
+            path: file to write; it is replaced if it exists.
 
         Raises:
             OutputError: the file cannot be written.
-            UsageError: a dry run has no model.
+            UsageError: there is no model, after a dry run.
         """
         if self.model is None:
             raise UsageError("a dry run makes no model: there is nothing to save")

@@ -1,9 +1,9 @@
-"""One layer at a time: what each method does to a layer, and what that does to the network's answer.
+"""Study of single layers: error of the layer and divergence of the network's outputs, by method and speed-up.
 
-The published single-layer study (He et al. 2017, figure 4; Zhang et al. 2016): all other layers stay as they are, one
-layer is made cheaper by a factor, by every method; the error of its own answer and the divergence of the network's
-outputs on held-back inputs are measured. Pruning takes input channels away from the layer; what their producers save is
-not counted.
+The published single-layer study (He et al. 2017, figure 4; Zhang et al. 2016): one layer is made cheaper by a factor,
+by every method, and all other layers are kept unchanged; the error of the layer's output and the divergence of the
+network's outputs on held-out inputs are measured. Pruning removes input channels of the layer; the MACs that their
+producers save are not counted.
 """
 
 from __future__ import annotations
@@ -59,17 +59,18 @@ _PLAIN_BASIS = RefitOptions(refit="linear", basis="plain")
 
 @dataclass(frozen=True)
 class Point:
-    """One layer, one method, one size.
+    """Measurement of one layer, method and size.
 
     Attributes:
-        site: the layer.
-        method: ``prune obs``, ``spatial``, ``channel``, ``spatial + channel`` ..., see `METHODS`.
-        asked: the speed-up that was asked for; the largest one, where several come to the same size.
-        size: what is left, in words.
-        speedup: MACs of the layer before over after.
-        error: relative squared error of its answer, in front of the activation.
-        behind: the same behind it, on the raw samples; None where it cannot be seen through.
-        divergence: of the network's outputs on held-back inputs.
+        site: name of the layer.
+        method: method, a key of `METHODS`: ``prune obs``, ``spatial``, ``channel``, ``spatial + channel`` ...
+        asked: target speed-up; the largest one if several give this size.
+        size: size of the compressed layer, in words.
+        speedup: MACs of the layer before divided by after.
+        error: relative squared error of the layer's output, before the activation.
+        behind: relative squared error after the activation, on the raw samples; None if the activation is not piecewise
+            linear.
+        divergence: difference of the network's outputs on held-out inputs.
     """
 
     site: str
@@ -84,20 +85,20 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """All points, site by site and method by method; ``data``: what they were measured on."""
+    """Points of all layers and methods; ``data`` describes the inputs."""
 
     model: str
     points: tuple[Point, ...]
     data: dict[str, object]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; what is not finite is None."""
+        """Return the study as JSON-able values; NaN and infinity become None."""
         return plain({"schema": SCHEMA, **asdict(self)})
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What is known of the layer under study; inputs per group of a grouped conv, outputs in all."""
+    """Layer under study; `inputs` is per group of a grouped conv, `outputs` the total."""
 
     target: Target
     shape: LayerShape
@@ -115,7 +116,7 @@ class _Layer:
 
 
 Made = tuple[str, float, list["Solution"]]
-"""Size in words, MACs, and a solution for each group of a grouped conv."""
+"""Compressed layer: its size in words, its MACs, and a solution for each group of a grouped conv."""
 
 
 def run_study(
@@ -129,15 +130,16 @@ def run_study(
     """Study layers one at a time.
 
     Args:
-        source: the model.
+        source: the model: path, bytes or ModelProto.
         data: calibration inputs, see `open_calibration`.
-        sites: globs of node names.
-        options: sampling, data and engine; budget and method are not used.
-        speedups: of the layer, in MACs; the largest size that is at least as fast is taken.
-        progress: told how far it is.
+        sites: node names or globs of the layers.
+        options: options of sampling, data and engine; budget and recipe are not used.
+        speedups: target ratios of the layer's MACs, each above 1; the largest size that reaches one is studied.
+        progress: callback (stage, done, total).
 
     Raises:
-        OnnxPruneError: see `errors`.
+        UsageError: a speed-up or a pattern cannot be used, or no layer can be made as much cheaper.
+        OnnxPruneError: the model or the inputs cannot be used.
     """
     if not speedups or not all(math.isfinite(speedup) and speedup > 1 for speedup in speedups):
         raise UsageError(f"--speedups must all be above 1, found {', '.join(map(str, speedups)) or 'none'}")
@@ -179,7 +181,7 @@ def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
 
 
 def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:
-    """Moments and samples of the layers, on the original network, one step after the other."""
+    """Yield the moments and samples of each layer on the original network."""
     steps = plan_steps(work.net, work.order, work.channels, (), downstream=False, reformed=names)
     with TensorStore(Room(work.memory).held, work.scratch) as store:
         frontiers = [
@@ -195,7 +197,7 @@ def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sam
 
 
 def _distinct(made: Iterable[tuple[float, Made | None]]) -> list[tuple[float, Made]]:
-    """What could be made, each size once."""
+    """Drop the speed-ups that cannot be made, and all but the last of those that give one size."""
     return list({one[0]: (asked, one) for asked, one in made if one is not None}.values())
 
 
@@ -211,7 +213,7 @@ def _point(layer: _Layer, method: str, asked: float, made: Made, damage: Damage)
 
 
 def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:
-    """Relative squared error behind the activation, over the samples of all groups of a grouped conv."""
+    """Compute the relative squared error after the activation, over the samples of all groups of a grouped conv."""
     if layer.sampled.samples is None:
         return None
     apart = power = 0.0
@@ -225,7 +227,7 @@ def _behind(layer: _Layer, solutions: Sequence[Solution]) -> float | None:
 
 
 def _pruned(selector: Selector) -> Callable[[_Layer, float, Options], Made | None]:
-    """Fewer input channels, by one of the selectors; the rest fitted."""
+    """Make the method that removes input channels by a selector and refits the remaining weights."""
 
     def make(layer: _Layer, speedup: float, options: Options) -> Made | None:
         keep = int(layer.inputs / speedup)
@@ -245,7 +247,7 @@ def _pruned(selector: Selector) -> Callable[[_Layer, float, Options], Made | Non
 def _formed(
     options_of_fit: RefitOptions, *, spatial: bool, channel: bool
 ) -> Callable[[_Layer, float, Options], Made | None]:
-    """The largest form that is as much faster as asked for; with both parts, rank and width are equal."""
+    """Make the method that takes the largest form reaching a speed-up; with both parts, rank and width are equal."""
 
     def make(layer: _Layer, speedup: float, options: Options) -> Made | None:
         limit = layer.macs() / speedup
@@ -297,4 +299,4 @@ METHODS: Mapping[str, Callable[[_Layer, float, Options], Made | None]] = {
     "spatial + channel": _formed(_LINEAR, spatial=True, channel=True),
     "spatial + channel, behind the activation": _formed(_AWARE, spatial=True, channel=True),
 }
-"""Every method by its name: from a layer and how much faster it shall be to what is made of it; None: it cannot."""
+"""Methods by name: functions of a layer, a speed-up and options that return the compressed layer, or None."""

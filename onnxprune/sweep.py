@@ -1,7 +1,7 @@
-"""Several budgets from one calibration: a dozen points to choose from, or the smallest network within a drop.
+"""Several budgets from one calibration: a series of speed-ups, or the fastest network within a drop.
 
 The model is loaded, its inputs are sampled and its layers are ranked once; each budget is then planned, fitted,
-verified and timed as a run of its own.
+verified and timed in a separate run.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ __all__ = ["SPEEDUPS", "Pareto", "Point", "run_any", "run_largest", "run_pareto"
 
 SCHEMA = 1
 SPEEDUPS = (1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-_FIRST, _LEAST, _MOST = 2.0, 1.05, 64.0  # speed-ups to look among
-_DROP = 1.0  # points of agreement, or per cent of relative error, unless said otherwise
-_HELPS = "allow more by --max-drop, give more inputs, or give a budget and train with --recover"
-_CLOSE = 1.08  # ratio of two of them that need not be told apart
+_FIRST, _LEAST, _MOST = 2.0, 1.05, 64.0  # first, smallest and largest speed-up of the search
+_DROP = 1.0  # default drop: points of agreement, or per cent of relative error
+_HELPS = "raise --max-drop, give more inputs, or give a budget and train with --recover"
+_CLOSE = 1.08  # ratio of two speed-ups at which the search ends
 
 
 @dataclass(frozen=True)
 class Point:
-    """One budget.
+    """Result for one speed-up.
 
     Attributes:
-        asked: the speed-up.
-        result: what came out; None if nothing did.
-        why: in that case.
+        asked: target speed-up.
+        result: result of the run; None if there is none.
+        why: reason why there is no result; else empty.
     """
 
     asked: float
@@ -60,7 +60,7 @@ class Point:
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: without the model."""
+        """Return the point as JSON-able values, without the model."""
         report = self.result.report if self.result is not None else None
         found: dict[str, Any] = {"asked": self.asked, "why": self.why}
         for name in ("output", "macs", "params", "file_bytes", "evaluation", "timing"):
@@ -73,14 +73,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Pareto:
-    """All points, by speed-up; ``counted``: in what."""
+    """Points of one model, by speed-up; ``counted`` is the cost that the speed-ups limit."""
 
     model: str
     counted: Unit
     points: tuple[Point, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the points as JSON-able values."""
         points = [point.to_dict() for point in self.points]
         return plain({"schema": SCHEMA, "model": self.model, "counted": self.counted, "points": points})
 
@@ -92,19 +92,19 @@ def run_pareto(
     progress: Progress,
     speedups: Sequence[float] = SPEEDUPS,
 ) -> Iterator[Point]:
-    """Prune a model to one speed-up after the other, until one is out of reach or loses more than it may.
+    """Prune a model to several speed-ups, and yield a point for each, until one is out of reach or loses too much.
 
     Args:
-        source: see `pipeline.run`.
-        data: likewise.
-        options: likewise; of the budget, what it counts.
-        progress: likewise.
-        speedups: from small to large.
+        source: the original: path, bytes or ModelProto.
+        data: calibration inputs, see `open_calibration`.
+        options: all options; of the budget, only the cost that it limits is used.
+        progress: callback (stage, done, total, detail).
+        speedups: target speed-ups in increasing order.
 
     Raises:
-        LostTooMuchError: the first speed-up loses more than it may.
+        LostTooMuchError: the first speed-up loses more than ``options.max_drop``.
         OutOfReachError: the first speed-up is out of reach.
-        OnnxPruneError: see `pipeline.run`; whatever is no matter of the speed-up.
+        OnnxPruneError: any other error of `pipeline.run`.
     """
     check_options(options)
     options = options.at_effort(torch=has_torch())
@@ -131,40 +131,50 @@ def run_any(
     dry_run: bool = False,
     progress: Progress,
 ) -> Result:
-    """Prune a model to its budget or by a plan; without either, as far as it may lose: see `pipeline.run` and
-    `run_largest`."""
+    """Prune a model to its budget or by a plan with `pipeline.run`; without either, within its drop with `run_largest`.
+
+    Args:
+        source: the original: path, bytes or ModelProto.
+        data: calibration inputs, see `open_calibration`.
+        options: budget and all other options.
+        plan: plan to carry out instead of a budget.
+        dry_run: return the plan without a model; needs a budget or a plan.
+        progress: callback (stage, done, total, detail).
+
+    Raises:
+        OnnxPruneError: any of the errors in `errors`; nothing was written.
+    """
     if plan is not None or options.budget.kind != "drop":
         return run(source, data, options, plan=plan, dry_run=dry_run, progress=progress)
     if dry_run:
-        raise UsageError("--dry-run plans for a budget: give one, such as --speedup 1.5 or --macs 50%")
+        raise UsageError("--dry-run needs a budget: give one, such as --speedup 1.5 or --macs 50%")
     if options.max_drop is None:
         if options.evaluate is not None:
             raise UsageError(
-                "--evaluate without a budget needs --max-drop: how far the value may fall, in its own unit"
+                "--evaluate without a budget needs --max-drop: the largest drop allowed, in the unit of the measure"
             )
         options = replace(options, max_drop=_DROP)
     return run_largest(source, data, options, progress)
 
 
 def run_largest(source: Model, data: CalibrationSource | None, options: Options, progress: Progress) -> Result:
-    """Find the largest speed-up that stays within ``max_drop``: doubled, then halved in between.
+    """Prune to the largest speed-up within ``max_drop``, searched by doubling and then by bisection.
 
-    Each speed-up that is tried is judged by the inputs set apart to choose by, and fitted linearly, which is quick; the
-    smallest that fails is tried once more, fitted as asked for. Only the one that is chosen is held to
-    ``max_drop`` on the inputs to report on, and must be faster when it is measured; where it fails, the next smaller
-    one is.
+    Each trial is judged on the inputs set apart to choose by, after a linear refit, which is quick; the smallest
+    speed-up that fails is tried again with the refit of `options`. Only the chosen speed-up is checked against
+    ``max_drop`` on the held-out inputs, and must be faster when measured; if it fails, the next smaller one is chosen.
 
     Args:
-        source: see `pipeline.run`.
-        data: likewise.
-        options: likewise, with ``max_drop``; of the budget, what it counts.
-        progress: likewise.
+        source: the original: path, bytes or ModelProto.
+        data: calibration inputs, see `open_calibration`.
+        options: all options, with ``max_drop``; of the budget, only the cost that it limits is used.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        LostTooMuchError: even the smallest speed-up loses more.
+        LostTooMuchError: even the smallest speed-up loses more than ``max_drop``.
         OutOfReachError: even the smallest speed-up is out of reach.
-        UsageError: each that is tried would be trained.
-        OnnxPruneError: see `pipeline.run`.
+        UsageError: ``options.recover`` is given, which would train the network of every trial.
+        OnnxPruneError: any other error of `pipeline.run`.
     """
     if options.recover is not None:
         raise UsageError(
@@ -197,7 +207,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
 
 
 def _quick(options: Options) -> Options:
-    """Options that fit the same plan in less time, by a linear refit, so that it loses a little more."""
+    """Return the options with a linear refit, which is quicker and loses a little more."""
     if options.refit.refit != "auto":
         return options
     return replace(options, refit=replace(options.refit, refit="linear"))
@@ -205,17 +215,17 @@ def _quick(options: Options) -> Options:
 
 @dataclass(frozen=True)
 class _Search:
-    """Speed-ups that were tried, each held to the greatest drop on the inputs to choose by.
+    """Trials of speed-ups, each checked against the largest drop on the inputs to choose by.
 
     Attributes:
-        job: to run.
-        options: of each run.
-        counted: what the speed-ups count.
-        progress: told of each try.
-        how: what is said of each try, between its speed-up and what became of it.
-        fitting: those within the drop.
-        tried: what became of each, in words.
-        errors: of those beyond the drop, the last one at the end.
+        job: job to run.
+        options: options of each run.
+        counted: cost that the speed-ups limit.
+        progress: callback (stage, done, total, detail).
+        how: words between the speed-up and the outcome of each trial.
+        fitting: speed-ups within the drop.
+        tried: outcome of each trial, in words.
+        errors: errors of the speed-ups beyond the drop, in order of the trials.
     """
 
     job: Job
@@ -228,7 +238,7 @@ class _Search:
     errors: list[OnnxPruneError] = field(default_factory=list)
 
     def fits(self, asked: float) -> bool:
-        """Try one."""
+        """Try a speed-up; return True if it is within the drop."""
         stage = f"try {asked:.3g}x"
         self.progress(stage, 0, 1)
         try:
@@ -244,27 +254,27 @@ class _Search:
 
     @property
     def why(self) -> str:
-        """What the last one beyond the drop loses."""
+        """Loss of the last speed-up beyond the drop, in words."""
         return str(self.errors[-1]).removesuffix("; nothing was written") if self.errors else "nothing was beyond it"
 
     def refusal(self) -> OnnxPruneError:
-        """The error where even the least one is beyond the drop."""
+        """Make the error for a search in which even the smallest speed-up is beyond the drop."""
         return type(self.errors[-1])(f"even {_LEAST:g}x is too much: {self.why}; {_HELPS}")
 
 
 def _reported(search: _Search, *, bench: bool) -> Result:
-    """The largest speed-up that stays within the drop on the inputs to report on, and is one when it is measured.
+    """Prune to the largest speed-up that is within the drop on the held-out inputs, and faster when measured.
 
     Args:
-        search: with the speed-ups that were within the drop on the inputs to choose by.
-        bench: measure the result.
+        search: finished search, with the speed-ups that are within the drop on the inputs to choose by.
+        bench: measure the latency of the result.
     """
     for asked in _falling(search.fitting):
         try:
             result = _run(search.job, replace(search.options, bench=bench), asked, search.counted)
         except LostTooMuchError as error:
             search.errors.append(error)
-            search.tried.append(f"{asked:.3g}x is not on the inputs to report on")
+            search.tried.append(f"{asked:.3g}x is not on the held-out inputs")
             if asked <= _LEAST:
                 raise search.refusal() from error
         else:
@@ -278,7 +288,7 @@ def _reported(search: _Search, *, bench: bool) -> Result:
 
 
 def _falling(fitting: Sequence[float]) -> Iterator[float]:
-    """Some speed-ups, the largest first, then smaller ones down to the least."""
+    """Yield the given speed-ups, the largest first, then smaller ones down to the smallest of the search."""
     yield from sorted(fitting, reverse=True)
     asked = min(fitting)
     while asked > _LEAST:
@@ -292,7 +302,7 @@ def _run(job: Job, options: Options, speedup: float, counted: Unit, *, rehearsal
 
 @contextmanager
 def _sharing(options: Options) -> Iterator[Options]:
-    """The options with a cache, a passing one if none is wanted: what runs have in common is computed once."""
+    """Yield the options with a cache, a temporary one if they have none, so that the runs share their results."""
     if options.cache_dir is not None:
         yield options
         return

@@ -122,9 +122,9 @@ def bad(message: str, code: int, *arguments):
     ("arguments", "code", "message"),
     [
         bad("nowhere.onnx: no such file", 3, "DIR/nowhere.onnx", "-o", "DIR/p.onnx"),
-        bad("is read; give the result another name", 2, "MODEL", "-o", "MODEL"),
-        bad("is read", 2, "compare", "MODEL", "MODEL", "--json", "MODEL"),
-        bad("its folder does not exist", 9, "MODEL", "-o", "DIR/no/p.onnx"),
+        bad("is an input of this command and would be overwritten", 2, "MODEL", "-o", "MODEL"),
+        bad("would be overwritten; choose another output path", 2, "compare", "MODEL", "MODEL", "--json", "MODEL"),
+        bad("no does not exist: create it", 9, "MODEL", "-o", "DIR/no/p.onnx"),
         bad("--speedup", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "0.5"),
         bad("--speedup and --macs", 2, "MODEL", "-o", "DIR/p.onnx", "--speedup", "2", "--macs", "50%"),
         bad("out of reach", 5, "MODEL", "-o", "DIR/p.onnx", "--macs", "1000000x", "--recipe", "prune"),
@@ -244,7 +244,7 @@ def test_inspect_lists_layers_reasons_and_what_is_within_reach(capsys, model, tm
 def test_inspect_refuses_a_size_that_is_none(capsys, model):
     code, _, err = ended(capsys, "inspect", model, "--size", 0)
     assert code == 2
-    assert "--size 0" in err
+    assert "--size must be 1 or more, found 0" in err
 
 
 def test_bfloat16_is_declined_in_one_line(capsys, model, tmp_path):
@@ -293,7 +293,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_end(capsys, model, tmp_path
     given = [argument for argument in HALF if argument != "--no-cache"]
     code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *given)
     assert code == 0
-    assert "warning: nothing is kept for a run that goes on: " in err
+    assert "warning: caching is off, so a stopped run cannot continue: " in err
     assert ended(capsys, model, "-o", tmp_path / "p.onnx", "--cache-dir", tmp_path / "file", *given)[0] == 2
 
 

@@ -63,7 +63,11 @@ def test_what_cannot_be_meant_is_one_line(arguments, message) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("rounds = 2", "'rounds' belongs to no group"), ("[refit]\nx = 1", "has no 'x'"), ("[refit", "is no TOML file")],
+    [
+        ("rounds = 2", "'rounds' belongs to no group"),
+        ("[refit]\nx = 1", "has no 'x'"),
+        ("[refit", "expected a TOML file"),
+    ],
 )
 def test_a_file_that_cannot_be_meant_is_one_line_with_its_name(tmp_path, text, message) -> None:
     with pytest.raises(UsageError, match=rf"run\.toml: .*{message}"):

@@ -257,7 +257,7 @@ def test_what_goes_wrong_inside_is_one_line_with_its_place(capsys, tiny, measure
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        ("measure.py:nowhere", 2, "measure.py: nowhere is not there; functions here: steady, broken, inner"),
+        ("measure.py:nowhere", 2, "measure.py: nowhere does not exist; functions here: steady, broken, inner"),
         ("measure.py:first", 2, "measure.py: first is not callable"),
         ("absent.py:steady", 2, "absent.py: no such file"),
         ("measure.py", 2, "--evaluate takes FILE.py:FUNCTION, found"),

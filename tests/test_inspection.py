@@ -61,6 +61,6 @@ def test_every_layer_has_a_reason_or_may_go() -> None:
     assert "graph output 'y'" in layers["head"].reason
     assert layers["merge"].inputs_prunable
     assert found.inputs == {"x": (1, 3, 32, 32)}
-    assert "taken to be 32" in found.notes[0]
+    assert "32 assumed" in found.notes[0]
     touched = sum(layers[name].macs for name in ("stem", "down", "up", "merge"))
     assert found.reach == pytest.approx(touched / found.macs)

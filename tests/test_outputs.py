@@ -126,7 +126,7 @@ def test_damage_is_the_first_warning_and_a_field_of_the_record():
 def test_too_few_inputs_for_a_promise_are_said_before_the_work_and_in_the_result():
     options = replace(OPTIONS, max_drop=60, outputs={"y": "classes"})
     with (
-        pytest.warns(RunWarning, match="12 held-back inputs cannot show a drop of 1 points"),
+        pytest.warns(RunWarning, match="12 held-out inputs cannot show a drop of 1 points"),
         pytest.raises(UsageError),
     ):
         onnxprune.prune(row(), data=DATA, options=replace(options, max_drop=1, include=("nowhere",)))

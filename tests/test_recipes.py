@@ -68,10 +68,10 @@ def test_a_plan_with_forms_replays_and_resumes(narrow, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "done", "why"),
     [
-        (Form(140), None, "stays one layer"),
+        (Form(140), None, "is kept as one layer"),
         (Form(40, 0, 47), Form(40), "H and P are one conv"),
         (Form(140, 0, 10), Form(channel=10), "V and H are one conv"),
-        (Form(first=1, channel=47), None, "stays one layer"),
+        (Form(first=1, channel=47), None, "is kept as one layer"),
     ],
 )
 def test_a_form_that_would_cost_more_is_declined_aloud(vgg, asked, done, why):

@@ -43,7 +43,7 @@ def test_a_branch_is_gone_from_the_file_the_report_and_the_count(narrow, refit):
     for row in rows.values():
         assert (row.macs.after == row.params.after == row.outputs.after == 0) == (row.name in gone)
         assert row.shape.endswith("-> gone") == (row.name in gone)
-        assert ("branch goes whole" in row.reason) == (row.name in gone)
+        assert ("branch is removed" in row.reason) == (row.name in gone)
     assert any(note.subject == "residual branches" and name in note.text for note in result.report.notes)
     assert result.report.macs.after == sum(row.macs.after for row in rows.values())
 
@@ -126,7 +126,9 @@ def test_what_a_plan_asks_for_inside_a_branch_that_goes_is_declined_aloud(bottle
     (inner,) = (name for name, group in net.items() if last in group.consumers)
     result = onnxprune.prune(bottleneck, plan=dropping(bottleneck, last, **{inner: 4}), options=QUICK)
     assert [group.producer for group in result.plan.groups if group.keep < group.channels] == [last]
-    assert any(note.subject == inner and "goes with its branch" in note.text for note in result.report.notes)
+    assert any(
+        note.subject == inner and "removed with its residual branch" in note.text for note in result.report.notes
+    )
 
 
 @pytest.mark.parametrize("way", ["exclude", "include"])
@@ -135,7 +137,7 @@ def test_a_plan_does_not_take_a_layer_that_is_to_stay(bottleneck, way):
     last = found.branches[-1]
     first = next(group.name for group in found.groups if last in group.consumers)
     patterns = {"exclude": (first,), "include": (last,)}[way]
-    with pytest.raises(PlanError, match="some of its branch is to stay"):
+    with pytest.raises(PlanError, match="keeps a layer of its residual branch"):
         onnxprune.prune(bottleneck, plan=dropping(bottleneck, last), options=replace(QUICK, **{way: patterns}))
 
 
@@ -155,7 +157,7 @@ def test_a_form_in_a_branch_that_is_gone_is_declined_aloud(resnet):
     plan = replace(dropping(resnet, name), layers=(LayerPlan(name, shape, Form(4)),))
     result = onnxprune.prune(resnet, plan=plan, options=QUICK)
     assert not result.plan.layers
-    assert any(note.subject == name and "goes with its branch" in note.text for note in result.report.notes)
+    assert any(note.subject == name and "removed with its residual branch" in note.text for note in result.report.notes)
 
 
 def test_a_wrong_cut_is_found_before_anything_is_written(resnet, monkeypatch):

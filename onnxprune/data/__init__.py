@@ -1,7 +1,7 @@
-"""Calibration inputs: reading them from wherever they are, and preparing them as the model expects.
+"""Calibration inputs: opening any source, preparing its samples for the model, and splitting them.
 
-:func:`open_calibration` is the way in; what it returns hands out model-ready batches by index, and
-:func:`split` says which of them to fit on, to choose by and to report on.
+:func:`open_calibration` returns a :class:`Calibration`, which loads model-ready batches by index; :func:`split` parts
+its samples into those to fit on, to choose between results by, and to report on (held-out).
 """
 
 from __future__ import annotations

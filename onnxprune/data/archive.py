@@ -1,7 +1,7 @@
-"""NumPy files, read as if they were hostile: no pickles, no bombs, and one line for whatever is wrong.
+"""Reading NumPy files, treated as hostile: no pickles, no decompression bombs, a one-line error for any defect.
 
-An ``.npz`` may carry, beside the images: ``labels`` (one integer a sample), and ``mean``, ``std`` and
-``scale`` (how the images are to be prepared, unless an option says otherwise).
+Besides the images, an ``.npz`` may hold ``labels`` (one integer per sample), and ``mean``, ``std`` and ``scale`` (the
+preprocessing of the images, unless an option overrides it).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ZIP_MAGIC = b"PK"
 
 BOMB_BYTES = 1 << 30
 BOMB_RATIO = 200
-"""A member that unpacks to more than `BOMB_BYTES`, and to more than `BOMB_RATIO` times its size, is refused:
-images compress a few times, zeros a thousand times."""
+"""A member that unpacks to more than `BOMB_BYTES` and to more than `BOMB_RATIO` times its size is refused:
+images compress by a factor of a few, zeros by a thousand."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a NumPy file holds for the model.
+    """Content of a NumPy file for the model.
 
     Attributes:
         arrays: one array by the name of each model input.
-        labels: as found, unchecked; None if absent.
-        recipe: mean, std and scale as stored; all None if absent.
-        ignored: names of arrays that nobody asked for.
+        labels: labels as stored, unchecked; None if absent.
+        recipe: mean, std and scale as stored; each None if absent.
+        ignored: names of the arrays that were not read.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -54,10 +54,9 @@ class Archive:
 
 
 def read_archive(path: Path, inputs: Sequence[str]) -> Archive:
-    """Read what belongs to `inputs` from an ``.npy`` (mapped, not read) or ``.npz`` file.
+    """Read the arrays for `inputs` from an ``.npy`` (mapped, not read) or ``.npz`` file.
 
-    In an ``.npz``: the arrays named like the inputs; else, for a model of one input, ``images``; else the
-    only array there is.
+    From an ``.npz``: the arrays named like the inputs; else, for a model of one input, ``images``; else the only array.
 
     Raises:
         DataError: the file cannot be read, is a bomb, or does not hold these arrays.
@@ -75,7 +74,7 @@ def read_archive(path: Path, inputs: Sequence[str]) -> Archive:
 
 
 def _load(path: Path, stream: BinaryIO) -> NpzFile[Any] | NDArray[Any]:
-    """Tell the kind by the first bytes: numpy.load takes anything unknown for a pickle."""
+    """Load by the first bytes of the file: numpy.load takes any unknown content for a pickle."""
     magic = stream.read(len(NPY_MAGIC))
     stream.seek(0)
     if magic.startswith(ZIP_MAGIC):
@@ -99,7 +98,7 @@ def _read_members(path: Path, file: NpzFile[Any], inputs: Sequence[str]) -> Arch
 
 
 def _choose(path: Path, keys: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
-    """Key of each input."""
+    """Choose the key of each input."""
     if set(inputs) <= set(keys):
         return {name: name for name in inputs}
     arrays = [key for key in keys if key not in EXTRAS]
@@ -117,13 +116,13 @@ def _member(path: Path, file: NpzFile[Any], key: str) -> NDArray[Any]:
         )
         if member and member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
             raise DataError(
-                f"{path}: {key!r} unpacks from {member.compress_size} to {member.file_size} bytes, taken "
-                f"for a decompression bomb: save it as .npy"
+                f"{path}: {key!r} unpacks from {member.compress_size} to {member.file_size} bytes and counts "
+                f"as a decompression bomb: save it as .npy"
             )
-        # Typed as an array, but a member that does not start like one comes back as bytes.
+        # Typed as an array, but a member without an array's header comes back as bytes.
         array = cast("object", file[key])
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {key!r} is no NumPy array: save it with numpy.savez")
+        raise DataError(f"{path}: {key!r} is not a NumPy array: save it with numpy.savez")
     return array
 
 
@@ -131,7 +130,7 @@ def _stored_recipe(path: Path, stored: dict[str, NDArray[Any]]) -> DataOptions:
     numbers: dict[str, tuple[float, ...]] = {}
     for key, array in stored.items():
         if array.dtype.kind not in "fiu" or array.size not in ((1,) if key == "scale" else (1, 3)):
-            raise DataError(f"{path}: {key!r} is {array.dtype} {array.shape}, expected one number, or one a channel")
+            raise DataError(f"{path}: {key!r} is {array.dtype} {array.shape}, expected one number, or one per channel")
         numbers[key] = tuple(float(number) for number in array.ravel())
     try:
         return DataOptions(

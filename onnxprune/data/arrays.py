@@ -1,8 +1,7 @@
-"""One array for a model of one input: pixels to prepare, or values that are ready.
+"""One array for a model of one input: pixels to preprocess, or model-ready values.
 
-uint8 values are pixels. Floats are ready for the model, unless the caller (or the file) asks for
-preprocessing; then they are pixels too, and must look like it. Anything else must have the model's own
-dtype.
+uint8 values are pixels. Floats are model-ready, unless the caller (or the file) asks for preprocessing; then they are
+pixels, too, and their range is checked. Other values must have the model's dtype.
 """
 
 from __future__ import annotations
@@ -45,20 +44,20 @@ def open_array(
     Args:
         array: (n, ...), in memory or mapped.
         spec: the model's input.
-        archive: the labels and the recipe that came with the array.
-        options: what the caller asked for.
-        source: how errors and the description name the array.
-        kind: the description's word for the kind of source.
-        notes: what the description says already.
+        archive: labels and recipe stored with the array.
+        options: the caller's preprocessing options.
+        source: name of the array in errors and in the description.
+        kind: kind of source, for the description.
+        notes: notes that the description begins with.
 
     Raises:
         UsageError: the options do not fit the model.
-        DataError: the array does not fit model and options.
+        DataError: the array does not fit the model and the options.
     """
     asked = options.given() + tuple(f"the stored {flag[2:]}" for flag in archive.recipe.given())
     if array.ndim < 2 or 0 in array.shape:
         raise DataError(
-            f"{source}: shape {format_shape(array.shape)}, expected one sample or more along the first axis for {spec}"
+            f"{source}: shape {format_shape(array.shape)}, expected at least one sample along the first axis for {spec}"
         )
     if not _holds_pixels(array, spec, bool(asked)):
         if asked:
@@ -75,7 +74,7 @@ def open_array(
     recipe, more = resolve(target, options, archive.recipe, images)
     if array.dtype.kind == "f":
         _check_pixels(array, recipe, options.scale or archive.recipe.scale, asked, spec, source)
-        more.append(f"float values taken for pixels because of {', '.join(asked)}")
+        more.append(f"float values taken as pixels because of {', '.join(asked)}")
     return ImageCalibration(
         inputs=(spec.name,),
         images=images,
@@ -93,7 +92,7 @@ def ready(
     kind: str,
     notes: list[str],
 ) -> TensorCalibration:
-    """Wrap values that have been checked, one array (n, ...) an input."""
+    """Wrap checked model-ready values, one array (n, ...) per input."""
     count = len(tensors[specs[0].name])
     return TensorCalibration(
         specs=specs,
@@ -104,11 +103,11 @@ def ready(
 
 
 def expect_images(spec: InputSpec, options: DataOptions, source: str) -> ImageInput:
-    """Read `spec` as an image input.
+    """Interpret `spec` as an image input.
 
     Raises:
-        UsageError: the layout cannot be told.
-        DataError: it is none.
+        UsageError: the shape does not tell the layout.
+        DataError: `spec` takes no images.
     """
     target = image_input(spec, options)
     if target is None:
@@ -120,10 +119,10 @@ def expect_images(spec: InputSpec, options: DataOptions, source: str) -> ImageIn
 
 
 def refuse_options(options: DataOptions, source: str) -> None:
-    """Refuse preprocessing for values that are fed as they are.
+    """Refuse preprocessing options for model-ready values.
 
     Raises:
-        UsageError: some was asked for.
+        UsageError: a preprocessing option is given.
     """
     if options.given():
         raise UsageError(
@@ -141,7 +140,7 @@ def _holds_pixels(array: NDArray[Any], spec: InputSpec, asked: bool) -> bool:
 def _in_layout(
     array: NDArray[Any], spec: InputSpec, options: DataOptions, source: str
 ) -> tuple[NDArray[Any], list[str]]:
-    """Model-ready values; images in the other layout are turned, everything else must fit as it is."""
+    """Check model-ready values, and transpose images from the other layout; return the values and notes."""
     fitting = fits(array.shape, spec)
     target = None
     if array.ndim == 4 and (options.layout or not fitting):
@@ -165,7 +164,7 @@ def _check_pixels(
     spec: InputSpec,
     source: str,
 ) -> None:
-    """Check that floats are pixels 0..255, unless the caller gave the scale or values pass as they are."""
+    """Check that floats are pixels 0..255, unless the caller gave the scale or the recipe leaves pixels unchanged."""
     if spec.dtype.kind != "f":
         raise DataError(f"{source}: {array.dtype} values, expected uint8 pixels for {spec}: round and cast them")
     if scale is not None or recipe.passes_pixels:
@@ -174,7 +173,7 @@ def _check_pixels(
     high = max(float(chunk.max()) for _, chunk in chunks(array))
     if low >= 0 and 1 < high <= 255:
         return
-    fitting = f"add --scale {255 * recipe.scale:g}" if low >= 0 and high <= 1 else "say how with --scale"
+    fitting = f"add --scale {255 * recipe.scale:g}" if low >= 0 and high <= 1 else "give their factor with --scale"
     raise DataError(
         f"{source}: float values {low:g}..{high:g}, expected pixels 0..255 for {', '.join(asked)} "
         f"(scale {recipe.scale:g}): {fitting}, or drop the preprocessing if they are model-ready"

@@ -1,4 +1,4 @@
-"""What every source of calibration inputs becomes: model-ready batches by index."""
+"""Calibration inputs as model-ready batches by index: the common interface of all sources."""
 
 from __future__ import annotations
 
@@ -25,43 +25,42 @@ __all__ = ["Calibration", "Hash", "ImageCalibration", "TensorCalibration"]
 
 
 class Hash(Protocol):
-    """What hashlib's objects have in common."""
+    """Common interface of hashlib's objects."""
 
     def update(self, data: bytes, /) -> None:
         """Add bytes."""
 
 
 class Calibration(Protocol):
-    """Calibration inputs of one model, read when they are asked for."""
+    """Calibration inputs of one model, read on demand."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs, in its order."""
+        """Names of the model's inputs, in the model's order."""
 
     @property
     def description(self) -> dict[str, object]:
-        """For the report, JSON-able: source, kind, count, preprocessing, notes; ``warning`` if synthetic."""
+        """JSON-able record for the report: source, kind, count, preprocessing, notes; ``warning`` if synthetic."""
 
     @property
     def synthetic(self) -> bool:
-        """True if the inputs were made up."""
+        """True if the inputs are synthetic."""
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """(n,) int64 class of each sample, where the file has ``labels``."""
+        """Class of each sample, (n,) int64; None if the source has no ``labels``."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     def load(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Samples as the model takes them.
+        """Read samples and prepare them for the model.
 
         Args:
             indices: at least one, each in 0..len - 1; repeats are allowed.
 
         Returns:
-            Per input, (len(indices), ...) of the model's dtype and layout, C-contiguous; the caller's to
-            change.
+            Per input, (len(indices), ...) of the model's dtype and layout, C-contiguous; the caller may change it.
 
         Raises:
             DataError: a file cannot be decoded.
@@ -70,12 +69,12 @@ class Calibration(Protocol):
         """
 
     def digest(self) -> str:
-        """Sha256 in hex of content and preprocessing; names, sizes and times stand for a folder's content."""
+        """Return the SHA-256 in hex of content and preprocessing; for a folder, of names, sizes and times of files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCalibration:
-    """Images through a recipe, for a model of one input. See :class:`Calibration`."""
+    """Images and their preprocessing, for a model of one input; a :class:`Calibration`."""
 
     inputs: tuple[str, ...]
     images: ImageSource
@@ -105,7 +104,7 @@ class ImageCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorCalibration:
-    """Values that need no preparation, in memory or mapped from a file. See :class:`Calibration`.
+    """Model-ready values, in memory or mapped from a file; a :class:`Calibration`.
 
     Attributes:
         specs: the model's inputs.
@@ -120,7 +119,7 @@ class TensorCalibration:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs."""
+        """Names of the model's inputs, in the model's order."""
         return tuple(spec.name for spec in self.specs)
 
     def __len__(self) -> int:
@@ -149,11 +148,11 @@ class TensorCalibration:
 
 
 def check_indices(indices: Sequence[int], count: int) -> list[int]:
-    """The indices as a list.
+    """Return the indices as a list, checked.
 
     Raises:
-        IndexError: one is not in 0..count - 1.
-        ValueError: there is none.
+        IndexError: an index is not in 0..count - 1.
+        ValueError: `indices` is empty.
     """
     chosen = [int(index) for index in indices]
     if not chosen:
@@ -164,10 +163,10 @@ def check_indices(indices: Sequence[int], count: int) -> list[int]:
 
 
 def check_labels(labels: NDArray[Any] | None, count: int, source: str) -> NDArray[np.int64] | None:
-    """Labels as (count,) int64; None if there are none.
+    """Return the labels as (count,) int64, checked; None for None.
 
     Raises:
-        DataError: another shape, or no integers.
+        DataError: the shape is not (count,), or the dtype is not an integer.
     """
     if labels is None:
         return None
@@ -181,5 +180,5 @@ def check_labels(labels: NDArray[Any] | None, count: int, source: str) -> NDArra
 def describe(
     source: str, kind: str, count: int, preprocessing: dict[str, object] | None, notes: list[str]
 ) -> dict[str, object]:
-    """A description; `preprocessing` is None where values are model-ready."""
+    """Make the description of a source for the report; `preprocessing` is None for model-ready values."""
     return {"source": source, "kind": kind, "count": count, "preprocessing": preprocessing, "notes": notes}

@@ -1,7 +1,7 @@
-"""Which inputs are nearly the same: bursts, frames of a video, the same photo under two names.
+"""Near-duplicate inputs: bursts, frames of a video, one photo under two names.
 
-Two inputs are near-duplicates where the squared distance of their signatures, means over a coarse grid, is below one
-per cent of the mean squared distance of two inputs. Near-duplicates must not stand on both sides of a split.
+Two inputs are near-duplicates if the squared distance between their signatures (means over a coarse grid) is at most
+1 % of the mean squared distance between two inputs. Near-duplicates must not be on both sides of a split.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["near_duplicates"]
 
-_VALUES = 256  # of a signature, about
+_VALUES = 256  # values per signature, about
 _NEAR = 0.01
 _BATCH = 32
-_ROWS = 512  # compared at once
+_ROWS = 512  # signatures compared at once
 
 
 def near_duplicates(calibration: Calibration, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the groups of near-duplicates among some samples: (n,) int64, in order of their first members.
+    """Return the group of near-duplicates of each sample: (n,) int64, groups numbered in order of their first members.
 
-    Each sample belongs to the first earlier one that it nearly equals and that belongs to no other, so that no chain of
-    small steps joins samples that are far apart.
+    A sample joins the first earlier near-duplicate that leads a group, so that no chain of small steps joins samples
+    that are far apart. Synthetic inputs have no near-duplicates.
 
     Args:
-        calibration: the inputs; each of the samples is read once.
-        samples: (n,) indices.
+        calibration: the inputs; each sample is read once.
+        samples: (n,) indices of the samples.
     """
     if calibration.synthetic:
         return np.arange(len(samples), dtype=np.int64)
@@ -40,13 +40,13 @@ def near_duplicates(calibration: Calibration, samples: NDArray[np.int64]) -> NDA
 
 
 def _signatures(calibration: Calibration, samples: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n, values) float32."""
+    """Return the signatures of some samples: (n, values) float32."""
     loaded = calibration.load([int(sample) for sample in samples])
     return np.concatenate([_coarse(array) for array in loaded.values()], axis=1)
 
 
 def _coarse(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Means of (n, ...) over a coarse grid of all axes but the first: (n, values)."""
+    """Average (n, ...) over a coarse grid on all axes but the first: (n, values) float32."""
     values: NDArray[Any] = array.astype(np.float32)
     wide = [axis for axis in range(1, values.ndim) if values.shape[axis] > 1]
     side = max(int(_VALUES ** (1 / max(len(wide), 1))), 1)

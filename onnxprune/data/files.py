@@ -1,4 +1,4 @@
-"""The boundary to files that nobody has checked yet."""
+"""Errors of parsers on unchecked files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ __all__ = ["reading"]
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a parser raises on a broken or hostile file into one line that names the file.
+    """Turn any exception of a parser on a broken or hostile file into a one-line error that names the file.
 
-    Decoders document none of what they raise on damaged bytes (struct.error, SyntaxError, zlib.error,
-    MemoryError and more have been seen), hence the wide net; it must enclose nothing but the call to the
-    parser.
+    The block must enclose nothing but the call to the parser, because every `Exception` is caught: decoders do not
+    document what they raise on damaged bytes (seen: struct.error, SyntaxError, zlib.error, MemoryError).
+
+    Args:
+        path: the file.
+        what: expected kind of file, such as "an image".
 
     Raises:
-        DataError: anything was raised inside.
+        DataError: the block raised another exception.
     """
     try:
         yield
     except OnnxPruneError:
         raise
-    except Exception as error:  # decoders document none of what they raise
+    except Exception as error:  # decoders do not document what they raise
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read as {what}: {reason}") from error

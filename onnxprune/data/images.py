@@ -1,8 +1,7 @@
 """Images at their own size, before any preprocessing: in a folder, or in an array.
 
-Files are hostile until decoded: only the common decoders are tried (none that runs another program), the
-pixel count is bounded by the header before a pixel is decoded, and anything but a regular file is left
-alone.
+Files are treated as hostile until decoded: only the common decoders are tried (none that runs another program), the
+pixel count is checked against the header before a pixel is decoded, and only regular files are opened.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ __all__ = ["ArrayImages", "FolderImages", "ImageSource", "scan_folder"]
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 MOST_PIXELS = 100_000_000
-"""Largest image that is decoded, in pixels; anything larger is taken for a decompression bomb."""
+"""Largest image that is decoded, in pixels; a larger one counts as a decompression bomb."""
 
 GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 DEEP_MODES = ("I", "F")
-"""Prefixes of the modes with more than 8 bits a channel, which Pillow clips when it converts them."""
+"""Prefixes of the modes with more than 8 bits per channel, which Pillow clips when it converts them."""
 
 
 class ImageSource(Protocol):
@@ -47,19 +46,19 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def size(self, index: int) -> Size:
-        """(H, W) in pixels, without decoding."""
+        """Return (H, W) in pixels, without decoding."""
 
     def gray(self, index: int) -> bool:
-        """True if the image has one channel."""
+        """Return True if the image has one channel."""
 
     def name(self, index: int) -> str:
-        """How an error names the image."""
+        """Return the image's name in errors."""
 
     def read(self, index: int) -> NDArray[Any]:
-        """The pixels, (H, W, 1) or (H, W, 3) in RGB.
+        """Return the pixels, (H, W, 1) or (H, W, 3) in RGB.
 
         Raises:
-            DataError: the file cannot be decoded, or is no longer what it was.
+            DataError: the file cannot be decoded, or its size differs from the one in its header.
         """
 
     def update(self, digest: Hash) -> None:
@@ -72,7 +71,7 @@ class ArrayImages:
 
     Attributes:
         pixels: (n, H, W, C), uint8 or float in pixel units, C 1 or 3.
-        source: how an error names the array.
+        source: name of the array in errors.
     """
 
     pixels: NDArray[Any]
@@ -82,23 +81,23 @@ class ArrayImages:
         return len(self.pixels)
 
     def size(self, index: int) -> Size:
-        """(H, W), the same for all."""
+        """Return (H, W) in pixels, one size for all images."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
     def gray(self, index: int) -> bool:
-        """True if C is 1."""
+        """Return True if C is 1."""
         return int(self.pixels.shape[3]) == 1
 
     def name(self, index: int) -> str:
-        """The source; all its images have one shape."""
+        """Return the name of the array: all its images have one shape."""
         return self.source
 
     def read(self, index: int) -> NDArray[Any]:
-        """(H, W, C), a view."""
+        """Return one image as a view: (H, W, C)."""
         return np.asarray(self.pixels[index])
 
     def update(self, digest: Hash) -> None:
-        """Add shape, dtype and every value."""
+        """Add shape, dtype and every value to a digest."""
         digest.update(f"{self.pixels.shape} {self.pixels.dtype}".encode())
         for image in self.pixels:
             digest.update(image.tobytes())
@@ -106,7 +105,14 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file as its header describes it: `size` is (H, W) upright, in pixels."""
+    """Image file as its header describes it.
+
+    Attributes:
+        path: the file.
+        size: (H, W) in pixels, upright.
+        gray: True for one channel.
+        stamp: relative path, size in bytes and time of change, for the digest.
+    """
 
     path: Path
     size: Size
@@ -116,11 +122,11 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images in files, decoded when they are asked for.
+    """Images in files, decoded on demand.
 
     Attributes:
-        files: in order of their paths.
-        skipped: count of files that have no image's extension, are hidden, or are no regular files.
+        files: the image files, in order of their paths.
+        skipped: number of other files: hidden, not regular, or without the extension of an image.
     """
 
     files: tuple[ImageFile, ...]
@@ -130,23 +136,22 @@ class FolderImages:
         return len(self.files)
 
     def size(self, index: int) -> Size:
-        """(H, W) from the header."""
+        """Return (H, W) in pixels, from the header."""
         return self.files[index].size
 
     def gray(self, index: int) -> bool:
-        """True if the header says so."""
+        """Return True if the header says that the image has one channel."""
         return self.files[index].gray
 
     def name(self, index: int) -> str:
-        """The path."""
+        """Return the path."""
         return str(self.files[index].path)
 
     def read(self, index: int) -> NDArray[Any]:
-        """Decode one file: first frame, upright, transparency dropped; (H, W, 1) if gray, else (H, W, 3);
-        uint8.
+        """Decode the first frame of one file, upright, without transparency: (H, W, 1) if gray, else (H, W, 3); uint8.
 
         Raises:
-            DataError: the file cannot be decoded, or is no longer what it was.
+            DataError: the file cannot be decoded, or its size differs from the one in its header.
         """
         file = self.files[index]
         with reading(file.path, "an image"), _open(file.path) as image:
@@ -161,16 +166,17 @@ class FolderImages:
         return pixels.reshape(*file.size, -1)
 
     def update(self, digest: Hash) -> None:
-        """Add names, sizes in bytes and times of change, which stand in for the bytes."""
+        """Add names, sizes in bytes and times of change to a digest, in place of the content."""
         for file in self.files:
             digest.update(f"{file.stamp}\n".encode("utf-8", "surrogateescape"))
 
 
 def scan_folder(folder: Path) -> FolderImages:
-    """Find the images in `folder` and below, and read their headers.
+    """Find the images in `folder` and its subfolders, and read their headers.
 
     Raises:
-        DataError: a header cannot be read, an image is too large or too deep, or there is none.
+        DataError: a header cannot be read, an image has too many pixels or more than 8 bits per channel, or there is
+            no image.
     """
     files: list[ImageFile] = []
     skipped = 0
@@ -191,7 +197,7 @@ def scan_folder(folder: Path) -> FolderImages:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files; linked folders are followed, each real folder once."""
+    """Yield all files; linked folders are followed, each real folder once."""
     seen: set[str] = set()
     for base, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(base)
@@ -204,16 +210,16 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: folder cannot be listed: {error.strerror}")
+    raise DataError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
 
 
 def _header(path: Path, stamp: str) -> ImageFile:
     with reading(path, "an image"), _open(path) as image:
         width, height = image.size
         if isinstance(image, TiffImageFile):
-            # Some versions of Pillow have turned this size already, some turn it on decoding; the tags tell.
+            # Some versions of Pillow have already rotated this size, some rotate it on decoding: read the tags.
             width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-        # getexif() decodes a PNG whole; its metadata counts here only if it stands before the pixels.
+        # getexif() decodes a whole PNG, so its metadata counts only if it precedes the pixels.
         turned = image.format != "PNG" or "exif" in image.info
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if turned else 1
         gray = image.mode in GRAY_MODES
@@ -221,10 +227,10 @@ def _header(path: Path, stamp: str) -> ImageFile:
 
 
 def _open(path: Path) -> Image.Image:
-    """Open without decoding.
+    """Open an image without decoding it.
 
     Raises:
-        DataError: more pixels than `MOST_PIXELS`, or more than 8 bits a channel.
+        DataError: more pixels than `MOST_PIXELS`, or more than 8 bits per channel.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -236,6 +242,6 @@ def _open(path: Path) -> Image.Image:
     if image.mode.startswith(DEEP_MODES):
         image.close()
         raise DataError(
-            f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits, or give an .npy"
+            f"{path}: more than 8 bits per channel (mode {image.mode}): convert it to 8 bits, or give an .npy"
         )
     return image

@@ -1,4 +1,4 @@
-"""Labels from a file of their own."""
+"""Reading labels from a file or a sequence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["read_labels"]
 
 
 def read_labels(source: str | os.PathLike[str] | Sequence[int] | NDArray[Any], count: int) -> NDArray[np.int64]:
-    """One class a sample: (count,) int64.
+    """Read one class per sample: (count,) int64.
 
     Args:
-        source: integers, or a ``.npy``, an ``.npz`` with ``labels``, or a text file with one integer a line.
+        source: integers, or a ``.npy``, an ``.npz`` with ``labels``, or a text file with one integer per line.
         count: number of samples.
 
     Raises:
@@ -44,7 +44,7 @@ def read_labels(source: str | os.PathLike[str] | Sequence[int] | NDArray[Any], c
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: holds no labels, expected one integer a line, .npy or .npz: {error}") from error
+        raise DataError(f"{path}: holds no labels, expected one integer per line, .npy or .npz: {error}") from error
     return _checked(np.array(values, dtype=np.int64), count, str(path))
 
 

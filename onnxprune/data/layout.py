@@ -1,4 +1,4 @@
-"""Which axis of a rank-four shape holds the channels: of the model's input, and of an array of images."""
+"""Channel axis of rank-four shapes: of the model's input, and of an array of images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CHANNEL_AXIS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 
 @dataclass(frozen=True)
 class ImageInput:
-    """A model input that takes images.
+    """Model input that takes images.
 
     Attributes:
         spec: the input.
-        layout: where its channels are.
-        channels: 1 or 3; None if the model leaves it open.
-        height: in pixels; None if the model leaves it open.
-        width: in pixels; None if the model leaves it open.
+        layout: order of its axes.
+        channels: number of channels, 1 or 3; None if the model leaves it open.
+        height: height in pixels; None if the model leaves it open.
+        width: width in pixels; None if the model leaves it open.
     """
 
     spec: InputSpec
@@ -40,7 +40,7 @@ class ImageInput:
 
 
 def image_input(spec: InputSpec, options: DataOptions) -> ImageInput | None:
-    """Read `spec` as an image input; None if it cannot be one (not four axes, or neither 1 nor 3 channels).
+    """Interpret `spec` as an image input; None if it cannot be one (not four axes, or neither 1 nor 3 channels).
 
     Raises:
         UsageError: the shape fits both layouts, or contradicts ``--layout``.
@@ -60,7 +60,7 @@ def image_input(spec: InputSpec, options: DataOptions) -> ImageInput | None:
         return _image_input(spec, fitting[0])
     if not fitting and None not in (spec.shape[1], spec.shape[3]):
         return None
-    raise UsageError(f"{spec}: the shape does not tell where the channels are: add --layout nchw or --layout nhwc")
+    raise UsageError(f"{spec}: the shape does not tell which axis is the channels: add --layout nchw or --layout nhwc")
 
 
 def channels_last(array: NDArray[Any], source: str) -> NDArray[Any]:
@@ -68,10 +68,10 @@ def channels_last(array: NDArray[Any], source: str) -> NDArray[Any]:
 
     Args:
         array: (n, H, W), (n, C, H, W) or (n, H, W, C), with C 1 or 3.
-        source: how an error names the array.
+        source: name of the array in errors.
 
     Raises:
-        DataError: no such layout fits, or two do.
+        DataError: none or two of these layouts fit.
     """
     shape = format_shape(array.shape)
     wanted = "expected (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or gray (N, H, W)"

@@ -1,4 +1,4 @@
-"""From whatever the caller has to a :class:`Calibration`: one function a kind of source."""
+"""Opening any kind of source as a :class:`Calibration`: one function per kind."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 __all__ = ["SYNTHETIC", "CalibrationSource", "SupportsGetNext", "open_calibration"]
 
 SYNTHETIC = "synthetic"
-"""The source that stands for made-up inputs; a folder of that name is ``./synthetic``."""
+"""Source name that asks for synthetic inputs; a folder of that name is ``./synthetic``."""
 WARNING = (
-    "NO CALIBRATION DATA: synthetic images were used, as asked for, so the accuracy on real inputs is unknown "
+    "NO CALIBRATION DATA: synthetic inputs were used, as requested, so the accuracy on real inputs is unknown "
     "and may be much worse: pass --data with a few hundred real inputs"
 )
 
 
 @runtime_checkable
 class SupportsGetNext(Protocol):
-    """onnxruntime's CalibrationDataReader, or anything like it."""
+    """Reader with the interface of onnxruntime's CalibrationDataReader."""
 
     def get_next(self) -> Mapping[str, NDArray[Any]] | None:
-        """Arrays by input name; None at the end."""
+        """Return the next arrays by input name; None at the end."""
 
 
 CalibrationSource: TypeAlias = (
@@ -63,23 +63,23 @@ def open_calibration(
     seed: int = 0,
     synthetic_count: int = 512,
 ) -> Calibration:
-    """Open calibration inputs, and check all that can be checked without decoding every image.
+    """Open calibration inputs, and check everything that needs no decoding of every image.
 
     Args:
         source: an image folder, an ``.npy`` or ``.npz`` file, an array, a dict of arrays, an object with
             ``get_next``, an iterable of arrays or dicts (consumed, and kept in memory); the text ``synthetic`` for
-            made-up inputs; None for ``<model>.calib.npz`` beside the model.
+            synthetic inputs; None for ``<model>.calib.npz`` next to the model.
         inputs: the model's inputs, at least one.
-        options: the preprocessing, of pixels: image files, uint8 arrays, and float arrays if any is asked
-            for. Dicts, readers and iterables are model-ready and take none.
-        model_path: where to look for ``<model>.calib.npz``.
-        seed: of made-up images; 0 or more.
-        synthetic_count: how many of them.
+        options: preprocessing of pixels: of image files, of uint8 arrays, and of float arrays if any option is given.
+            Dicts, readers and iterables are model-ready and must have none.
+        model_path: path of the model, next to which ``<model>.calib.npz`` is looked for; None: nowhere.
+        seed: seed of synthetic inputs, 0 or more.
+        synthetic_count: number of synthetic inputs.
 
     Raises:
         UsageError: an option is missing, or does not fit the model or the kind of source.
-        DataError: nothing was given and nothing is beside the model, a file cannot be read, or values do not fit the
-            model.
+        DataError: no source was given and there is no file next to the model, a file cannot be read, or values do not
+            fit the model.
     """
     if not inputs:
         raise ValueError("expected at least one model input")
@@ -106,17 +106,17 @@ def open_calibration(
 
 
 def _beside(model_path: Path | None) -> Path:
-    """``<model>.calib.npz``.
+    """Find ``<model>.calib.npz`` next to the model.
 
     Raises:
-        DataError: it is not there.
+        DataError: there is no such file.
     """
     found = model_path.with_suffix(".calib.npz") if model_path else None
     if found is None or not found.exists():
-        looked = f", and {found} is not there" if found else ""
+        looked = f", and {found} does not exist" if found else ""
         raise DataError(
-            f"no inputs were given{looked}: give real ones with --data FOLDER, or ask for made-up ones with "
-            "--data synthetic, on which the accuracy is unknown"
+            f"no inputs were given{looked}: pass real inputs with --data FOLDER, or --data synthetic for synthetic "
+            "ones, with which the accuracy on real inputs is unknown"
         )
     return found
 
@@ -156,7 +156,7 @@ def _file(path: Path, specs: tuple[InputSpec, ...], options: DataOptions, notes:
         check_tensor(archive.arrays[spec.name], spec, f"{path} [{spec.name}]")
     counts = {len(array) for array in archive.arrays.values()}
     if len(counts) > 1:
-        raise DataError(f"{path}: {sorted(counts)} samples, expected as many for each of {_names(specs)}")
+        raise DataError(f"{path}: {sorted(counts)} samples, expected one number for all of {_names(specs)}")
     if archive.recipe.given():
         notes = [*notes, "mean, std and scale in the file not used: several inputs are taken as model-ready"]
     return ready(specs, archive.arrays, archive, str(path), kind, notes)
@@ -186,12 +186,14 @@ def _synthetic(specs: tuple[InputSpec, ...], options: DataOptions, seed: int, co
             images[spec.name] = made, recipe
             notes += more
         elif spec.dtype.kind != "f":
-            raise DataError(f"--data synthetic: values for {spec} cannot be made up: pass real inputs with --data")
+            raise DataError(
+                f"--data synthetic: expected images or float inputs, found {spec}: pass real inputs with --data"
+            )
         else:
             shapes[spec.name] = tuple(extent or OPEN_SIDE for extent in spec.shape[1:])
             notes.append(f"{spec.name!r}: 1/f noise of unit variance")
         if None in spec.shape[1:]:
-            notes.append(f"{spec.name!r}: the model leaves sizes open, made up where no option says")
+            notes.append(f"{spec.name!r}: the model leaves sizes open: {OPEN_SIDE} assumed unless an option gives one")
     first = next((recipe.describe() for _, recipe in images.values()), None)
     description = describe("synthetic", "synthetic", count, first, notes)
     description["warning"] = WARNING

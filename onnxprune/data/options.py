@@ -1,4 +1,4 @@
-"""What the caller says about the data: the model's inputs, and the preprocessing options."""
+"""Options of the data: the model's inputs, and the preprocessing of images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Color = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
 
 LARGEST_SIDE = 16384
-"""Longest image side, in pixels, that ``--resize`` and ``--crop`` accept."""
+"""Longest image side in pixels that ``--resize`` and ``--crop`` accept."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of the model.
+    """Name, shape and dtype of one input of the model.
 
     Attributes:
-        name: the input's name in the graph.
-        shape: extent of each axis; axis 0 is the batch; None, or anything below 1, is dynamic.
+        name: name of the input in the graph.
+        shape: extent of each axis, axis 0 being the batch; None, or a number below 1, is dynamic.
         dtype: element type that the model takes.
     """
 
@@ -45,35 +45,35 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How images become the values that the model expects: (pixel * scale - mean) / std.
+    """Preprocessing of images into the values that the model expects: (pixel * scale - mean) / std.
 
     Raises:
         UsageError: a value cannot be used (a std of zero, three sizes, a negative crop ...).
     """
 
     preset: PresetName | None = None
-    """A named recipe; the options below override its parts."""
+    """Named recipe; the options below override its parts."""
 
     mean: tuple[float, ...] | None = None
-    """Subtracted after scaling: one value, or one a channel in the order the model sees."""
+    """Subtrahend after scaling: one value, or one per channel in the model's order; default 0 or the preset's."""
 
     std: tuple[float, ...] | None = None
-    """Divided by last: one value, or one a channel in the order the model sees."""
+    """Divisor applied last: one value, or one per channel in the model's order; default 1 or the preset's."""
 
     scale: float | None = None
-    """Factor on the pixels 0..255, before mean and std; 1/255 unless a preset says otherwise."""
+    """Factor on the pixels 0..255, before mean and std; default 1/255 or the preset's."""
 
     resize: tuple[int, ...] | None = None
-    """Bilinear resize: N for the short side, or H W."""
+    """Bilinear resize, in pixels: N for the short side, or H W; default the preset's, or the model's size."""
 
     crop: tuple[int, ...] | None = None
-    """Centre crop after the resize: N for a square, or H W."""
+    """Centre crop after the resize, in pixels: N for a square, or H W; default the preset's, or the model's size."""
 
     color: Color | None = None
-    """Order of the channels that the model sees."""
+    """Order of the channels that the model takes; default rgb or the preset's, gray for a model of one channel."""
 
     layout: Layout | None = None
-    """Layout of the model's input; needed only where its shape does not tell."""
+    """Layout of the model's input; needed only if the shape does not tell."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
@@ -92,18 +92,18 @@ class DataOptions:
                 )
 
     def given(self) -> tuple[str, ...]:
-        """Flags of the preprocessing asked for; ``--layout`` describes the model and does not count."""
+        """Return the flags of the preprocessing options given; ``--layout`` describes the model and does not count."""
         fields = ("preset", "mean", "std", "scale", "resize", "crop", "color")
         return tuple(f"--{field}" for field in fields if getattr(self, field) is not None)
 
 
 def format_shape(shape: tuple[object, ...]) -> str:
-    """A shape as people write it: ``(N, 3, ?, ?)``."""
+    """Format a shape for messages: ``(N, 3, ?, ?)``."""
     return "(" + ", ".join("?" if extent is None else str(extent) for extent in shape) + ")"
 
 
 def format_numbers(numbers: tuple[float, ...]) -> str:
-    """Numbers as they would be typed after a flag."""
+    """Format numbers as typed after a flag."""
     return " ".join(f"{number:g}" for number in numbers)
 
 

@@ -1,7 +1,7 @@
-"""From pixels to the values that the model expects, in this order: resize, crop, colour, numbers, layout.
+"""Preprocessing of pixels into the values that the model expects: resize, crop, colour, scale and shift, layout.
 
 value = (pixel * scale - mean) / std, with mean and std in units of pixel * scale and in the order of the
-channels that the model sees. Sizes follow the habits of torchvision: the long side is truncated, the centre
+channels that the model sees. Sizes are rounded as in torchvision: the long side is truncated, the offset of the centre
 crop rounded.
 """
 
@@ -31,18 +31,21 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The resolved recipe.
+    """Resolved preprocessing recipe.
 
     Attributes:
         resize: short side in pixels, or (H, W), or None to keep the size; bilinear with antialiasing.
-        crop: (H, W) of a centre crop after the resize, or None.
-        color: order of the channels; ``gray`` is luma, repeated where `channels` is 3.
-        channels: 1 or 3, as the model takes.
+        crop: (H, W) in pixels of a centre crop after the resize; None for no crop.
+        color: order of the channels; ``gray`` is luma, repeated if `channels` is 3.
+        channels: number of the model's input channels, 1 or 3.
         layout: layout of the model's input.
         scale: factor on the pixels.
-        mean: one number a channel, in units of pixel * scale.
-        std: one number a channel, in units of pixel * scale.
-        dtype: element type of the result; for uint8 the numbers must leave pixels as they are.
+        mean: one number per channel, in units of pixel * scale.
+        std: one number per channel, in units of pixel * scale.
+        dtype: element type of the result; unless it is a float, scale, mean and std must be 1, 0 and 1.
+
+    Raises:
+        ValueError: the numbers of channels differ, or scaled values do not fit `dtype`.
     """
 
     resize: int | Size | None
@@ -67,11 +70,11 @@ class Preprocessing:
         return self.scale == 1 and not any(self.mean) and all(std == 1 for std in self.std)
 
     def describe(self) -> dict[str, object]:
-        """The recipe as JSON-able values, for the report."""
+        """Return the recipe as JSON-able values, for the report."""
         return {**asdict(self), "dtype": str(self.dtype)}
 
     def resized(self, size: Size) -> Size:
-        """Size of an image of `size` after the resize, before the crop."""
+        """Return the size of an image of `size` after the resize, before the crop."""
         if self.resize is None:
             return size
         if not isinstance(self.resize, int):
@@ -81,7 +84,7 @@ class Preprocessing:
         return height, width
 
     def output_size(self, size: Size) -> Size:
-        """Size of an image of `size` after resize and crop.
+        """Return the size of an image of `size` after resize and crop.
 
         Raises:
             ValueError: the crop is larger than the image.
@@ -97,8 +100,7 @@ class Preprocessing:
         """Prepare images for the model.
 
         Args:
-            images: each (H, W, 1) or (H, W, 3) in RGB, uint8 or float, in pixel units; an (n, H, W, C)
-                array will do.
+            images: each (H, W, 1) or (H, W, 3) in RGB, uint8 or float, in pixel units; or one (n, H, W, C) array.
 
         Returns:
             (n, C, H, W) or (n, H, W, C) by `layout`, of `dtype`, C-contiguous.
@@ -112,7 +114,7 @@ class Preprocessing:
     def _prepared(self, image: NDArray[Any]) -> NDArray[Any]:
         size = (image.shape[0], image.shape[1])
         pixels = self._colored(_cropped(_resized(image, self.resized(size)), self.output_size(size)))
-        # float64 keeps the rounding below that of any element type a model takes; whole planes are fastest.
+        # The rounding of float64 is below that of any element type a model takes; whole planes are fastest.
         values = np.array(pixels.transpose(2, 0, 1), dtype=np.float64, order="C")
         values *= self.scale
         values -= np.reshape(self.mean, (-1, 1, 1))
@@ -129,14 +131,14 @@ class Preprocessing:
 
 
 def _luma(image: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, 3) RGB to (H, W, 1) of the same dtype; integers are rounded."""
+    """Convert (H, W, 3) RGB to (H, W, 1) luma of the image's dtype; integers are rounded."""
     values = image.astype(np.float64) @ LUMA
     rounded = values if image.dtype.kind == "f" else np.rint(values)
     return np.asarray(rounded[:, :, np.newaxis], dtype=image.dtype)
 
 
 def _resized(image: NDArray[Any], size: Size) -> NDArray[Any]:
-    """Bilinear with antialiasing, a channel at a time: Pillow's modes for floats hold one channel."""
+    """Resize bilinearly with antialiasing, one channel at a time: Pillow's float modes hold one channel."""
     if image.shape[:2] == size:
         return image
     mode = np.uint8 if image.dtype == np.uint8 else np.float32

@@ -1,15 +1,15 @@
-"""The named recipes.
+"""Named preprocessing recipes.
 
 ``imagenet``     torchvision's and timm's: 0..1, then the mean and deviation of ImageNet in RGB.
 ``imagenet-tf``  TensorFlow's, from -1 to 1.
 ``caffe``        pixels 0..255 in BGR, less their mean; of SqueezeNet, GoogLeNet, VGG and others.
 ``cifar10``      0..1, then the per-pixel mean and deviation of the CIFAR-10 training images. Many CIFAR
-                 nets were trained with ImageNet's numbers instead: for those, ``--preset imagenet``, which
-                 leaves images alone that have the model's size already.
-``none``         the pixels 0..255 as they are.
+                 nets were trained with ImageNet's numbers instead: use ``--preset imagenet`` for them, which
+                 neither resizes nor crops images that already have the model's size.
+``none``         unscaled pixels 0..255.
 
-The first three take the short side to 256 and the centre 224 x 224; where the model has another fixed size,
-that size and a short side in the same proportion.
+The first three resize the short side to 256 and crop the centre 224 x 224; if the model has another fixed size, they
+crop to that size and scale the short side in proportion.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["CROP", "PRESETS", "Preset", "short_side"]
 
 CROP = 224
-"""Side in pixels of the crop, for a model of dynamic size."""
+"""Side in pixels of the crop for a model of dynamic size."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Numbers of a recipe.
+    """Numbers of a named recipe.
 
     Attributes:
         scale: factor on the pixels.
         mean: one number for all channels, or three in the order of `color`; in units of pixel * scale.
-        std: likewise.
+        std: one number for all channels, or three in the order of `color`; in units of pixel * scale.
         color: order of the channels, or None if it does not matter.
         crops: True if images are resized and cropped as for ImageNet.
     """
@@ -55,5 +55,5 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 def short_side(crop: tuple[int, int]) -> int:
-    """Short side in pixels to resize to before a centre crop to (H, W): 256 for 224, and in proportion."""
+    """Return the short side in pixels to resize to before a centre crop to (H, W): 256 / 224 of the longer side."""
     return round(max(crop) * 256 / 224)

@@ -1,4 +1,4 @@
-"""Options, a preset, and what is stored beside the images, resolved into one concrete recipe.
+"""Resolving options, a preset and the numbers stored with the images into one preprocessing recipe.
 
 Each number comes from the first of these that has it: its own option, the preset, the file, the default
 (scale 1/255, mean 0, std 1). Every choice that the caller did not make leaves a note.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["OPEN_SIDE", "natural_size", "resolve"]
 
 OPEN_SIDE = 64
-"""Side in pixels of made-up images where neither the model nor an option says."""
+"""Side in pixels of synthetic images if neither the model nor an option gives one."""
 
 WAY_OUT = "add --resize H W, or --resize N --crop H W"
 
@@ -37,16 +37,16 @@ WAY_OUT = "add --resize H W, or --resize N --crop H W"
 def resolve(
     target: ImageInput, options: DataOptions, stored: DataOptions, images: ImageSource
 ) -> tuple[Preprocessing, list[str]]:
-    """Make the recipe that takes `images` to `target`.
+    """Resolve the preprocessing that turns `images` into values of `target`.
 
     Args:
         target: the model's input.
-        options: what the caller asked for.
-        stored: mean, std and scale found beside the images; defaults that `options` overrides.
-        images: all images, whose sizes are checked against the outcome.
+        options: the caller's options.
+        stored: mean, std and scale stored with the images; `options` overrides them.
+        images: all images; their sizes after the preprocessing are checked.
 
     Returns:
-        The recipe, and notes on what the caller did not ask for.
+        The recipe, and one note for each choice that the caller did not make.
 
     Raises:
         UsageError: options contradict each other or the model.
@@ -76,7 +76,7 @@ def resolve(
 
 
 def natural_size(target: ImageInput, options: DataOptions) -> Size:
-    """(H, W) in pixels that model and options call for; `OPEN_SIDE` where they leave it open."""
+    """Return (H, W) in pixels as the model and the options fix it; `OPEN_SIDE` for a side that neither fixes."""
     size = (OPEN_SIDE, OPEN_SIDE)
     exact = options.crop or (options.resize if options.resize and len(options.resize) == 2 else None)
     if exact:
@@ -105,7 +105,7 @@ def _numbers(
     color: Color,
     notes: list[str],
 ) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
-    """Scale, mean and std, the last two with one number a channel in the order of `color`."""
+    """Resolve scale, mean and std; the last two have one number per channel, in the order of `color`."""
     dtype = target.spec.dtype
     if dtype == np.uint8:
         _check_untouched(target, options, notes)
@@ -122,7 +122,7 @@ def _numbers(
             _reordered(preset.std, preset, color),
         )
     elif any(number is not None for number in (scale, mean, std)):
-        notes.append("mean, std or scale stored beside the images used where no option says otherwise")
+        notes.append("mean, std or scale stored with the images used, unless an option overrides them")
     elif options.mean is None and options.std is None and options.scale is None:
         notes.append("no --preset or --mean/--std given: scaled to 0..1")
     scale = options.scale or scale or 1 / 255
@@ -140,12 +140,12 @@ def _numbers(
 def _check_untouched(target: ImageInput, options: DataOptions, notes: list[str]) -> None:
     asked = [flag for flag in options.given() if flag in ("--mean", "--std", "--scale")]
     if asked:
-        raise UsageError(f"{target.spec}: the model takes pixels as they are: drop {' '.join(asked)}")
+        raise UsageError(f"{target.spec}: the model takes unscaled pixels: drop {' '.join(asked)}")
     notes.append("the model takes uint8: pixels are not scaled")
 
 
 def _reordered(numbers: tuple[float, ...], preset: Preset, color: Color) -> tuple[float, ...]:
-    """Numbers belong to channels: where ``--color`` swaps red and blue, they swap with them."""
+    """Reorder a preset's numbers to the channels of `color`: if ``--color`` swaps red and blue, so are the numbers."""
     swapped = {preset.color, color} == {"rgb", "bgr"}
     return numbers[::-1] if swapped else numbers
 
@@ -156,7 +156,7 @@ def _each(numbers: tuple[float, ...], channels: int, name: str) -> tuple[float, 
     if len(numbers) != channels:
         raise UsageError(
             f"{name} has {len(numbers)} numbers ({format_numbers(numbers)}), the model takes {channels} "
-            f"channels: give --{name} with one number a channel, or one for all"
+            f"channels: give --{name} with one number per channel, or one for all"
         )
     return tuple(float(number) for number in numbers)
 
@@ -164,7 +164,7 @@ def _each(numbers: tuple[float, ...], channels: int, name: str) -> tuple[float, 
 def _geometry(
     target: ImageInput, options: DataOptions, preset: Preset | None, images: ImageSource, notes: list[str]
 ) -> tuple[int | Size | None, Size | None]:
-    """Resize and crop."""
+    """Resolve resize and crop."""
     size = (target.height, target.width) if target.height and target.width else None
     crop = _pair(options.crop) if options.crop else None
     resize: int | Size | None = None
@@ -190,7 +190,7 @@ def _geometry(
 
 
 def _preset_size(target: ImageInput) -> Size:
-    """Crop of the presets that crop: the model's size where it has one."""
+    """Return the (H, W) crop of a cropping preset: the model's size; `CROP` if the model leaves it open."""
     return target.height or target.width or CROP, target.width or target.height or CROP
 
 
@@ -226,7 +226,7 @@ def _check_sizes(recipe: Preprocessing, target: ImageInput, images: ImageSource)
 def _color_notes(recipe: Preprocessing, images: ImageSource) -> list[str]:
     gray = sum(images.gray(index) for index in range(len(images)))
     if recipe.channels == 3 and gray:
-        return [f"{gray} gray images repeated in 3 channels"]
+        return [f"{gray} gray images repeated to 3 channels"]
     if recipe.color == "gray" and gray < len(images):
         return [f"{len(images) - gray} colour images reduced to luma"]
     return []
@@ -237,5 +237,5 @@ def _pair(size: tuple[int, ...]) -> Size:
 
 
 def _format(size: Sequence[int | None] | None) -> str:
-    """``HxW``, as errors and notes write sizes."""
+    """Format a size as ``HxW`` for errors and notes; ``?`` for an open side."""
     return "x".join("?" if side is None else str(side) for side in size or ())

@@ -1,9 +1,9 @@
-"""Which samples are fitted on, chosen by, and reported on.
+"""Splitting the samples: to fit on, to choose between results by, and held-out to report on.
 
-No number that decides or is reported may come from samples that an earlier step has seen, and a near-duplicate of a
-sample is as good as that sample: whole blocks of neighbours in the order of the inputs go to one part, and groups of
-near-duplicates are kept together. The samples that are fitted on fall into two halves in the same way, since fits to
-one half are judged on the other.
+No number that decides or is reported may come from samples that an earlier step has seen, and having seen a
+near-duplicate counts as having seen the sample. A part therefore consists of whole blocks of neighbours in the order of
+the inputs, and of whole groups of near-duplicates. The samples to fit on are split into two halves by blocks, too:
+a fit to one half is judged on the other.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Split", "split"]
 
-_BLOCKS = 50  # of all samples
-_HALF_BLOCKS = 16  # of those that are fitted on, in turn of one half and of the other
+_BLOCKS = 50  # blocks of all samples
+_HALF_BLOCKS = 16  # blocks of the samples to fit on, alternating between the halves
 _HELD_SHARE, _MOST_HELD = 0.1, 256
 
 
@@ -35,12 +35,12 @@ class Split:
     """Parts of the samples; all indices int64, disjoint, sorted.
 
     Attributes:
-        fit: to fit on.
-        choose: to choose between results that were fitted; empty unless asked for.
-        held: to report on.
-        halves: (len(calibration),) int8, the half (0 or 1) of each sample that is fitted on.
+        fit: samples to fit on.
+        choose: samples to choose between fitted results by; empty unless requested.
+        held: held-out samples, to report on.
+        halves: (len(calibration),) int8, the half (0 or 1) of each sample in `fit`; 0 for all others.
         distinct: number of samples of all parts, near-duplicates counted once.
-        distinct_held: number of those to report on, counted so.
+        distinct_held: number of held-out samples, near-duplicates counted once.
     """
 
     fit: Indices
@@ -52,25 +52,26 @@ class Split:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of samples, for the report."""
+        """Number of samples of each part, and of distinct ones, for the report."""
         found = {"fit": len(self.fit), "chosen_by": len(self.choose), "held_back": len(self.held)}
         return {**found, "distinct": self.distinct}
 
 
 def split(calibration: Calibration, samples: int | None, *, choosing: bool = False, seed: int = 0) -> Split:
-    """Draw samples at random, without replacement, and part them.
+    """Draw samples at random, without replacement, and split them.
 
-    A tenth of the samples is reported on, at least one and at most 256, and as many are chosen by.
+    About a tenth of the samples is held out, at least 1 and at most 256; with `choosing`, as many again are set apart
+    to choose by.
 
     Args:
-        calibration: what to draw from.
-        samples: how many; None, or more than there are, for all.
-        choosing: set samples apart to choose by.
-        seed: of the draw; 0 or more.
+        calibration: inputs to draw from.
+        samples: number of samples to draw; None, or more than there are: all.
+        choosing: set samples apart to choose between results by.
+        seed: seed of the draw, 0 or more.
 
     Raises:
-        UsageError: the seed is out of range.
-        DataError: fewer than two samples (three, if some are to choose by), by `samples` or in the data.
+        UsageError: the seed is negative.
+        DataError: fewer than 2 samples (3 with `choosing`), by `samples` or in the data.
     """
     if seed < 0:
         raise UsageError(f"--seed must be 0 or more, found {seed}")
@@ -80,13 +81,13 @@ def split(calibration: Calibration, samples: int | None, *, choosing: bool = Fal
         raise DataError(
             f"{calibration.description['source']}: {count} samples (there are {len(calibration)}, "
             f"--samples {samples}), expected at least {least}, one to fit and one to verify"
-            f"{' and one to choose by' if choosing else ''}: give more"
+            f"{' and one to choose by' if choosing else ''}: provide more"
         )
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(calibration))[:count]).astype(np.int64)
     known = groups = near_duplicates(calibration, drawn)
     distinct = int(known.max()) + 1
-    if distinct < least:  # they cannot be kept together: that there are so few is all that can be said
+    if distinct < least:  # too few to keep near-duplicates together; the count of distinct samples reports it
         groups = np.arange(count, dtype=np.int64)
     wanted = min(_MOST_HELD, max(1, round(count * _HELD_SHARE)))
     parts = _parts(groups, [wanted, wanted if choosing else 0], generator)
@@ -98,7 +99,7 @@ def split(calibration: Calibration, samples: int | None, *, choosing: bool = Fal
 
 
 def _parts(groups: Indices, wanted: list[int], generator: np.random.Generator) -> Indices:
-    """The part of each sample: 1, 2 ... for about as many as wanted of each, 0 for the rest; whole groups only."""
+    """Assign whole groups to parts: part k = 1, 2, ... gets about ``wanted[k - 1]`` samples, part 0 the rest."""
     sizes = np.bincount(groups)
     block = _blocks(sizes, _BLOCKS)
     order = generator.permutation(int(block.max()) + 1)
@@ -113,7 +114,7 @@ def _parts(groups: Indices, wanted: list[int], generator: np.random.Generator) -
 
 
 def _halves(groups: Indices) -> Indices:
-    """The half of each sample: (n,) of 0 and 1; both halves have samples where there are two."""
+    """Assign samples to halves, (n,) of 0 and 1; both halves are non-empty if there are two samples."""
     numbers, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(numbers) < 2:
         return np.arange(len(groups), dtype=np.int64) * 2 // max(len(groups), 1)
@@ -124,7 +125,7 @@ def _halves(groups: Indices) -> Indices:
 
 
 def _blocks(sizes: Indices, most: int) -> Indices:
-    """The block of each of some groups in a row, blocks being about equally large."""
+    """Assign consecutive groups to at most `most` blocks with about equally many samples."""
     middle = np.cumsum(sizes) - sizes / 2
     found = np.floor(middle * most / max(int(sizes.sum()), 1))
     _, number = np.unique(found, return_inverse=True)

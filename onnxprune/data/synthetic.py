@@ -1,9 +1,9 @@
-"""Made-up inputs with the statistics of photographs, for when there is nothing better.
+"""Synthetic inputs with the statistics of photographs, for use without real inputs.
 
-White noise drives a trained net far off the activations that it has on photographs. Three facts about
-photographs carry most of their second-order statistics: amplitudes fall as 1/f (Field, "Relations between
+On white noise, the activations of a trained network are far from its activations on photographs. Three facts about
+photographs account for most of their second-order statistics: amplitudes fall as 1/f (Field, "Relations between
 the statistics of natural images and the response properties of cortical cells", 1987); edges come from
-objects that hide each other, with sizes of density r^-3 (the dead-leaves model; Lee, Mumford, Huang,
+objects that occlude each other, with sizes of density r^-3 (the dead-leaves model; Lee, Mumford, Huang,
 "Occlusion models for natural images", 2001); and colours vary far more in brightness than along the two
 opponent axes (Ruderman, Cronin, Chiao, "Statistics of cone responses to natural images", 1998).
 """
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 __all__ = ["SyntheticCalibration", "SyntheticImages", "natural_image", "one_over_f"]
 
 GENERATOR = "dead leaves, 1"
-"""Part of the digest: change it when the images for a seed change."""
+"""Name and version of the generator, part of the digest: change it whenever the images for a seed change."""
 
 OPPONENT = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]) / np.sqrt([[3.0], [2.0], [6.0]])
 """Rows: brightness, blue-yellow and red-green, as unit vectors in RGB."""
 
 DEVIATIONS = np.array([1.0, 0.27, 0.13])
-"""Typical standard deviation along each row of `OPPONENT`, brightness being 1."""
+"""Typical standard deviation along each row of `OPPONENT`, relative to brightness."""
 
 LEAVES = 120
 TEXTURE = 0.4
-"""Standard deviation of the 1/f texture, that of the leaves being 1."""
+"""Standard deviation of the 1/f texture, relative to the leaves."""
 
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Images made when they are asked for, the same for the same seed and index.
+    """Images generated on demand, each determined by `seed` and its index.
 
     Attributes:
-        count: how many there are.
+        count: number of images.
         extent: (H, W) in pixels.
-        seed: 0 or more.
+        seed: seed of the generator, 0 or more.
     """
 
     count: int
@@ -62,35 +62,37 @@ class SyntheticImages:
         return self.count
 
     def size(self, index: int) -> Size:
-        """(H, W), the same for all."""
+        """Return (H, W) in pixels, one size for all images."""
         return self.extent
 
     def gray(self, index: int) -> bool:
-        """False: all have colours."""
+        """Return False: all images have colours."""
         return False
 
     def name(self, index: int) -> str:
-        """What an error calls it."""
+        """Return the image's name in errors."""
         return f"synthetic image {index}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB."""
+        """Generate one image: (H, W, 3) uint8 RGB."""
         return natural_image(np.random.default_rng([self.seed, index]), self.extent)
 
     def update(self, digest: Hash) -> None:
-        """Add what the images follow from."""
+        """Add generator, count, extent and seed to a digest: they determine the images."""
         digest.update(repr((GENERATOR, self)).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticCalibration:
-    """Made-up values for every input. See :class:`~onnxprune.data.calibration.Calibration`.
+    """Synthetic values for every input; a :class:`~onnxprune.data.calibration.Calibration`.
 
     Attributes:
-        specs: the model's inputs; all take floats, or images.
-        shapes: per input, the extents of one sample.
-        images: per input that takes images, the images and their recipe; the others get 1/f noise of unit
-            variance.
+        specs: the model's inputs; each takes images or floats.
+        shapes: per input that takes no images, the extents of one sample; filled with 1/f noise of unit variance.
+        images: per input that takes images, the images and their preprocessing.
+        count: number of samples.
+        seed: seed of the generator, 0 or more.
+        description: source, kind, count, preprocessing, notes and a warning, for the report.
     """
 
     specs: tuple[InputSpec, ...]
@@ -104,19 +106,19 @@ class SyntheticCalibration:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs."""
+        """Names of the model's inputs, in the model's order."""
         return tuple(spec.name for spec in self.specs)
 
     def __len__(self) -> int:
         return self.count
 
     def load(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Make the samples at `indices`."""
+        """Generate the samples at `indices`."""
         chosen = check_indices(indices, self.count)
         return {spec.name: self._load(position, spec, chosen) for position, spec in enumerate(self.specs)}
 
     def digest(self) -> str:
-        """Sha256 in hex; computed once."""
+        """Return the SHA-256 in hex of seed, count, inputs and preprocessing; computed once."""
         return self._digest
 
     @cached_property
@@ -139,7 +141,7 @@ class SyntheticCalibration:
 
 
 def one_over_f(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Gaussian noise of `shape` whose amplitude falls as 1/f along all axes, with mean 0 and variance 1."""
+    """Generate Gaussian noise of `shape` whose amplitude falls as 1/f along all axes, with mean 0 and variance 1."""
     white = rng.standard_normal(shape)
     if white.size < 2:
         return white
@@ -151,7 +153,7 @@ def one_over_f(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.f
 
 
 def natural_image(rng: np.random.Generator, size: Size) -> NDArray[np.uint8]:
-    """An image (H, W, 3) in RGB of mean brightness, contrast and content of its own."""
+    """Generate an image, (H, W, 3) uint8 RGB, with random brightness, contrast and content."""
     texture = np.stack([one_over_f(rng, size) for _ in range(3)], axis=2)
     scene = _leaves(rng, size) + TEXTURE * texture
     scene -= scene.mean(axis=(0, 1))
@@ -163,7 +165,7 @@ def natural_image(rng: np.random.Generator, size: Size) -> NDArray[np.uint8]:
 
 
 def _leaves(rng: np.random.Generator, size: Size) -> NDArray[np.float64]:
-    """Ellipses and rectangles over each other, (H, W, 3) along the opponent axes, each of unit variance."""
+    """Draw overlapping ellipses and rectangles: (H, W, 3) along the opponent axes, each of about unit variance."""
     height, width = size
     canvas = np.empty((height, width, 3))
     canvas[:] = rng.standard_normal(3)

@@ -1,4 +1,4 @@
-"""Values that are ready for the model: checked, never scaled; and samples from readers and iterables."""
+"""Model-ready values: checked, never scaled; and stacking the samples of readers and iterables."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ CHUNK_BYTES = 1 << 25
 
 
 def fits(shape: tuple[int, ...], spec: InputSpec) -> bool:
-    """True if `shape`, batch first, has the rank and the fixed extents of `spec`; any batch size will do."""
+    """Check that `shape`, batch first, has the rank and the fixed extents of `spec`; any batch size fits."""
     return len(shape) == len(spec.shape) and all(
         want in (None, have) for have, want in zip(shape[1:], spec.shape[1:], strict=True)
     )
 
 
 def check_tensor(array: NDArray[Any], spec: InputSpec, source: str) -> None:
-    """Check that `array` can be fed to `spec` as it is, but for a cast that keeps its values.
+    """Check that `array` can be fed to `spec` without a change other than a cast that keeps its values.
 
-    Floats cast to floats that hold their range, integers to integers that do; nothing else casts, because
-    integers for a float input are likely pixels that nobody has scaled.
+    Floats cast to floats and integers to integers whose range holds every value. Integers never cast to floats: for a
+    float input they are likely pixels that nobody has scaled.
 
     Raises:
-        DataError: shape, dtype or a value does not fit, naming `source`.
+        DataError: shape, dtype or a value does not fit; the message names `source`.
     """
     if not fits(array.shape, spec) or 0 in array.shape:
         raise DataError(
@@ -55,10 +55,10 @@ def check_tensor(array: NDArray[Any], spec: InputSpec, source: str) -> None:
 
 
 def check_finite(array: NDArray[Any], source: str) -> None:
-    """Check floats for NaN and infinity; other dtypes pass.
+    """Check floats for NaN and infinity; other dtypes pass unchecked.
 
     Raises:
-        DataError: naming `source` and the first sample (index on axis 0) that has one.
+        DataError: a value is not finite; the message names `source` and the first such sample (index on axis 0).
     """
     if array.dtype.kind != "f":
         return
@@ -72,7 +72,7 @@ def check_finite(array: NDArray[Any], source: str) -> None:
 
 
 def chunks(array: NDArray[Any]) -> Iterable[tuple[int, NDArray[Any]]]:
-    """Pieces of some 32 MB along axis 0, each with the index of its first sample."""
+    """Yield pieces of about 32 MiB along axis 0, each with the index of its first sample."""
     step = max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
@@ -82,16 +82,17 @@ def collect(items: Iterable[object], specs: Sequence[InputSpec], source: str) ->
     """Consume samples and stack them.
 
     Args:
-        items: each an array (models of one input) or a dict with exactly the model's inputs; each array one
-            sample without a batch axis, or a batch with one, by its rank.
+        items: each an array (for a model of one input) or a dict with exactly the model's inputs. The rank of an array
+            tells one sample (no batch axis) from a batch.
         specs: the model's inputs.
-        source: how an error names the items.
+        source: name of the items in errors.
 
     Returns:
-        Per input, (n, ...), checked against its spec.
+        Per input, (n, ...) of the spec's dtype, checked against the spec.
 
     Raises:
-        DataError: an item is something else or does not fit, or there is none; the message has its index.
+        DataError: there is no item, or one has another type, other names, or a shape, dtype or value that does not fit;
+            the message names its index.
     """
     batches: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in specs}
     for index, item in enumerate(items):
@@ -100,7 +101,7 @@ def collect(items: Iterable[object], specs: Sequence[InputSpec], source: str) ->
         batch = {spec.name: _with_batch(arrays[spec.name], spec, where) for spec in specs}
         if len({len(array) for array in batch.values()}) != 1:
             counts = ", ".join(f"{name!r} {len(array)}" for name, array in batch.items())
-            raise DataError(f"{where}: different numbers of samples ({counts}), expected as many for each input")
+            raise DataError(f"{where}: different numbers of samples ({counts}), expected one number for all inputs")
         for spec in specs:
             array = batch[spec.name]
             check_tensor(array, spec, where)
@@ -110,7 +111,7 @@ def collect(items: Iterable[object], specs: Sequence[InputSpec], source: str) ->
                     f"{where}: shape {format_shape(array.shape[1:])} without the batch, but item 0 has "
                     f"{format_shape(first.shape[1:])}, expected one shape for input {spec.name!r}"
                 )
-            # A reader may fill the same buffer again and again.
+            # A reader may reuse one buffer for all items.
             batches[spec.name].append(array.astype(spec.dtype, copy=True))
     if not batches[specs[0].name]:
         raise DataError(f"{source}: no samples, expected at least two: an exhausted reader must be rewound first")
@@ -146,7 +147,7 @@ def _with_batch(array: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any
 
 
 def _check_range(array: NDArray[Any], spec: InputSpec, source: str) -> None:
-    """Check that a narrowing cast keeps every value."""
+    """Check that a narrowing cast to the dtype of `spec` keeps every value."""
     if np.can_cast(array.dtype, spec.dtype, "safe"):
         return
     limits = np.finfo(spec.dtype) if spec.dtype.kind == "f" else np.iinfo(spec.dtype)

@@ -1,8 +1,8 @@
-"""Residual branches: what can go whole.
+"""Residual branches that can be removed whole.
 
-The answers of some layers are only ever added to a shortcut. Without the channels that such a layer reads it answers
-its bias and nothing else; with the bias put down to zero as well the sum is the shortcut, and all that was there for
-the branch alone is never run: the network is a block less deep.
+The outputs of some layers are only added to a shortcut. Without input channels, the output of such a layer is its bias;
+with a zero bias, too, the sum equals the shortcut, and all nodes that serve the branch alone are removed: the network
+is one block less deep.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["Branch", "find_branches", "silence", "sum_of", "without_branches"]
 
 
-# Of zeros these make zeros.
+# Operators whose output is zero for zero inputs.
 _KEEP_ZERO = {"Identity", "Dropout", "Transpose", "Reshape", "Mul", "Relu", "LeakyRelu"}
 
 
 @dataclass(frozen=True)
 class Branch:
-    """What goes with the last channel of a group.
+    """Residual branch, removed with the last channel of a group.
 
     Attributes:
-        group: its name.
-        ends: names of the sites that read its channels and of which the answers are added to something else.
-        nodes: names of all nodes that are there for it alone, the ends included, the sums not.
-        constants: names of the constants that only these read.
-        inner: names of the other groups that are made and read by these nodes alone.
+        group: name of the group.
+        ends: names of the sites that consume the group's channels and whose outputs are added to a shortcut.
+        nodes: names of all nodes that serve the branch alone, including the ends, without the sums.
+        constants: names of the constants that only these nodes read.
+        inner: names of the other groups that only these nodes produce and consume.
     """
 
     group: str
@@ -52,7 +52,7 @@ class Branch:
 
 
 def sum_of(net: Net, answer: Any) -> Any:
-    """The Add of two tensors of one shape that alone reads an answer; else None."""
+    """Return the Add of two tensors of one shape that is the only reader of an output; None if there is none."""
     if len(answer.outputs) != 1 or answer.outputs[0].op != "Add" or answer.name in net.output_names:
         return None
     add = answer.outputs[0]
@@ -63,24 +63,26 @@ def sum_of(net: Net, answer: Any) -> Any:
 
 
 def find_branches(net: Net, channels: ChannelMap) -> dict[str, Branch]:
-    """The branches of a graph by group, in topological order. Any may go, whichever others do; some layer always
-    stays."""
+    """Find the residual branches of a graph, by group, in topological order.
+
+    Any subset of them can be removed; at least one layer is always kept.
+    """
     tensors, everything = net.tensors(), _needed(net, {})
     layers = {node.name for node in net.nodes if node.op in LAYERS}
     groups = (_branch(net, channels, group, tensors, everything) for group in channels.prunable)
     candidates = [candidate for candidate in groups if candidate is not None]
     found: dict[str, Branch] = {}
     summed: dict[str, str] = {}
-    # Those inside others first: what hangs on two of them is in an outer one in any case.
+    # Inner branches first: a node that depends on two branches is in an outer branch in any case.
     for branch, sums in sorted(candidates, key=lambda candidate: len(candidate[0].nodes)):
-        if set(summed) & set(sums):  # where two answers make one sum, one of the two must stay
+        if set(summed) & set(sums):  # of two outputs that are added, one must be kept
             continue
         parts = [*found.values(), branch]
         together = everything - _needed(net, {**summed, **sums})
         apart = set[str]().union(*(part.nodes for part in parts))
         constants = frozenset[str]().union(*(part.constants for part in parts))
         alone = together == apart and _read_only_by(tensors, together) == constants
-        if alone and not layers <= together:  # else it hangs on which others go
+        if alone and not layers <= together:  # else its nodes would depend on which other branches are removed
             found[branch.group] = branch
             summed |= sums
     return {group.name: found[group.name] for group in channels.prunable if group.name in found}
@@ -89,7 +91,7 @@ def find_branches(net: Net, channels: ChannelMap) -> dict[str, Branch]:
 def _branch(
     net: Net, channels: ChannelMap, group: ChannelGroup, tensors: Mapping[str, Any], everything: set[str]
 ) -> tuple[Branch, dict[str, str]] | None:
-    """What goes with a group, and its sums with what is no more added; None if it is no branch."""
+    """Return the branch of a group, and per sum the name of its summand; None if the group has no branch."""
     answers = _answers(net, channels, group, tensors)
     sums = {add.name: summand.name for _, summand, add in answers}
     if not answers or len(sums) < len(answers):
@@ -104,7 +106,7 @@ def _branch(
 
 
 def _read_only_by(tensors: Mapping[str, Any], nodes: set[str]) -> frozenset[str]:
-    """Constants that no other node reads."""
+    """Return the names of the constants that no other node reads."""
     return frozenset(
         name
         for name, tensor in tensors.items()
@@ -115,8 +117,8 @@ def _read_only_by(tensors: Mapping[str, Any], nodes: set[str]) -> frozenset[str]
 def _answers(
     net: Net, channels: ChannelMap, group: ChannelGroup, tensors: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """The consumers of a group that answer to a sum: names, what is added, and the sum; nothing if one of them has
-    other inputs, too."""
+    """Find the consumers of a group whose output is added to a shortcut: name, summand and sum of each; empty if one of
+    them reads other channels, too."""
     found = []
     for name in group.consumers:
         site = channels.sites[name]
@@ -129,7 +131,7 @@ def _answers(
 
 
 def _ending(net: Net, answer: Any) -> tuple[Any, Any] | None:
-    """What an answer is added as, and the sum; between the two zeros stay zeros."""
+    """Follow zero-preserving nodes from a layer's output to the residual Add; return (summand, add)."""
     while (add := sum_of(net, answer)) is None:
         if len(answer.outputs) != 1 or answer.outputs[0].op not in _KEEP_ZERO or answer.name in net.output_names:
             return None
@@ -138,7 +140,7 @@ def _ending(net: Net, answer: Any) -> tuple[Any, Any] | None:
 
 
 def _needed(net: Net, without: Mapping[str, str]) -> set[str]:
-    """Names of the nodes that the graph's outputs hang on; ``without``: per sum, the tensor that is not in it."""
+    """Return the names of the nodes that the graph's outputs depend on; ``without``: per sum, the summand to ignore."""
     makers = {tensor.name: node for node in net.nodes for tensor in node.outputs}
     waiting, found = [name for name in net.output_names if name in makers], set[str]()
     while waiting:
@@ -152,7 +154,7 @@ def _needed(net: Net, without: Mapping[str, str]) -> set[str]:
 
 
 def silence(net: Net, channels: ChannelMap, branches: Iterable[Branch]) -> dict[Site, tuple[Array, Array]]:
-    """Weights and biases with which these branches answer zero, see `with_weights`."""
+    """Return zero weights and biases for the ends of these branches, see `with_weights`."""
     tensors = net.tensors()
     zeros = {}
     for site in (channels.sites[name] for branch in branches for name in branch.ends):
@@ -164,16 +166,16 @@ def silence(net: Net, channels: ChannelMap, branches: Iterable[Branch]) -> dict[
 
 
 def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch]) -> Net:
-    """The same network without these branches: each sum is its other operand.
+    """Remove residual branches from a network: each sum is replaced by its other operand.
 
-    A Relu behind the sum that another made is taken away, too: the second does nothing.
+    A Relu behind the sum is removed, too, if the operand is the output of a Relu, because it has no effect.
     """
     net = net.copy()
     tensors, nodes = net.tensors(), {id(node) for node in net.nodes}
     kept = {*net.output_names, *(name for node in net.nodes for name in captured_names(node))}
     for name in (name for branch in branches for name in branch.ends):
         ending = _ending(net, tensors[channels.sites[name].response])
-        if ending is None:  # the sum went with another branch
+        if ending is None:  # the sum was removed with another branch
             continue
         summand, add = ending
         other = next(tensor for tensor in add.inputs if tensor is not summand)
@@ -188,7 +190,7 @@ def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch])
 
 
 def _bypass(node: Any, source: Any, kept: set[str]) -> None:
-    """Whoever reads what a node makes reads `source` instead; where its name must stay, it passes `source` on."""
+    """Make all readers of a node's output read `source`; a node whose output is named in `kept` becomes an Identity."""
     result = node.outputs[0]
     for reader in list(result.outputs):
         for position, tensor in enumerate(reader.inputs):

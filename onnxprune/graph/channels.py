@@ -1,9 +1,9 @@
-"""Which channels must be removed together: slots, ties and connected components.
+"""Channels that must be removed together: slots, ties and connected components.
 
-Every axis of a known size of every value, weights included, has its slots. The rules tie them; what is tied,
-directly or not, is a *unit*. Units that touch the same axes equally often form a `ChannelGroup`, from which any
-number may go. An axis that a node touches and its rule does not tie is pinned, with the node and the reason:
-nothing is guessed.
+Every axis of known size of every value, weights included, has slots. The rules tie slots; the slots tied directly or
+indirectly are a *unit*. Units with equally many slots on each axis form a `ChannelGroup`, from which any number can be
+removed. An axis that a node touches and its rule does not tie is pinned, with the node and the reason: nothing is
+guessed.
 
 The idea of coupled parameters follows Fang et al., "DepGraph" (CVPR 2023, arXiv 2301.12900).
 """
@@ -41,15 +41,15 @@ _MOST_SLOTS_IN_ALL = 1 << 27
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels of which any number may go, or the reason why all must stay.
+    """Channels of which any number can be removed, or the reasons why none can be.
 
     Attributes:
-        name: unique; the first node, in topological order, that makes these channels and no other group's; where
-            each makes some of another's too (a conv added to a concatenation), the first with a number behind it.
-        units: (size,) int64, the component that each channel is.
-        producers: names of the layers whose outputs these are, in topological order.
-        consumers: names of the sites that use them up, in topological order.
-        pins: why nothing may go; empty: prunable.
+        name: unique name: the first node, in topological order, that produces these channels and no other group's; if
+            each produces another group's, too (a conv added to a concatenation), the first with a number behind it.
+        units: unit of each channel, (size,) int64.
+        producers: names of the layers that produce the channels, in topological order.
+        consumers: names of the sites that consume the channels, in topological order.
+        pins: reasons why no channel can be removed; empty if the group is prunable.
     """
 
     name: str
@@ -70,10 +70,10 @@ class ChannelMap:
 
     Attributes:
         groups: all groups, in topological order of their first producers.
-        labels: the unit of each slot: per axis (size,) int64.
+        labels: unit of each slot: per axis (size,) int64.
         count: number of units.
         sites: all sites of the graph by name.
-        fixed: layers that are no sites, by name, and why: their weights stay as they are.
+        fixed: reasons why layers are not sites, by name: their weights are not changed.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -84,34 +84,34 @@ class ChannelMap:
 
     @property
     def prunable(self) -> tuple[ChannelGroup, ...]:
-        """The groups from which channels may go."""
+        """Groups from which channels can be removed."""
         return tuple(group for group in self.groups if not group.pins)
 
     @cached_property
     def by_tensor(self) -> Mapping[str, tuple[Axis, ...]]:
-        """The known axes of every tensor."""
+        """Axes of known size of every tensor."""
         axes: dict[str, list[Axis]] = defaultdict(list)
         for axis in self.labels:
             axes[axis.tensor].append(axis)
         return {tensor: tuple(found) for tensor, found in axes.items()}
 
     def all_alive(self) -> Mask:
-        """(count,) bool, nothing removed."""
+        """Return the mask of all units: (count,) bool, all True."""
         return np.ones(self.count, dtype=np.bool_)
 
     def alive_slots(self, axis: Axis, alive: Mask) -> IntArray:
-        """Original slots of an axis that are still there: (k,) int64."""
+        """Return the original slots that remain on an axis: (k,) int64."""
         return np.flatnonzero(alive[self.labels[axis]]).astype(np.int64)
 
     def unit_of_slots(self, axis: Axis, group: ChannelGroup, alive: Mask) -> IntArray:
-        """For each slot still on the axis, the index of its channel within the group's `units`, or -1."""
+        """Return for each remaining slot of an axis the index of its channel in the group's `units`, or -1."""
         labels = self.labels[axis]
         place = np.full(self.count, -1, dtype=np.int64)
         place[group.units] = np.arange(group.size)
         return place[labels[alive[labels]]]
 
     def kept_after(self, axis: Axis, before: Mask, after: Mask) -> IntArray | None:
-        """Positions, on the axis as it is with `before` alive, of what is left with `after`; None if all."""
+        """Return the positions, among the slots alive in `before`, of the slots alive in `after`; None if all are."""
         labels = self.labels[axis]
         present = labels[before[labels]]
         kept = np.flatnonzero(after[present]).astype(np.int64)
@@ -123,7 +123,7 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
 
     Args:
         net: the graph, shapes inferred.
-        forbidden: site names whose input channels must all stay, with the reason.
+        forbidden: reasons why no input channel of a site can be removed, by name of the site.
     """
     slots = _Slots(net)
     pins: list[Pin] = list(_boundary_pins(net))
@@ -148,7 +148,7 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
 
 
 def _makes(node: Any, sites: Mapping[str, Site]) -> Axis | None:
-    """The axis of a layer's constant weights that makes its output channels, whether they can be fitted or not."""
+    """Return the axis of a layer's constant weights that produces its output channels; None if there is none."""
     if node.name in sites:
         return sites[node.name].output_axis
     if not isinstance(node.inputs[1], gs.Constant) or node.op not in {"Conv", "ConvTranspose"}:
@@ -158,7 +158,7 @@ def _makes(node: Any, sites: Mapping[str, Site]) -> Axis | None:
 
 
 class _Slots:
-    """Numbers for all slots."""
+    """Numbering of all slots."""
 
     def __init__(self, net: Net) -> None:
         self.offset: dict[Axis, int] = {}
@@ -247,7 +247,7 @@ def _weight_pins(net: Net, fixed: Mapping[str, str], forbidden: Mapping[str, str
 
 
 def _carries(node: Any) -> bool:
-    """Whether it is a depthwise ConvTranspose: it uses up no channels, its own rule says what goes through it."""
+    """Return True for a depthwise ConvTranspose, which consumes no channels: its rule ties input to output."""
     shape = dims(node.inputs[1])
     depthwise = node.op == "ConvTranspose" and shape is not None and shape[1] == 1
     return (
@@ -259,16 +259,16 @@ def _why_no_site(net: Net, node: Any) -> str:
     weight = node.inputs[1]
     if node.op == "ConvTranspose":
         if int(node.attrs.get("group", 1)) > 1:
-            return "a ConvTranspose in groups is not fitted anew"
+            return "a grouped ConvTranspose cannot be refitted"
         if node.attrs.get("output_shape") or str(node.attrs.get("auto_pad", "NOTSET")) not in {"NOTSET", "VALID"}:
-            return "its pads follow from its input, and it is not fitted anew"
+            return "its pads depend on its input, so it cannot be refitted"
     if not isinstance(weight, gs.Constant):
         return "its weights are computed"
     if weight.name in net.overridable:
         return "its weights are a graph input that a caller may replace"
     if len(weight.outputs) > 1:
         return "its weights are shared with another node"
-    return "its form is not one that can be fitted anew"
+    return "a layer of its form cannot be refitted"
 
 
 def _groups(
@@ -299,7 +299,7 @@ def _groups(
 
 
 def _named(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    """The groups, each with a name of its own."""
+    """Return the groups with unique names."""
     times = Counter(name for group in groups for name in group.producers)
     taken: set[str] = set(times)
     named = []

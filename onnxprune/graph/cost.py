@@ -1,10 +1,10 @@
-"""What a network costs: multiply-accumulates and parameters, as a function of how many channels each group keeps, and
-of the forms that layers are carried out in (see ``forms``).
+"""Cost of a network: multiply-accumulates, parameters and latency, as functions of the number of channels that each
+group keeps and of the forms of layers (see ``forms``).
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
-the weights)``, positions being the output positions (for ConvTranspose the input's). Every axis of a weight is as
-long as it was, less what its groups have lost; so both costs are sums of products of linear terms. What belongs to a
-residual branch (see ``branches``) costs nothing once the branch's group keeps no channel.
+the weights)``, positions being the output positions (for ConvTranspose the input's). The length of every axis of a
+weight is its original length minus the channels removed from its groups, so MACs and parameters are sums of products
+of linear terms. The nodes of a residual branch (see ``branches``) cost nothing once its group keeps no channel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NO_FORMS: Mapping[str, Form] = {}
 
 @dataclass(frozen=True)
 class _Extent:
-    """Length of one axis of a weight: `size`, less `times` for each channel that a group has lost."""
+    """Length of one axis of a weight: `size`, minus `times` for each channel removed from a group."""
 
     size: int
     groups: tuple[tuple[str, int], ...]  # (group name, times)
@@ -49,8 +49,8 @@ class _Extent:
 
 @dataclass(frozen=True)
 class _Layer:
-    """``output``, ``input``: axes of the weights; ``shape`` is None for a layer that has one form only; ``clock``: its
-    milliseconds, where they were measured; ``within``: groups that it goes with."""
+    """Layer with weights: ``output`` and ``input`` are axes of the weights; ``shape`` is None for a layer with one form
+    only; ``clock`` has its milliseconds, if measured; it is removed with the branch of a group in ``within``."""
 
     positions: float  # for one sample
     extents: tuple[_Extent, ...]
@@ -63,25 +63,25 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A constant; ``within``: groups that it goes with."""
+    """Constant; it is removed with the branch of a group in ``within``."""
 
     extents: tuple[_Extent, ...]
     within: tuple[str, ...]
 
 
 class Clock(Protocol):
-    """What a layer takes."""
+    """Latency of a layer."""
 
     def ms(self, forms: Forms, inputs: Any, outputs: Any) -> Any:
-        """Milliseconds of forms, see `LayerShape.costs`."""
+        """Return the milliseconds of forms, arguments as for `LayerShape.costs`."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of a network by the number of channels that its groups keep.
+    """Cost model of a network by the number of channels that its groups keep and the forms of its sites.
 
-    Every method takes ``keep``: channels kept, per group name; groups that are not in it keep all. ``forms``: per
-    site name, taken as they are; sites that are not in it are dense.
+    Every method takes ``keep``, the number of channels kept per group name; other groups keep all. ``forms``: form per
+    site name; other sites are dense.
     """
 
     sizes: Mapping[str, int]
@@ -91,12 +91,12 @@ class CostModel:
     rest: float = 0.0
 
     def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
-        """The same with the milliseconds of layers, and of what is no layer or has no clock."""
+        """Return the cost model with clocks of layers, and `rest` milliseconds for all nodes without a clock."""
         layers = {name: replace(layer, clock=clocks.get(name)) for name, layer in self.layers.items()}
         return replace(self, layers=layers, rest=rest)
 
     def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
-        """Milliseconds, those of layers added up."""
+        """Return the milliseconds of one run, the sum over layers and the rest."""
         return self.rest + sum(self.layer_costs(keep, forms, "latency").values())
 
     def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
@@ -105,25 +105,25 @@ class CostModel:
         return layer.clock.ms(Forms.of([form]), inputs, outputs)
 
     def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
-        """Multiply-accumulates for one sample."""
+        """Return the multiply-accumulates for one sample."""
         return sum(self.layer_macs(keep, forms).values())
 
     def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> float:
-        """One of the costs."""
+        """Return the cost of the network in a unit."""
         if unit == "latency":
             return self.latency(keep, forms)
         return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
 
     def costs(self, name: str, forms: Forms, inputs: int, outputs: int, unit: Unit) -> Array:
-        """Of a layer in each of some forms, (n,).
+        """Return the cost of a layer in each of some forms, (n,).
 
         Raises:
-            ValueError: it has one form only.
+            ValueError: the layer has one form only.
         """
         layer = self.layers[name]
         if layer.shape is None:
             raise ValueError(f"'{name}' has one form only")
-        if not outputs:  # it goes with its branch
+        if not outputs:  # it is removed with its branch
             return np.zeros(len(forms))
         if unit == "latency":
             ms = layer.clock.ms(forms, inputs, outputs) if layer.clock is not None else 0.0
@@ -132,7 +132,7 @@ class CostModel:
         return np.asarray(found, dtype=np.float64)
 
     def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
-        """The cheapest forms with the same answers, dense ones left out."""
+        """Return the cheapest forms with equal outputs, by merging neighbouring factors; dense forms are left out."""
         found = {}
         for name, form in forms.items():
             layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
@@ -148,21 +148,21 @@ class CostModel:
         return found
 
     def channels(self, name: str, keep: Mapping[str, int]) -> tuple[int, int]:
-        """Input channels (of one group of a grouped conv) and output channels of a layer."""
+        """Return the input channels (of one group of a grouped conv) and output channels of a layer."""
         axes, layer = self.layer_axes(name, keep), self.layers[name]
         return axes[layer.input], axes[layer.output]
 
     def tidied(self, keep: Mapping[str, int]) -> dict[str, int]:
-        """The same, groups inside branches that go whole at their full size: nobody reads them."""
+        """Return `keep` with groups inside removed branches at their full size, because nothing reads them."""
         inner = {name for group, branch in self.branches.items() if keep.get(group) == 0 for name in branch.inner}
         return {name: self.sizes[name] if name in inner else count for name, count in keep.items()}
 
     def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
-        """Multiply-accumulates of each layer for one sample, by node name."""
+        """Return the multiply-accumulates of each layer for one sample, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "macs") for name in self.layers}
 
     def params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
-        """Floating-point numbers in all constants."""
+        """Return the number of floating-point numbers in all constants."""
         dense = round(sum(self._product(constant, keep) for constant in self.constants))
         changed = sum(
             self._cost(name, keep, form, "params") - self._cost(name, keep, DENSE, "params")
@@ -171,22 +171,22 @@ class CostModel:
         return dense + changed
 
     def layer_axes(self, name: str, keep: Mapping[str, int]) -> tuple[int, ...]:
-        """Length of each axis of a layer's weights, 0 where it goes with its branch."""
+        """Return the length of each axis of a layer's weights; 0 if the layer is removed with its branch."""
         layer = self.layers[name]
         if _gone(layer, keep):
             return (0,) * len(layer.extents)
         return tuple(round(self._length(extent, keep)) for extent in layer.extents)
 
     def positions(self, name: str) -> int:
-        """Output positions of a layer for one sample (for a ConvTranspose the input's)."""
+        """Return the output positions of a layer for one sample (for a ConvTranspose the input's)."""
         return round(self.layers[name].positions)
 
     def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
-        """Elements of each layer's weights, bias apart, by node name."""
+        """Return the number of weights of each layer, without biases, by node name."""
         return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
 
     def layer_costs(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> Mapping[str, float]:
-        """One of the costs of each layer, by node name."""
+        """Return the cost of each layer in a unit, by node name."""
         if unit == "latency":
             return {
                 name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep))[0])
@@ -197,7 +197,7 @@ class CostModel:
         return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}
 
     def layers_of(self, group: str) -> tuple[str, ...]:
-        """Layers with an axis that a group's channels are on, and those that go with the last of them."""
+        """Return the layers with the channels of a group, and the layers of the residual branch of the group."""
         return tuple(
             name
             for name, layer in self.layers.items()
@@ -207,7 +207,7 @@ class CostModel:
     def along(
         self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
     ) -> Array:
-        """Cost of one layer for each count that one group may keep, all others as in `keep`: (n,) float64."""
+        """Return the cost of one layer for each count of one group, all others as in `keep`: (n,) float64."""
         layer = self.layers[name]
         if _gone(layer, {other: count for other, count in keep.items() if other != group}):
             return np.zeros(len(counts))
@@ -246,7 +246,7 @@ class CostModel:
 
 
 def _gone(weights: _Layer | _Weights, keep: Mapping[str, int]) -> bool:
-    """Whether it goes with a branch of which nothing is kept."""
+    """Return True if the weights are removed with the residual branch of a group that keeps no channel."""
     return any(keep.get(group, 1) == 0 for group in weights.within)
 
 

@@ -37,7 +37,7 @@ class _Affine:
 
 
 def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
-    """The same network with every BatchNormalization folded that can be, and a note on each that cannot.
+    """Fold every BatchNormalization that can be folded; return the network, and a note on each that cannot.
 
     Folding a second time changes nothing.
     """

@@ -1,4 +1,4 @@
-"""The forms that a layer can be carried out in, and what each costs.
+"""Forms of a layer (dense or decomposed), and the cost of each.
 
 A conv of kernel k_0 x k_1 is one conv (*dense*), or a chain: first a conv along one kernel axis with r outputs (V
 takes the vertical axis, H the rest; or the other way round), then one along the others, and behind either a 1x1 conv
@@ -32,12 +32,12 @@ Unit = Literal["macs", "params", "latency"]
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """How a layer is carried out.
+    """Form of a layer.
 
     Attributes:
-        spatial: rank r of the two convs that stand for one; None: no such pair.
-        first: the kernel axis that the first of them takes.
-        channel: width d in front of a 1x1 conv; None: no such conv.
+        spatial: rank r of the pair of convs V and H; None without the pair.
+        first: kernel axis of the first conv of the pair; 0 without it.
+        channel: width d in front of the 1x1 conv P; None without it.
     """
 
     spatial: int | None = None
@@ -50,11 +50,11 @@ class Form:
 
     @property
     def dense(self) -> bool:
-        """Whether it is the layer as it was."""
+        """Whether the layer is not decomposed."""
         return self == DENSE
 
     def parts(self) -> tuple[Form, ...]:
-        """This form, and those that can stand for it exactly when neighbours are multiplied together."""
+        """Return this form, and the forms that equal it exactly after multiplying neighbouring factors."""
         return tuple(dict.fromkeys((self, replace(self, channel=None), replace(self, spatial=None), DENSE)))
 
 
@@ -63,7 +63,7 @@ DENSE = Form()
 
 @dataclass(frozen=True)
 class Forms:
-    """Many forms: (n,) int64 each, 0 where there is no such part."""
+    """Array of forms: (n,) int64 per part, 0 for an absent part."""
 
     spatial: Indices
     first: Indices
@@ -71,24 +71,24 @@ class Forms:
 
     @classmethod
     def of(cls, forms: Sequence[Form]) -> Forms:
-        """Those of a sequence."""
+        """Make the array of a sequence of forms."""
         rows = [(form.spatial or 0, form.first, form.channel or 0) for form in forms]
         return cls.from_array(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
 
     @classmethod
     def from_array(cls, parts: Indices) -> Forms:
-        """What `array` gave, again."""
+        """Make forms from the return value of `array`."""
         spatial, first, channel = parts
         return cls(spatial, first, channel)
 
     @classmethod
     def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0) -> Forms:
-        """From numbers and arrays, broadcast against each other."""
+        """Make forms from numbers and arrays, broadcast against each other."""
         parts = np.broadcast_arrays(np.atleast_1d(spatial), first, channel)
         return cls(*(np.asarray(part, dtype=np.int64) for part in parts))
 
     def array(self) -> Indices:
-        """(3, n) int64: the attributes."""
+        """Return the parts as an array, (3, n) int64."""
         return np.stack([self.spatial, self.first, self.channel])
 
     def __len__(self) -> int:
@@ -98,17 +98,17 @@ class Forms:
         return Form(int(self.spatial[index]) or None, int(self.first[index]), int(self.channel[index]) or None)
 
     def take(self, places: Indices) -> Forms:
-        """Some of them."""
+        """Return the forms at some places."""
         return Forms.from_array(self.array()[:, places])
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What the cost of a layer's forms depends on, beside its channels.
+    """Sizes on which the cost of a layer's forms depends, besides its channels.
 
     Attributes:
         kernel: sizes of the kernel axes; () for Gemm and MatMul.
-        groups: of a grouped conv.
+        groups: number of groups of a grouped conv; else 1.
         outputs: output positions for one sample.
         between: for each kernel axis, positions behind a conv along that axis alone.
     """
@@ -119,13 +119,13 @@ class LayerShape:
     between: tuple[float, ...]
 
     def cost(self, form: Form, inputs: Number, outputs: Number, unit: Unit) -> Any:
-        """MACs for one sample, or weights; numbers or arrays in, the same out.
+        """Return the MACs for one sample, or the number of weights; an array if an argument is one.
 
         Args:
-            form: how it is carried out.
+            form: form of the layer.
             inputs: input channels per group.
-            outputs: output channels in all.
-            unit: what is counted.
+            outputs: output channels of all groups.
+            unit: cost to count, ``macs`` or ``params``.
         """
         here = self.outputs if unit == "macs" else 1.0
         elements, channel = math.prod(self.kernel), form.channel or 0
@@ -138,7 +138,7 @@ class LayerShape:
         return first + here * (narrow * form.spatial * (elements // along) + outputs * channel)
 
     def costs(self, forms: Forms, inputs: Number, outputs: Number, unit: Unit) -> Any:
-        """The same for many forms."""
+        """Return the cost of many forms; arguments as for `cost`."""
         kernel, groups = math.prod(self.kernel), self.groups
         spatial, first, channel = forms.spatial, forms.first, forms.channel
         along = np.array(self.kernel or (1,))[first]
@@ -151,7 +151,7 @@ class LayerShape:
         return np.where(np.equal(spatial, 0), whole, pair) + widened
 
     def settled(self, form: Form, outputs: int, price: Callable[[Form], float]) -> Form:
-        """The cheapest form that answers exactly the same: neighbours are multiplied together where that is cheaper."""
+        """Return the cheapest form with equal outputs: neighbouring factors are merged if that is cheaper."""
         if form.channel is not None and form.channel * self.groups >= outputs:
             form = replace(form, channel=None)
         ranked = sorted(form.parts(), key=lambda part: (price(part), part.spatial or 0, part.channel or 0))
@@ -180,13 +180,13 @@ def layer_shape(concrete: Net, site: Site, batch: int) -> LayerShape:
 
 
 def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, groups: int = 1) -> str:
-    """A layer in one line, weights outputs first: ``512x512x3x3 -> V 175, H 175->232, P 232->475``.
+    """Describe a layer in one line, weights outputs first: ``512x512x3x3 -> V 175, H 175->232, P 232->475``.
 
     Args:
-        before: shape of the weights, outputs first.
-        after: the same of what is left; no outputs: nothing.
-        form: how it is carried out now.
-        groups: of a grouped conv.
+        before: original shape of the weights, outputs first.
+        after: shape of the weights left, outputs first; no outputs for a removed layer.
+        form: form of the layer now.
+        groups: number of groups of a grouped conv; else 1.
     """
     size = "x".join(map(str, before))
     if not after[0]:

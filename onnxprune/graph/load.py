@@ -1,4 +1,4 @@
-"""Reading a model that may be anything: every way in which a file can be bad ends in one `ModelError` line."""
+"""Reading a model from an untrusted file: every defect raises a `ModelError` of one line."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def load(
 
     Args:
         source: the model.
-        label: what messages call it; its path, if it has one, unless given.
+        label: name of the model in messages; default its path, if it has one.
 
     Returns:
-        The graph, and what was changed or left alone on the way in (see `normalize`).
+        The graph, and notes on what was changed or kept on loading (see `normalize`).
 
     Raises:
         ModelError: the file is missing, empty, truncated, not ONNX, outside the supported versions, refers to data
@@ -53,7 +53,7 @@ def load(
 
 
 def read_model(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
-    """The checked ModelProto with its external data in memory, and a label for messages."""
+    """Read and check a model; return the ModelProto with its external data in memory, and a label for messages."""
     if isinstance(source, onnx.ModelProto):
         model, label, folder = onnx.ModelProto(), "the given model", None
         model.CopyFrom(source)

@@ -27,9 +27,9 @@ Dim = int | str | None  # a fixed size, a symbol, or nothing known
 
 @dataclass(frozen=True)
 class Header:
-    """What a model carries beside its graph, kept from the input file to the output file.
+    """Fields of a model besides its graph, copied from the input file to the output file.
 
-    ``has_shapes``: whether it lists the shapes of tensors between the nodes.
+    ``has_shapes``: whether the model lists the shapes of tensors between the nodes.
     """
 
     ir_version: int

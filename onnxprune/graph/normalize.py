@@ -42,7 +42,7 @@ _SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get
 
 
 def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
-    """The same network in a plain form, and notes on what a user may want to know.
+    """Rewrite a network into a plain form with equal outputs; return it with notes for the user.
 
     Raises:
         ModelError: no Conv, Gemm or MatMul has constant weights.
@@ -76,7 +76,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
 
 
 def with_shapes(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
-    """The network for inputs of exactly these shapes, with all sizes worked out that follow from them.
+    """Return the network for inputs of exactly these shapes, with all sizes that follow from them.
 
     Args:
         net: a normalised network.

@@ -1,4 +1,4 @@
-"""Writing a network: checked as it will be read, and never half a file."""
+"""Writing a network: checked as readers check it, and never a partial file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STRICT_LIMIT = 2**31 - 1  # bytes; protobuf's limit for one message
 
 
 def finished_model(net: Net) -> onnx.ModelProto:
-    """The model as it will be saved: shapes inferred anew, fully checked.
+    """Return the model to save, with shapes inferred anew and fully checked.
 
     Raises:
         VerifyError: the checker or strict shape inference rejects it.
@@ -46,7 +46,7 @@ def finished_model(net: Net) -> onnx.ModelProto:
 
 
 def complaint(net: Net) -> str:
-    """What `finished_model` would say, in one line; empty: nothing. Of large weights only the shapes are looked at."""
+    """Return the error of `finished_model` in one line, empty if none; of large weights only the shapes are checked."""
     light = net.copy()
     for tensor in light.tensors().values():
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _SMALL:
@@ -89,7 +89,7 @@ def _is_standard(model: onnx.ModelProto) -> bool:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed.
+    """Write a file completely or not at all: to a temporary file next to it, then renamed.
 
     Raises:
         OutputError: the folder is missing or the file cannot be written.

@@ -1,10 +1,10 @@
-"""Sites: the layers whose weights can be fitted anew, seen as one matrix that answers to an input patch.
+"""Sites: the layers whose weights can be refitted, as one matrix that is applied to input patches.
 
-A site answers ``y = W x + b`` at every output position. For a Conv x is the input patch under that position,
-channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For a ConvTranspose x
-is what reaches that position through each element of the kernel: zero where its stride passes it by. For Gemm and
-MatMul a position is a row. Whatever the operator's layout, `matrix` gives W as (groups, outputs per group, p) and
-`with_weights` writes it back.
+The output of a site is ``y = W x + b`` at every output position. For a Conv, x is the input patch under that position,
+channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For a ConvTranspose, x
+are the inputs that reach that position through each kernel element, zero for an element that the stride skips. For Gemm
+and MatMul, a position is a row. For any layout of the operator, `matrix` returns W as (groups, outputs per group, p)
+and `with_weights` writes it back.
 """
 
 from __future__ import annotations
@@ -117,19 +117,19 @@ class Window:
 
 @dataclass(frozen=True)
 class Site:
-    """A layer with constant weights of its own.
+    """Layer with constant weights of its own.
 
     Attributes:
-        name: the node's name.
-        op: its operator.
-        source: the tensor that it reads; channels on axis 1 of a Conv's or ConvTranspose's, on the last of the others'.
-        response: the tensor that holds its answer, its bias included.
-        weight: the tensor of its weights.
-        output_axis: the axis of `weight` that makes the output channels.
-        input_axis: the axis of `weight` that uses up the input channels.
-        groups: of a grouped conv; else 1.
-        window: of a Conv or ConvTranspose; else None.
-        add: for a MatMul, the node that adds its bias; else None.
+        name: name of the node.
+        op: operator of the node.
+        source: input tensor; its channels are on axis 1 for Conv and ConvTranspose, else on the last axis.
+        response: output tensor, including the bias.
+        weight: tensor of the weights.
+        output_axis: axis of `weight` that produces the output channels.
+        input_axis: axis of `weight` that consumes the input channels.
+        groups: number of groups of a grouped conv; else 1.
+        window: window of a Conv or ConvTranspose; else None.
+        add: name of the node that adds the bias of a MatMul; else None.
     """
 
     name: str
@@ -150,12 +150,12 @@ class Site:
 
     @property
     def decomposable(self) -> bool:
-        """Whether V, H and P may stand in its place."""
+        """Whether the layer can be replaced by V, H and P."""
         return self.op != "ConvTranspose"
 
 
 def find_sites(net: Net) -> tuple[Site, ...]:
-    """All sites of a graph, in topological order."""
+    """Find all sites of a graph, in topological order."""
     found = (_READERS[node.op](net, node) for node in net.nodes if node.op in _READERS and is_standard(node))
     return tuple(site for site in found if site is not None)
 
@@ -296,9 +296,9 @@ def _integers(node: Any, name: str, default: tuple[int, ...]) -> tuple[int, ...]
 
 
 def ensure_biases(net: Net) -> Net:
-    """The same network in which every site has a bias of its own, one value an output, zero where it is new.
+    """Give every site a bias of its own, one value per output, zero if it is new.
 
-    A fitted site needs one, and the channel map must know it: where its outputs go, its bias goes with them.
+    A fitted site needs a bias, and the channel map must know it: it is pruned with the outputs.
     """
     bare = [site for site in find_sites(net) if not _has_bias(net, site)]
     if not bare:
@@ -334,7 +334,7 @@ def _has_bias(net: Net, site: Site) -> bool:
 
 
 def matrix(net: Net, site: Site) -> tuple[Array, Array]:
-    """Weights (groups, outputs per group, p) and bias (outputs,) of a site, float64."""
+    """Return the weights (groups, outputs per group, p) and bias (outputs,) of a site, float64."""
     node = net.node(site.name)
     weight = values_of(node.inputs[1]).astype(np.float64)
     if site.op == "Conv":
@@ -365,9 +365,9 @@ def _added(net: Net, site: Site, size: int) -> Array:
 
 
 def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
-    """The same network with the weights (groups, outputs per group, p) and biases (outputs,) of some sites replaced.
+    """Replace the weights (groups, outputs per group, p) and biases (outputs,) of some sites; return the new network.
 
-    Values are stored in the type of the weights that they replace.
+    Values are stored in the dtype of the weights that they replace.
 
     Raises:
         ValueError: a MatMul without an Add for its bias (see `ensure_biases`), or values of another size.

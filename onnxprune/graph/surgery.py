@@ -1,8 +1,8 @@
 """Removing channels, and zeroing them: two ways to the same outputs.
 
-`remove` takes slots out of every value and weight that has them, then lets the fix-ups put attributes and shape
-constants right. `zero` keeps every shape and sets the weights that read the channels to zero. That both give the
-same outputs on any input is the contract that tests and every run check.
+`remove` removes slots from every value and weight that has them, then calls the fix-ups for attributes and shape
+constants. `zero` keeps every shape and sets the weights that read the channels to zero. Tests and every run check that
+both give equal outputs on any input.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["alive_without", "remove", "zero"]
 
 
 def alive_without(channels: ChannelMap, removed: Mapping[str, Sequence[int] | IntArray]) -> Mask:
-    """Which units are left: (units,) bool.
+    """Return the mask of the units left: (units,) bool.
 
     Args:
-        channels: the map.
-        removed: per group name, indices of its channels that go.
+        channels: channel map.
+        removed: indices of the channels to remove, per group name.
 
     Raises:
         ValueError: a group is unknown or pinned, or would lose its last channel.
@@ -50,13 +50,13 @@ def alive_without(channels: ChannelMap, removed: Mapping[str, Sequence[int] | In
 
 
 def remove(net: Net, channels: ChannelMap, before: Mask, after: Mask) -> Net:
-    """The network with fewer channels.
+    """Remove channels from a network; return the smaller network.
 
     Args:
-        net: a network from which the units that are dead in `before` are gone already.
-        channels: the map of the network that all of this started from.
-        before: (units,) bool.
-        after: (units,) bool, no unit alive that is not in `before`.
+        net: network with the units alive in `before`.
+        channels: channel map of the original network.
+        before: units of `net`, (units,) bool.
+        after: units to keep, (units,) bool, a subset of `before`.
     """
     net = net.copy()
     tensors = net.tensors()
@@ -103,9 +103,9 @@ def _fix(net: Net, node: Any, slots: Mapping[Axis, IntArray], sizes: Mapping[Axi
 
 
 def zero(net: Net, channels: ChannelMap, after: Mask) -> Net:
-    """The full network with the weights that read the dead units set to zero.
+    """Return the full network with the weights that read the removed units set to zero.
 
-    Only weights of the consumers change, so the rest of the network sees exactly what it would without the channels.
+    Only weights of the consumers change, so the rest of the network receives what it would without the channels.
     """
     net = net.copy()
     by_name = {node.name: node for node in net.nodes}

@@ -1,5 +1,5 @@
-"""Deciding how many channels each group keeps and how each layer is carried out, and the file that says so. How a
-plan is carried out is not known here."""
+"""Plans: number of channels that each group keeps, form of each layer, and the plan file. Carrying a plan out is left
+to the stages."""
 
 from onnxprune.plan.budget import WITHIN_DROP, Budget, BudgetOptions, times_less
 from onnxprune.plan.candidates import RECIPES, Candidates, Recipe, Uses

@@ -1,4 +1,4 @@
-"""How much may be kept: one number, in the words of whoever asks."""
+"""Budgets: the cost to limit, and the limit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ __all__ = ["WITHIN_DROP", "WORDS", "Budget", "BudgetOptions", "Kind", "times_les
 
 Kind = Literal["macs", "params", "latency", "keep-ratio", "selector", "drop"]
 WORDS: dict[Unit, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
-"""What is counted, in words."""
+"""Costs in words."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What is limited, and to which fraction of what the original has.
+    """Limit on the cost of the result.
 
-    ``macs``, ``params`` and ``latency``: the whole network's. ``keep-ratio``: the channels of every group alike.
-    ``selector``: no limit, the selector finds each group's count (LASSO with a fixed penalty). ``drop``: no limit, the
-    least latency that loses no more than ``Options.max_drop`` is looked for. ``ms``: the latency itself, whatever the
-    fraction.
+    Attributes:
+        kind: cost to limit. ``macs``, ``params`` and ``latency``: of the whole network. ``keep-ratio``: the channels of
+            each group. ``selector``: none, the selector finds the count of each group (LASSO with a fixed penalty).
+            ``drop``: none, the least latency within ``Options.max_drop`` is searched.
+        fraction: limit as a share of the original's cost, in (0, 1].
+        text: the budget in words.
+        ms: limit of the latency in milliseconds, instead of `fraction`; None without one.
     """
 
     kind: Kind
@@ -35,7 +38,7 @@ class Budget:
 
     @property
     def unit(self) -> Unit:
-        """The cost in force."""
+        """Cost that the budget limits; latency for ``drop``, MACs for ``keep-ratio`` and ``selector``."""
         if self.kind == "drop":
             return "latency"
         return "macs" if self.kind == "keep-ratio" or self.kind == "selector" else self.kind
@@ -46,7 +49,7 @@ WITHIN_DROP = Budget("drop", 1.0, "as fast as --max-drop allows")
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """How much is left; at most one field is given. Without any: the largest measured speed-up within --max-drop."""
+    """Limit on the result, at most one; without any, the largest measured speed-up within --max-drop is searched."""
 
     speedup: float | None = None
     "Time of the original divided by time of the result, measured with --provider, --threads and --bench-batch."
@@ -55,19 +58,19 @@ class BudgetOptions:
     "Milliseconds of one run, measured with --provider, --threads and --bench-batch."
 
     macs: str | float | None = None
-    "Multiply-accumulates left: 50%, 0.5, or 2x for half of them."
+    "Share of the multiply-accumulates to keep: 50%, 0.5, or 2x for half of them."
 
     params: str | float | None = None
-    "Parameters left: 50%, 0.5, or 2x for half of them."
+    "Share of the parameters to keep: 50%, 0.5, or 2x for half of them."
 
     keep_ratio: str | float | None = None
-    "Channels left in every group, whatever that saves: 50%, 0.5, or 2x for half of them."
+    "Share of the channels to keep in every group, whatever that saves: 50%, 0.5, or 2x for half of them."
 
     def budget(self, default: Budget = WITHIN_DROP) -> Budget:
-        """The budget that is given.
+        """Return the budget of the field that is given.
 
         Args:
-            default: the budget where none is given.
+            default: budget if no field is given.
 
         Raises:
             UsageError: more than one is given, or a value is out of range.
@@ -96,7 +99,7 @@ class BudgetOptions:
 
 
 def times_less(times: float, unit: Unit) -> Budget:
-    """So many times less of what is counted."""
+    """Make the budget of a cost divided by `times`, such as 2 for half of the MACs."""
     words = f"speedup {times:g}" if unit == "latency" else f"{times:g}x fewer {WORDS[unit]}"
     return Budget(unit, 1 / times, words)
 
@@ -112,7 +115,7 @@ def _fraction(flag: str, value: str | float) -> float:
         number = math.nan
     if not 0 < number < 1:
         raise UsageError(
-            f"{flag} is what is left, a fraction (0.5), per cent (50%) or times fewer (2x), between nothing and all, "
+            f"{flag} takes the share to keep, above 0 and below 1: a fraction (0.5), per cent (50%) or a factor (2x); "
             f"found {text}"
         )
     return number

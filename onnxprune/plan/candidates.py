@@ -1,4 +1,4 @@
-"""What a layer may become: forms, and the error of each, known before anything is changed."""
+"""Candidates: the forms that a layer may take and the error of each, known before anything is changed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "RECIPES", "Candidates", "Entry", "Kind", "Recipe", "Uses", "cheaper_sizes", "widths"]
 
 Entry = tuple[int, int, int, float]
-"""Spatial rank, first axis and width of a form, 0 where there is no such part, and its error."""
+"""Spatial rank, first axis and width of a form, 0 for a part that it lacks, and its error."""
 Recipe = Literal["prune", "spatial", "channel", "3c"]
 Kind = Literal["spatial", "channel", "both"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Of forms: V and H, P, or V, H and P."""
+"""Kinds of forms: V and H, P, or V, H and P."""
 
 
 @dataclass(frozen=True)
 class Uses:
-    """What a recipe may do: take channels away, decompose kernels, decompose channels."""
+    """Methods that a recipe allows: removing channels, decomposing kernels, decomposing channels."""
 
     prune: bool
     spatial: bool
@@ -49,7 +49,7 @@ RECIPES: dict[Recipe, Uses] = {
 class Candidates:
     """Forms of one site, the dense one first.
 
-    ``error``: (n,) relative error of the site's answer with fitted factors and unchanged inputs.
+    ``error``: (n,) relative squared error of the site's output with fitted factors and unchanged inputs.
     """
 
     forms: Forms
@@ -57,7 +57,7 @@ class Candidates:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Candidates:
-        """Candidates from their parts and errors; the dense form is put in front."""
+        """Make candidates from their parts and errors, with the dense form in front."""
         rows = np.array([(0, 0, 0, 0.0), *entries], dtype=np.float64)
         return cls(Forms.from_array(rows[:, :3].T.astype(np.int64)), rows[:, 3].copy())
 
@@ -65,7 +65,7 @@ class Candidates:
         return len(self.error)
 
     def kinds(self) -> dict[Kind, Indices]:
-        """Places of the forms of each kind that there is, in order; the dense one is of none."""
+        """Return the places of the forms of each kind, in order; the dense form and empty kinds are left out."""
         spatial, channel = self.forms.spatial > 0, self.forms.channel > 0
         of: dict[Kind, np.ndarray[Any, np.dtype[np.bool_]]] = {
             "spatial": spatial & ~channel,
@@ -75,7 +75,7 @@ class Candidates:
         return {kind: np.flatnonzero(places) for kind, places in of.items() if places.any()}
 
     def useful(self, shape: LayerShape, inputs: int, outputs: int, unit: Unit) -> Candidates:
-        """Those that no other beats in cost and error at once, and the dense one; the cheaper the further back."""
+        """Return the dense form and the forms that no other beats in both cost and error, the most expensive first."""
         costs = np.asarray(shape.costs(self.forms, inputs, outputs, unit), dtype=np.float64)
         order = np.lexsort((self.error, costs))
         best, kept = np.inf, []
@@ -88,24 +88,24 @@ class Candidates:
 
 
 def widths(most: int, align: int) -> tuple[int, ...]:
-    """Ranks or widths to try, smallest first: multiples of the alignment, of a finer one where there are few."""
+    """Return the ranks or widths to try up to `most`, smallest first: multiples of `align`, or a finer alignment if
+    there are few."""
     return tuple(sorted(size for size in levels(most + 1, align) if size <= most))
 
 
 def cheaper_sizes(
     shape: LayerShape, inputs: int, outputs: int, align: int, unit: Unit, *, spatial: int | None, first: int
 ) -> tuple[int, ...]:
-    """Sizes at which a form costs less than without that part.
+    """Return the sizes of a part (V and H, or P) at which a form costs less than without the part.
 
     Args:
-        shape: of the layer.
-        inputs: channels per group.
-        outputs: channels in all.
-        align: see `widths`.
-        unit: what is counted.
-        spatial: None: spatial ranks along `first` are asked for. 0: widths of the dense conv. Else: widths behind
-            this rank.
-        first: kernel axis.
+        shape: shape of the layer.
+        inputs: input channels per group.
+        outputs: output channels in all groups.
+        align: alignment of the sizes, see `widths`.
+        unit: cost to count.
+        spatial: None for spatial ranks along `first`; 0 for widths of the dense conv; else for widths behind this rank.
+        first: kernel axis of the first factor.
     """
     own = outputs // shape.groups
     if spatial is None:

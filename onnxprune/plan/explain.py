@@ -1,8 +1,8 @@
-"""Why a plan is what it is: what each group and layer got, at what price, and what it would have got otherwise.
+"""Explanation of a plan: the choice for each group and layer, its price, and the runner-up.
 
-A plan buys cost with damage (error times how much it counts). The price of a finished plan is what the next cheapest
-step down would add, over what it would save. At that price every choice has a score, its damage plus what its cost is
-worth; the runner-up of a group or layer is its other choice of least score while everything else stays.
+A plan trades damage (error times sensitivity weight) for cost. The price of a finished plan is the least damage per
+cost saved of any further step. At that price every choice has a score, its damage plus the price times its cost; the
+runner-up of a group or layer is its other choice of least score, all other groups and layers being fixed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Option", "Reason", "explain"]
 
-_WORST = 1e9  # in the place of infinity, which JSON has not
+_WORST = 1e9  # in place of infinity, which JSON cannot express
 
 
 @dataclass(frozen=True)
 class Option:
-    """One of the choices of a group or layer.
+    """Choice of a group or layer.
 
     Attributes:
-        what: in words.
-        damage: that it adds, by the plan's reckoning.
-        cost: of all layers that it touches, while everything else is as planned: MACs, parameters or milliseconds.
+        what: the choice in words.
+        damage: damage that it adds, error times weight.
+        cost: cost of all layers that it affects, everything else as planned: MACs, parameters or milliseconds.
     """
 
     what: str
@@ -46,17 +46,18 @@ class Option:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a group or a layer is as it is.
+    """Reason for the choice of a group or layer.
 
     Attributes:
-        name: the group's producer, or the layer.
-        kind: what was chosen: its channels or its form.
-        chosen: what it got.
-        error: relative error of that, before it is weighed.
-        weight: of the error, by what trials did to the outputs; 1 is typical.
-        before: cost of the layers that it touches in the original.
-        runner_up: the other choice of least damage and cost together, at the plan's price; None without another one.
-        margin: how much worse that is, in damage; below 0: better, but beyond the budget.
+        name: producer of the group, or name of the layer.
+        kind: kind of the choice: ``channels`` or ``form``.
+        chosen: the choice of the plan.
+        error: relative error of the choice, not weighted.
+        weight: weight of the error, from the layer's sensitivity; 1 is typical.
+        before: cost of the affected layers in the original.
+        runner_up: other choice of least damage plus priced cost; None if there is none.
+        margin: score of the runner-up minus score of the choice, in damage; below 0 if it is better but exceeds the
+            budget.
     """
 
     name: str
@@ -71,7 +72,13 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``unit``: of all costs. ``price``: damage for one per cent of the original's cost."""
+    """Explanation of a whole plan.
+
+    Attributes:
+        unit: unit of all costs.
+        price: damage per 1 % of the original's cost.
+        reasons: reasons of all groups and layers with a choice.
+    """
 
     unit: Unit
     price: float
@@ -91,14 +98,14 @@ def explain(
     """Explain a plan.
 
     Args:
-        cost: of the network.
-        curves: see `search`, not weighed.
-        candidates: the same.
-        sensitivity: how much errors count.
+        cost: cost model of the network.
+        curves: error curves per group as for `search`, not weighted.
+        candidates: forms and errors per site as for `search`, not weighted.
+        sensitivity: sensitivity of groups and sites, which weights the errors.
         choice: the plan.
-        unit: the cost in force.
-        align: as it was searched with.
-        droppable: likewise.
+        unit: cost that the budget limits.
+        align: alignment of the search.
+        droppable: groups of residual branches that the search could remove.
     """
     space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align, droppable)
     counts, forms = space.state(choice)
@@ -133,7 +140,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Table:
-    """All choices of one group or layer: (n,) damage, cost and error."""
+    """Choices of one group or layer: (n,) damage, cost and error."""
 
     name: str
     kind: str
@@ -145,13 +152,13 @@ class _Table:
     before: float
 
     def cheapest_step(self) -> float:
-        """Damage per cost of the best of the choices that save anything."""
+        """Return the least damage per cost saved of all cheaper choices; infinite if there is none."""
         saved, added = self.costs[self.now] - self.costs, self.damage - self.damage[self.now]
         down = saved > 0
         return float(np.maximum(added[down] / saved[down], 0).min()) if down.any() else np.inf
 
     def reason(self, price: float) -> Reason:
-        """In words."""
+        """Make the reason at a price, in damage per cost."""
         scores = self.damage + price * self.costs
         others = np.array([i for i in range(len(scores)) if i != self.now], dtype=np.int64)
         second = int(others[np.argmin(scores[others])]) if len(others) else None
@@ -177,7 +184,7 @@ def _at(curve: Array, ladder: Array) -> Array:
 
 
 def _kept(count: int, size: int) -> str:
-    return f"all {size}" if count == size else f"{count} of {size}" if count else "its branch goes"
+    return f"all {size}" if count == size else f"{count} of {size}" if count else "branch removed"
 
 
 def _form(form: Form) -> str:

@@ -1,4 +1,4 @@
-"""What layers take, in milliseconds, at any number of channels: linear between the sizes that were measured."""
+"""Latency of layers in milliseconds at any number of channels: linear interpolation between measured sizes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Clock", "Grid", "marks"]
 
 _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
-_STEP = 8  # engines work on so many channels at a time, or on twice as many
+_STEP = 8  # engines process 8 or 16 channels at a time
 
 
 def marks(most: int) -> tuple[int, ...]:
-    """Numbers of channels to measure at, out of `most`."""
+    """Return the numbers of channels to measure at, up to `most`."""
     found = {max(1, round(share * most / _STEP) * _STEP) for share in _SHARES}
     return tuple(sorted({size for size in found if size < most} | {most}))
 
@@ -38,12 +38,12 @@ class Grid:
 
     @classmethod
     def measured(cls, inputs: int, outputs: int, ms: Callable[[int, int], float]) -> Grid:
-        """Over all marks up to these numbers."""
+        """Measure at all marks up to these numbers of channels; `ms` returns the milliseconds at one pair."""
         rows, columns = marks(inputs), marks(outputs)
         return cls(rows, columns, np.array([[ms(i, o) for o in columns] for i in rows]))
 
     def at(self, inputs: Number, outputs: Number) -> Array:
-        """Broadcast; beyond the ends the nearest end."""
+        """Interpolate at broadcast numbers of channels; beyond the measured range, the nearest end counts."""
         rows, columns, ms = (np.array(marked, dtype=np.float64) for marked in (self.inputs, self.outputs, self.ms))
         if len(rows) == 1:
             rows, ms = np.append(rows, rows + 1), np.repeat(ms, 2, axis=0)
@@ -56,10 +56,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Clock:
-    """One layer in all of its forms; channels of all groups of a grouped conv together.
+    """Latency of one layer in all of its forms; channels are counted over all groups of a grouped conv.
 
-    ``dense``: the layer, or what stands in front of P. ``pairs``: per kernel axis, the conv that takes it and the one
-    that takes the others. ``last``: P.
+    Attributes:
+        dense: the layer, or the conv in front of P.
+        pairs: per kernel axis, the conv along it (V or H) and the conv along the other axes.
+        last: the conv P; None if the layer has none.
+        groups: number of groups of a grouped conv.
     """
 
     dense: Grid
@@ -68,7 +71,7 @@ class Clock:
     groups: int = 1
 
     def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
-        """Of each form, see `LayerShape.costs`."""
+        """Return the milliseconds of each form; inputs and outputs as for `LayerShape.costs`."""
         spatial, first, channel, inputs, outputs = np.broadcast_arrays(
             forms.spatial * self.groups,
             forms.first,

@@ -1,12 +1,11 @@
-"""The part of a plan that says in which form a layer is carried out, and the names that a plan goes by elsewhere.
+"""Forms of layers in a plan, and the names of a plan's nodes in another graph.
 
 ::
 
     {"node": "conv1_2", "shape": [64, 64, 3, 3], "spatial": 22, "first": 0, "channel": 22}
 
-``spatial``: rank of V and H. ``first``: the kernel axis that the first of them takes, 0 (vertical) unless given.
-``channel``: width in front of P. ``shape``: of the layer's weights, outputs first, before anything is
-pruned.
+``spatial``: rank of V and H. ``first``: kernel axis of the first of them, 0 (vertical, the default) or 1.
+``channel``: width in front of P. ``shape``: shape of the layer's weights, outputs first, before anything is pruned.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ Order = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer that is not carried out as it was; see the module."""
+    """Decomposed layer: name of the node, shape of its weights in the original (outputs first), and its form."""
 
     node: str
     shape: tuple[int, ...]
     form: Form
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the entry of the plan file."""
         entry: dict[str, Any] = {"node": self.node, "shape": list(self.shape)}
         if self.form.spatial is not None:
             entry |= {"spatial": self.form.spatial, "first": self.form.first}
@@ -48,14 +47,18 @@ class LayerPlan:
         return entry
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
-        """Whether a layer of a graph can be carried out so.
+        """Check that a layer of a graph can take this form.
+
+        Args:
+            site: the layer.
+            shape: shape of its weights, outputs first.
 
         Raises:
-            PlanError: it cannot.
+            PlanError: the shape differs from the plan's, or the kernel, rank or width does not fit.
         """
         where = f"plan: '{self.node}'"
         if shape != self.shape:
-            raise PlanError(f"{where} has weights {_times(shape)} here, the plan is for {_times(self.shape)}")
+            raise PlanError(f"{where} has weights {_times(shape)} in this model, the plan expects {_times(self.shape)}")
         outputs, inputs, kernel = shape[0] // site.groups, shape[1], shape[2:]
         if self.form.spatial is not None:
             if sum(size > 1 for size in kernel) < 2 or self.form.first >= len(kernel):
@@ -63,25 +66,30 @@ class LayerPlan:
             along = kernel[self.form.first]
             most = min(inputs * along, outputs * math.prod(kernel) // along)
             if self.form.spatial > most:
-                raise PlanError(f"{where} has a spatial rank of {most} at most, the plan says {self.form.spatial}")
+                raise PlanError(f"{where} has a spatial rank of at most {most}, the plan expects {self.form.spatial}")
         if self.form.channel is not None and self.form.channel > outputs:
-            raise PlanError(f"{where} is {outputs} wide, the plan says {self.form.channel}")
+            raise PlanError(f"{where} has {outputs} outputs, the plan expects a width of {self.form.channel}")
 
 
 def weight_shape(channels: ChannelMap, site: Site) -> tuple[int, ...]:
-    """Shape of a site's weights, outputs first."""
+    """Return the shape of a site's weights, outputs first."""
     kernel = site.window.kernel if site.window is not None else ()
     return (len(channels.labels[site.output_axis]), len(channels.labels[site.input_axis]), *kernel)
 
 
 def names_here(order: Order, names: set[str], channels: ChannelMap) -> dict[str, str]:
-    """What the nodes of a plan are called in a graph.
+    """Map the names of a plan's nodes to the names in a graph.
 
-    Where the graph has other names, its convs are taken in their order: the first ones must have the shapes of
+    If the graph has other names, its convs are matched in their order: the first convs must have the shapes of
     `order`, one for one.
 
+    Args:
+        order: convs of the plan's graph.
+        names: names of the plan's nodes.
+        channels: channel map of the graph.
+
     Raises:
-        PlanError: they do not.
+        PlanError: a conv is missing or has another shape.
     """
     if not order or names <= set(channels.sites):
         return {name: name for name in names}
@@ -91,14 +99,18 @@ def names_here(order: Order, names: set[str], channels: ChannelMap) -> dict[str,
         if found != shape:
             here = f"'{convs[position].name}' with {_times(found)}" if found else "missing"
             raise PlanError(
-                f"plan: no layers of its names in this model, and its convs are not those of the plan: number "
-                f"{position + 1} is {here}, expected '{name}' with {_times(shape)}"
+                f"plan: this model has no layers of the plan's names, and other convs: number {position + 1} is "
+                f"{here}, expected '{name}' with {_times(shape)}"
             )
     return {name: convs[position].name for position, (name, _) in enumerate(order)}
 
 
 def read_layers(entries: object, source: str) -> tuple[LayerPlan, ...]:
-    """The ``layers`` of a plan file.
+    """Read the ``layers`` of a plan file.
+
+    Args:
+        entries: value of ``layers``.
+        source: name of the file in errors.
 
     Raises:
         PlanError: an entry is malformed; the message has its place.
@@ -116,7 +128,9 @@ def _layer(entry: object, where: str) -> LayerPlan:
     if not isinstance(entry, dict) or not isinstance(entry.get("node"), str) or not entry["node"]:
         raise PlanError(f"{where}: expected an object with a 'node'")
     if "inputs" in entry:
-        raise PlanError(f"{where}: a conv reads all of its inputs since version 0.8: 'inputs' is no more, plan anew")
+        raise PlanError(
+            f"{where}: 'inputs' is not supported since version 0.8, a conv reads all inputs: make a new plan"
+        )
     form = Form(
         _optional(entry, "spatial", where), _whole(entry, "first", where, 0), _optional(entry, "channel", where)
     )
@@ -126,7 +140,11 @@ def _layer(entry: object, where: str) -> LayerPlan:
 
 
 def read_order(entries: object, source: str) -> Order:
-    """The ``order`` of a plan file: pairs of a name and a shape."""
+    """Read the ``order`` of a plan file: pairs of a name and a shape.
+
+    Raises:
+        PlanError: an entry is malformed; the message has its place.
+    """
     if not isinstance(entries, list):
         raise PlanError(f"{source}: 'order' must be a list")
     found = []

@@ -1,4 +1,4 @@
-"""Counts that a group of channels may keep."""
+"""Levels: the numbers of channels that a group may keep."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LEAST_LEVELS = 3
 
 
 def levels(size: int, align: int) -> tuple[int, ...]:
-    """Counts that a group of `size` channels may keep, largest first: `size`, then multiples of the alignment.
+    """Return the counts that a group of `size` channels may keep, largest first: `size`, then multiples of `align`.
 
-    Groups of fewer than three multiples of it get a finer one: the largest power of two below it that gives them
-    three, at least 1.
+    A group with fewer than three multiples gets a finer alignment: the largest power of two below `align` with three
+    multiples, at least 1.
     """
     step = align
     while step > 1 and size // step < _LEAST_LEVELS:
@@ -29,5 +29,5 @@ def levels(size: int, align: int) -> tuple[int, ...]:
 def ladders(
     cost: CostModel, groups: Iterable[str], align: int, droppable: Collection[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Counts that each group may keep, largest first: its levels, and 0 for those of branches that may go whole."""
+    """Return the counts that each group may keep, largest first: its levels, and 0 for the groups in `droppable`."""
     return {name: (*levels(cost.sizes[name], align), *((0,) if name in droppable else ())) for name in groups}

@@ -1,4 +1,4 @@
-"""The plan file: what each group keeps and how layers are carried out, in JSON, its sites named by node.
+"""The plan file, in JSON: channels that each group keeps and forms of layers, by names of nodes.
 
 ::
 
@@ -6,12 +6,12 @@
      "groups": [{"producer": "conv1", "consumers": ["conv2"], "channels": 64, "keep": 32, "kept": [0, 3, ...]}],
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
-``kept`` may be missing: then the selector chooses. Where ``keep`` is 0 the residual branch goes whole. ``layers`` are
-those of ``plan.layers``; the version is 3 where a branch goes, which readers of 2 refuse. A plan made from one graph
-replays on any other in which nodes of these names make as many channels that may go: a detector on the same backbone,
-the same net with another head. With an ``order`` (all convs, names and shapes of weights) it also replays on a graph
-whose convs have other names, and these shapes in this order. ``nominal`` is the speed-up that a published plan calls
-itself, to be held against what is counted.
+``kept`` may be missing: then the selector chooses. ``keep`` 0 removes the whole residual branch. ``layers`` are
+described in ``plan.layers``; the version is 3 if a branch is removed, which readers of version 2 refuse. A plan made
+from one graph replays on any other graph in which nodes of these names produce as many removable channels: a detector
+on the backbone, or the network with another head. With an ``order`` (names and weight shapes of all convs) it also
+replays on a graph whose convs have other names, but these shapes in this order. ``nominal`` is the speed-up claimed
+for a published plan, to compare with the counted one.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _LARGEST_FILE = 64 << 20
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What one group keeps.
+    """Channels that one group keeps.
 
     Attributes:
-        producer: name of the first node that makes its channels.
-        consumers: names of the nodes that use them up; for the reader.
-        channels: how many there are.
-        keep: how many stay; 0: the residual branch that they are in goes whole.
-        kept: which ones, sorted; None: for the selector to choose.
+        producer: name of the first node that produces the channels.
+        consumers: names of the nodes that consume the channels; informative only.
+        channels: number of channels.
+        keep: number of channels to keep; 0 removes their whole residual branch.
+        kept: channels to keep, sorted; None to let the selector choose.
     """
 
     producer: str
@@ -65,7 +65,16 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to remove, by node names."""
+    """Channels to keep and forms of layers, by names of nodes.
+
+    Attributes:
+        groups: groups of channels.
+        model: name of the model that the plan was made for.
+        budget: budget that the plan was made for, in words.
+        layers: decomposed layers.
+        order: names and weight shapes of all convs; empty for a plan that fits its own names only.
+        nominal: speed-up claimed for a published plan; None if there is none.
+    """
 
     groups: tuple[GroupPlan, ...]
     model: str = ""
@@ -85,7 +94,16 @@ class Plan:
         model: str = "",
         budget: str = "",
     ) -> Plan:
-        """The plan that keeps so many channels of the named groups, which ones where that is known, and the forms."""
+        """Make a plan.
+
+        Args:
+            channels: channel map of the network.
+            keep: number of channels to keep, per group name.
+            kept: channels to keep, (k,) int64 sorted, for the groups that are selected already.
+            forms: forms of decomposed sites, by name.
+            model: name of the model.
+            budget: budget in words.
+        """
         known = kept or {}
         groups = tuple(
             GroupPlan(
@@ -110,12 +128,14 @@ class Plan:
         """Read a plan file.
 
         Raises:
-            PlanError: the file is missing or is no plan; the message has the file and the field.
+            PlanError: the file cannot be read or is no plan; the message names the file and the field.
         """
         file = Path(path)
         try:
             if file.stat().st_size > _LARGEST_FILE:
-                raise PlanError(f"{file}: {file.stat().st_size} bytes are too many for a plan")
+                raise PlanError(
+                    f"{file}: {file.stat().st_size} bytes are too many for a plan, expected at most {_LARGEST_FILE}"
+                )
             content = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"{file}: cannot be read ({error.strerror})") from error
@@ -125,7 +145,15 @@ class Plan:
 
     @classmethod
     def from_dict(cls, content: object, source: str = "plan") -> Plan:
-        """A plan from what `to_dict` returned."""
+        """Read a plan from the return value of `to_dict`.
+
+        Args:
+            content: the value.
+            source: name of the plan in errors.
+
+        Raises:
+            PlanError: the content is no plan; the message names the field.
+        """
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise PlanError(f'{source}: not a plan (expected "format": "{_FORMAT}")')
         version = content.get("version")
@@ -149,7 +177,7 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the plan as JSON-able values."""
         groups = []
         for group in self.groups:
             entry: dict[str, Any] = {
@@ -176,14 +204,14 @@ class Plan:
         return found
 
     def to_json(self) -> str:
-        """The file's text."""
+        """Return the text of the plan file."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
     def renamed(self, channels: ChannelMap) -> Plan:
-        """The plan with the names that its layers have in a graph, see `layers.names_here`.
+        """Return the plan with the names that its layers have in a graph, see `layers.names_here`.
 
         Raises:
-            PlanError: the graph is another one.
+            PlanError: neither the names nor the shapes of the plan fit the graph.
         """
         names = {group.producer for group in self.groups} | {layer.node for layer in self.layers}
         here = names_here(self.order, names, channels)
@@ -192,27 +220,29 @@ class Plan:
         return replace(self, groups=groups, layers=layers)
 
     def resolve_forms(self, channels: ChannelMap) -> dict[str, Form]:
-        """The forms of the layers of a graph.
+        """Return the forms of the planned layers of a graph, by name.
 
         Raises:
-            PlanError: a layer is missing, or cannot be carried out so.
+            PlanError: a layer is missing, or cannot take its form.
         """
         for layer in self.layers:
             if layer.node not in channels.sites:
                 why = channels.fixed.get(layer.node)
                 found = (
-                    f"'{layer.node}' stays as it is: {why}" if why else f"no layer named '{layer.node}' in this model"
+                    f"'{layer.node}' cannot be changed: {why}"
+                    if why
+                    else f"no layer named '{layer.node}' in this model"
                 )
-                raise PlanError(f"plan: {found}; take it out of the plan to replay the others")
+                raise PlanError(f"plan: {found}; remove it from the plan to replay the others")
             site = channels.sites[layer.node]
             layer.check(site, weight_shape(channels, site))
         return {layer.node: layer.form for layer in self.layers}
 
     def resolve(self, channels: ChannelMap) -> tuple[dict[str, int], dict[str, IntArray]]:
-        """Channels to keep per group of a graph, and which ones where the plan says so.
+        """Return the number of channels to keep per group of a graph, and the channels, if the plan names them.
 
         Raises:
-            PlanError: a producer is missing, pinned, or makes another number of channels.
+            PlanError: a producer is missing, pinned, or produces another number of channels.
         """
         owner, pinned = _by_producer(channels.prunable), _by_producer([g for g in channels.groups if g.pins])
         keep: dict[str, int] = {}
@@ -223,7 +253,8 @@ class Plan:
                 raise PlanError(f"plan: {_why_missing(entry.producer, channels, pinned)}")
             if group.size != entry.channels:
                 raise PlanError(
-                    f"plan: '{entry.producer}' makes {group.size} channels here, the plan is for {entry.channels}"
+                    f"plan: '{entry.producer}' produces {group.size} channels in this model, the plan expects "
+                    f"{entry.channels}"
                 )
             if group.name in keep:
                 raise PlanError(f"plan: '{entry.producer}' and another producer share their channels here")
@@ -234,7 +265,7 @@ class Plan:
 
 
 def _by_producer(groups: Iterable[ChannelGroup]) -> dict[str, ChannelGroup]:
-    """Groups by their names, and by those of the layers of which all channels are theirs."""
+    """Index groups by their names, and by the names of the producers all of whose channels they hold."""
     found: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in groups:
         for name in dict.fromkeys((group.name, *group.producers)):
@@ -248,10 +279,10 @@ def _by_producer(groups: Iterable[ChannelGroup]) -> dict[str, ChannelGroup]:
 
 def _why_missing(name: str, channels: ChannelMap, pinned: Mapping[str, ChannelGroup]) -> str:
     if name in pinned:
-        return f"the channels of '{name}' cannot go: {pinned[name].pins[0]}"
+        return f"the channels of '{name}' cannot be removed: {pinned[name].pins[0]}"
     if name in channels.sites:
-        return f"the channels of '{name}' are no group of their own here"
-    return f"no layer named '{name}' in this model; take its group out of the plan to replay the others"
+        return f"the channels of '{name}' are not a group of their own in this model"
+    return f"no layer named '{name}' in this model; remove its group from the plan to replay the others"
 
 
 def _group(entry: object, where: str) -> GroupPlan:

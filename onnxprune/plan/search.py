@@ -1,12 +1,12 @@
-"""From a budget to counts and forms together: the least error within it, by a price on cost.
+"""Search for the counts and forms of least error within a budget, by a price on cost.
 
-Error and cost are sums over groups and layers, but what a layer costs depends on how many channels its neighbours
-keep. For a given price, every layer takes the form, and every group the count, with the least error plus price times
-cost while all others stay; again and again until nothing changes (Everett's generalised Lagrange multipliers, by
-coordinates). A fixed grid of prices gives a chain of states from the whole network to the smallest one, and between two
-neighbours of the chain the changes are made one by one. The answer is the state within the budget with the least
-error, of all states of the chain and all that are one change away from one of them: the chain has gaps, and what is
-left of the budget is spent. None of these states depends on the budget, so more of it never ends with more error.
+Error and cost are sums over groups and layers, but the cost of a layer depends on the number of channels that its
+neighbours keep. For a given price, every layer takes the form, and every group the count, with the least error plus
+price times cost while all others are fixed; this is repeated until nothing changes (Everett's generalised Lagrange
+multipliers, by coordinates). A fixed grid of prices gives a chain of states from the whole network to the smallest one,
+and between two neighbours of the chain the changes are made one by one. The result is the state of least error within
+the budget, among all states of the chain and all states one change away from them, which fill the gaps of the chain.
+No state of the chain depends on the budget, so a larger budget never gives a larger error.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def search(
     """Choose counts and forms.
 
     Args:
-        cost: of the network.
-        curves: per group that may shrink, (size + 1,) the error when so many channels are gone.
-        candidates: per site that may take another form.
-        budget: what to reach, in MACs, parameters or milliseconds; or the share of channels that every group keeps,
-            at the level nearest to it, whatever that costs.
-        allocation: ``greedy``: by error and cost. ``uniform``: the same share of its cost for every layer, and of
-            their channels for the groups where they lose any.
-        align: counts are multiples of it where groups are large enough.
-        droppable: groups of branches that may go whole.
+        cost: cost model of the network.
+        curves: (size + 1,) error by number of removed channels, per group that may lose channels.
+        candidates: forms and their errors, per site that may be decomposed.
+        budget: limit on MACs, parameters or milliseconds; or share of the channels that every group keeps, rounded to
+            the nearest level, whatever its cost.
+        allocation: ``greedy``: least error for the cost. ``uniform``: an equal share of its cost for every layer, and
+            of its channels for every group.
+        align: multiple to which counts are rounded in groups that are large enough.
+        droppable: groups of residual branches that may be removed.
 
     Raises:
-        OutOfReachError: the budget is out of reach; the message has the closest that is in reach.
+        OutOfReachError: the budget is out of reach; the message has the smallest cost in reach.
     """
     if budget.kind == "keep-ratio":
         rungs = ladders(cost, curves, align, ()).items()
@@ -79,11 +79,12 @@ def search(
         full, words = cost.total({}, {}, space.unit), WORDS[space.unit]
         raise OutOfReachError(
             f"{budget.text} is out of reach: with every layer at its smallest, {least / full:.1%} of the {words} "
-            f"remain ({full / (least or 1):.2f}x); see `onnxprune inspect` for what stays, or ask for less"
+            f"remain ({full / (least or 1):.2f}x); choose a milder budget; `onnxprune inspect` names the "
+            "layers that cannot be pruned"
         )
     return space.choice(best)
 
 
 def _nearest(ladder: tuple[int, ...], fraction: float) -> int:
-    """The level closest to a fraction of all channels; of two, the larger."""
+    """Return the level closest to a fraction of all channels; the larger one of two equally close levels."""
     return min(ladder, key=lambda level: (abs(level - fraction * ladder[0]), -level))

@@ -1,4 +1,4 @@
-"""How much an error counts: by what a trial of it did to the network's outputs.
+"""Weighting of errors by sensitivity: the damage of a trial at the network's outputs, divided by its error.
 
 Trials are made one at a time, while in the end all layers err together and later ones are fitted to put earlier ones
 right; taken at their word, they would concentrate the errors in few places. So they are damped: errors are weighted by
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Sensitivity"]
 
-_DAMPING = 0.5  # the power: at 0 all errors would count alike, at 1 as the trials say
-_MOST = 100.0  # and at least one over that
-_LAST = 4.0  # times as much, what no later layer puts right
+_DAMPING = 0.5  # exponent: 0 weights all errors equally, 1 by their sensitivities
+_MOST = 100.0  # largest weight before `_LAST`; its inverse is the least
+_LAST = 4.0  # factor for errors that no later layer corrects
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Damage at the outputs per relative error.
+    """Sensitivities: damage at the outputs divided by relative error.
 
     Attributes:
-        groups: per group, when channels are removed.
-        sites: per site and kind of form.
-        last: groups and sites behind which nothing is fitted.
+        groups: sensitivity to the removal of channels, per group.
+        sites: sensitivity to decomposition, per site and kind of form.
+        last: groups and sites behind which no other site is fitted.
     """
 
     groups: Mapping[str, float]
@@ -41,11 +41,11 @@ class Sensitivity:
     last: frozenset[str] = frozenset()
 
     def curves(self, curves: Mapping[str, Array]) -> dict[str, Array]:
-        """Errors of groups, each multiplied by how much it counts."""
+        """Weight the error curves of groups by sensitivity."""
         return {name: curve * self._weight(name, self.groups.get(name, np.nan)) for name, curve in curves.items()}
 
     def candidates(self, candidates: Mapping[str, Candidates]) -> dict[str, Candidates]:
-        """Errors of forms, likewise."""
+        """Weight the errors of forms by sensitivity."""
         found = {}
         for name, known in candidates.items():
             error = known.error.copy()
@@ -55,7 +55,7 @@ class Sensitivity:
         return found
 
     def _weight(self, name: str, value: float) -> float:
-        """1 for what is not known, and for what is as sensitive as the geometric mean; more for the last layers."""
+        """Return the weight: 1 for an unknown sensitivity and for the geometric mean; more for the last layers."""
         return self._damped(value) * (_LAST if name in self.last else 1.0)
 
     def _damped(self, value: float) -> float:

@@ -1,4 +1,4 @@
-"""Groups, layers and their choices as one space of states: what each costs, and how much it errs."""
+"""Space of states: the choices of all groups and layers, with the cost and error of each state."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Space", "State"]
 
-_PRICES = np.geomspace(1e-5, 1e3, 120)  # error for the cost of the whole network
+_PRICES = np.geomspace(1e-5, 1e3, 120)  # error per cost of the whole network
 _MOST_SWEEPS = 12
-_UNKNOWN = 1e9  # error where it is not finite
+_UNKNOWN = 1e9  # in place of an error that is not finite
 _ROUNDING = 1e-4  # MACs of layers are whole numbers
 _UNIFORM_STEPS = 400
-_UNIFORM_KEEP = 1 / 1.15  # channels that He et al. keep of a layer that is decomposed as well
+_UNIFORM_KEEP = 1 / 1.15  # share of the channels that He et al. keep in a layer that is decomposed as well
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Channels to keep per group, and forms per site (dense ones left out)."""
+    """Number of channels to keep per group, and forms per decomposed site."""
 
     keep: dict[str, int]
     forms: dict[str, Form]
@@ -42,7 +42,7 @@ State = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Space:
-    """Groups, sites, and what their choices cost."""
+    """States of groups and sites, with their costs and errors."""
 
     def __init__(
         self,
@@ -81,17 +81,17 @@ class Space:
         self.costs_of, self.total = cache(self._costs_of), cache(self._total)
 
     def _inside(self, name: str) -> tuple[int, ...]:
-        """Places of the sites that go with the last channel of a group."""
+        """Return the places of the sites in the residual branch that is removed with the last channel of a group."""
         branch = self.cost.branches.get(name)
         return tuple(self.place[node] for node in branch.nodes if node in self.place) if branch is not None else ()
 
     def _inner(self, name: str) -> tuple[int, ...]:
-        """Places of the other groups that do."""
+        """Return the places of the other groups in the residual branch that is removed with a group's last channel."""
         branch = self.cost.branches.get(name)
         return tuple(i for i, other in enumerate(self.groups) if branch is not None and other in branch.inner)
 
     def gone(self, counts: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:
-        """Places of the groups and of the sites inside branches that go whole."""
+        """Return the places of the groups and of the sites inside removed residual branches."""
         dropped = [index for index, count in enumerate(counts) if not self.ladders[index][count]]
         return (
             frozenset(place for index in dropped for place in self.inner[index]),
@@ -99,7 +99,7 @@ class Space:
         )
 
     def state(self, choice: Choice) -> State:
-        """Where a choice stands; the nearest level where a count is not on the ladder."""
+        """Return the state of a choice; a count that is not on its ladder becomes the nearest level."""
         counts = (
             int(np.argmin(np.abs(x - choice.keep.get(n, x[0])))) for n, x in zip(self.groups, self.ladders, strict=True)
         )
@@ -110,31 +110,31 @@ class Space:
         return tuple(counts), tuple(forms)
 
     def whole(self) -> State:
-        """Nothing removed, nothing decomposed."""
+        """Return the state of the original: nothing removed, nothing decomposed."""
         return (0,) * len(self.groups), (0,) * len(self.sites)
 
     def keep(self, counts: tuple[int, ...]) -> dict[str, int]:
-        """Channels per group."""
+        """Return the number of channels to keep per group name."""
         return {name: int(ladder[i]) for name, ladder, i in zip(self.groups, self.ladders, counts, strict=True)}
 
     def choice(self, state: State) -> Choice:
-        """A state in words."""
+        """Return the choice of a state."""
         forms = {name: c.forms[i] for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
         return Choice(self.keep(state[0]), forms)
 
     def _total(self, state: State) -> float:
-        """The cost of the whole network."""
+        """Return the cost of the whole network in a state."""
         found = self.choice(state)
         return float(self.cost.total(found.keep, found.forms, self.unit))
 
     def error(self, state: State) -> float:
-        """The sum of all errors."""
+        """Return the sum of all errors of a state."""
         counts, forms = state
         pruned = sum(float(curve[i]) for curve, i in zip(self.curves, counts, strict=True))
         return pruned + sum(float(c.error[i]) for c, i in zip(self.candidates, forms, strict=True))
 
     def chain(self) -> Iterator[State]:
-        """From the whole network to the smallest."""
+        """Yield the states from the whole network to the smallest, one change at a time."""
         before = self.whole()
         yield before
         for price in _PRICES:
@@ -147,13 +147,13 @@ class Space:
         yield from self._between(before, (least, self._cheapest(least)))
 
     def _cheapest(self, counts: tuple[int, ...]) -> tuple[int, ...]:
-        """The form of each site that costs least with these counts."""
+        """Return the cheapest form of each site with these counts."""
         keep = self.keep(counts)
         channels = [self.cost.channels(name, keep) for name in self.sites]
         return tuple(int(np.argmin(self.costs_of(index, *sizes))) for index, sizes in enumerate(channels))
 
     def _between(self, before: State, after: State) -> Iterator[State]:
-        """The states on the way from one to another, one change at a time; the last one included."""
+        """Yield the states from one to another, one change at a time; the first one is left out."""
         state = before
         for index, rung in enumerate(after[0]):
             if state[0][index] != rung:
@@ -165,13 +165,13 @@ class Space:
                 yield state
 
     def promising(self, state: State, limit: float, below: float) -> bool:
-        """Whether one change might lead within `limit` and below an error: most states are too far from both."""
+        """Return False if no single change can lead both within `limit` and below an error, as from most states."""
         counts, forms = state
         errors = [float(curve[i]) for curve, i in zip(self.curves, counts, strict=True)]
         errors += [float(c.error[i]) for c, i in zip(self.candidates, forms, strict=True)]
         if sum(errors) - max(errors, default=0.0) >= below:
             return False
-        if self.unit == "params":  # biases count, too, and belong to no layer
+        if self.unit == "params":  # biases count, too, but not as cost of a layer
             return True
         found = self.choice(state)
         costs = self.cost.layer_costs(found.keep, found.forms, self.unit)
@@ -181,7 +181,7 @@ class Space:
         return self.total(state) - max(saved, default=0.0) <= limit * (1 + _ROUNDING)
 
     def near(self, state: State, limit: float, below: float) -> State | None:
-        """The state of least error that is one change away, costs no more than `limit` and errs less than `below`."""
+        """Return the state of least error one change away, of cost at most `limit` and error less than `below`."""
         counts, forms = state
         keep, total, error = self.keep(counts), self.total(state), self.error(state)
         found: State | None = None
@@ -205,7 +205,7 @@ class Space:
         return found
 
     def _settled(self, state: State, price: float) -> State:
-        """Every choice the best for the price while all others stay."""
+        """Optimise each choice for a price with all others fixed, until nothing changes."""
         for _ in range(_MOST_SWEEPS):
             before, keep = state, self.keep(state[0])
             forms = []
@@ -225,7 +225,7 @@ class Space:
         return state
 
     def _errors(self, index: int, state: State) -> Array:
-        """Of a group at each rung, less those of the groups and forms that it takes with it."""
+        """Return the error of a group at each rung; at 0, less the errors of groups and sites removed with it."""
         curve: Array = self.curves[index]
         if self.ladders[index][-1]:
             return curve
@@ -236,7 +236,7 @@ class Space:
         return lowered
 
     def _moved(self, state: State, index: int, rung: int) -> State:
-        """One group at another rung; what is in a branch that goes whole is as it was at first."""
+        """Move one group to another rung; groups and sites inside a removed branch return to their first choices."""
         counts, forms = (*state[0][:index], rung, *state[0][index + 1 :]), state[1]
         if not self.ladders[index][rung]:
             counts = tuple(0 if place in self.inner[index] else rung for place, rung in enumerate(counts))
@@ -247,10 +247,10 @@ class Space:
         return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
 
     def group_costs(self, index: int, keep: Mapping[str, int], forms: Sequence[int]) -> Array:
-        """Cost of all layers that a group touches, for each rung of its ladder.
+        """Return the cost of all layers that a group affects, for each rung of its ladder.
 
-        It depends on the counts of the other groups on these layers and on the layers' forms, and is asked for many
-        times while these stay.
+        It depends on the counts of the other groups on these layers and on the layers' forms; results are cached by
+        both.
         """
         key = (
             index,
@@ -272,7 +272,7 @@ class Space:
         return total
 
     def uniform(self) -> Iterator[State]:
-        """Each layer with the least error within the same share of what it costs, for smaller and smaller shares."""
+        """Yield states in which each layer has the least error within one share of its cost, for decreasing shares."""
         mixed = bool(self.sites)
         for share in np.linspace(1.0, 0.01, _UNIFORM_STEPS):
             wanted = _UNIFORM_KEEP if mixed and share < 1 else share
@@ -289,5 +289,5 @@ class Space:
 
 
 def _swapped(total: float, costs: Array, limit: float, error: float, errors: Array, now: int) -> Array:
-    """All errors together, for each choice in the place of `now`; infinity where all costs are above the limit."""
+    """Return the total error with each choice in place of `now`; infinite if the total cost exceeds the limit."""
     return np.where(total - costs[now] + costs <= limit, error - errors[now] + errors, np.inf)

@@ -1,6 +1,6 @@
-"""Recovery: a compressed network trained on the original's answers, without labels. Needs torch, an extra.
+"""Recovery: training of a compressed network on the original's outputs, without labels. Needs torch, an extra.
 
-Nothing in this file, in `options` or in `record` imports torch, so that everything else works without it.
+This file, `options` and `record` do not import torch, so that the rest of the package works without it.
 """
 
 from importlib.util import find_spec
@@ -13,12 +13,12 @@ _NEEDED = ("torch", "safetensors")
 
 
 def has_torch() -> bool:
-    """Whether everything that a recovery needs is installed."""
+    """Return True if torch and safetensors are installed."""
     return all(find_spec(name) is not None for name in _NEEDED)
 
 
 def require_torch() -> None:
-    """Say at once that something is missing, not after an hour.
+    """Check before the work that the packages of a recovery are installed.
 
     Raises:
         UsageError: torch or safetensors is not installed.

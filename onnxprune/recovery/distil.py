@@ -1,4 +1,4 @@
-"""From two networks and some inputs to a better small one."""
+"""Distillation: training a small network on the outputs of the original."""
 
 from __future__ import annotations
 
@@ -62,26 +62,27 @@ def recovered(
     folder: Path | None,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Recovery]:
-    """Train the small network on the original's answers.
+    """Train the small network on the original's outputs.
 
     Args:
         original: the teacher, its normalisations folded.
-        smaller: the network to train, likewise; its inputs and outputs are called and shaped as the original's.
-        inputs: what to train on, and what to judge by.
+        smaller: the network to train, its normalisations folded; inputs and outputs have the original's names and
+            shapes.
+        inputs: samples to train on, to choose by, and held-out.
         engine: onnxruntime, which runs the original.
-        options: how.
-        data: how images are read.
-        memory: bytes that may be taken, about.
-        folder: for what a killed run leaves behind; None: nowhere.
-        progress: told how far it is.
+        options: options of the training.
+        data: preprocessing of images.
+        memory: memory limit in bytes, approximate.
+        folder: folder for the state of an interrupted training; None for none.
+        progress: callback (stage, done, total, detail).
 
     Returns:
-        The model with the best weights that were found, and the record; never worse on the inputs to choose by than at
-        the start.
+        The model with the best weights found, and the record; on the inputs to choose by, it is never worse than at the
+        start.
 
     Raises:
         ModelError: torch cannot run the network, or nothing of it can be trained.
-        VerifyError: torch and onnxruntime do not answer alike.
+        VerifyError: torch and onnxruntime give different outputs.
     """
     weights = trainable(smaller, options.freeze)
     if not weights:
@@ -152,7 +153,11 @@ def _untyped(net: Net) -> onnx.ModelProto:
 
 
 def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, device: torch.device) -> None:
-    """Whether torch answers as onnxruntime does: nothing else shows that every operator is understood alike."""
+    """Check that torch has onnxruntime's outputs, which tests the conversion of every operator.
+
+    Raises:
+        VerifyError: an output differs by more than 1e-3 of its largest value.
+    """
     session = _Teacher(net, student.output_names, engine)
     size = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None) or min(len(inputs.held), 2)
     feeds = inputs.calibration.load([int(index) for index in np.resize(inputs.held, size)])
@@ -180,7 +185,7 @@ def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> C
 
 
 def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affordable: int) -> tuple[int, int]:
-    """Inputs a step, and passes over all."""
+    """Return the inputs per step, and the number of epochs."""
     usual = max(min(_BATCH, count // _LEAST_STEPS, affordable), 1)
     batch = fixed or min(options.train_batch or usual, count)
     steps = max(count // batch, 1)
@@ -188,7 +193,7 @@ def _course_for(count: int, fixed: int | None, options: RecoverOptions, *, affor
 
 
 def _held_in_memory(calibration: Calibration, course: Course, memory: int) -> Any:
-    """Inputs by index, read once where all of them fit in memory."""
+    """Return a function that loads inputs by index, from memory if all of them fit."""
     indices = np.concatenate([course.fit, course.held])
     first = calibration.load([int(indices[0])])
     if sum(array.nbytes for array in first.values()) * len(indices) > memory:
@@ -232,8 +237,8 @@ def _better_of(
     course: Course,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...], tuple[OutputDivergence, ...]]:
-    """Choose the trained model, or the one from before where that is closer to the original on the inputs to choose by;
-    return it with the divergence of both on the inputs to report on."""
+    """Choose the trained model, or the initial one if that is closer to the original on the inputs to choose by; return
+    it with the differences of the initial and the chosen model on the held-out inputs."""
     reference = finished_model(original)
     start, end = finished_model(smaller), finished_model(with_weights_of(smaller, student))
 

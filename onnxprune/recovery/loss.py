@@ -1,6 +1,6 @@
-"""How far the small network's answers are from the original's, as a number with a gradient.
+"""Differentiable loss between the outputs of the small network and the original.
 
-With a the original's and b the small network's values, T the temperature:
+With values a of the original and b of the small network, and softmax temperature T:
 
 - classes: ``T^2 KL(softmax(a / T) || softmax(b / T))``, mean over samples (and over all axes but that of the classes),
   plus a share of the error below, since KL does not see what is added to all classes alike (Hinton et al., "Distilling
@@ -8,8 +8,8 @@ With a the original's and b the small network's values, T the temperature:
 - what may be classes or numbers: the KL plus the whole of the error below;
 - numbers, and tensors between the layers: the squared error over the variance of a.
 
-Terms are weighed so that at the start each output counts as much as another, and all tensors between the layers
-together a given share of the outputs.
+Terms are weighted so that at the start all outputs contribute equally, and all tensors between the layers together
+contribute a given share of the outputs' loss.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """The terms, and what they weigh.
+    """Terms of the loss and their weights.
 
     Attributes:
-        ends: where outputs are compared.
-        features: tensors between the layers.
-        temperature: see the module.
-        variances: of the original's values, by tensor.
-        end_weights: one an end.
-        feature_weights: one a feature.
-        starts: of the features' terms at the start.
+        ends: tensors at which outputs are compared.
+        features: names of the tensors between layers to compare.
+        temperature: softmax temperature of class scores.
+        variances: variance of the original's values, by tensor.
+        end_weights: weight of each end.
+        feature_weights: weight of each feature.
+        starts: terms of the features at the start.
     """
 
     ends: tuple[End, ...]
@@ -53,27 +53,27 @@ class Loss:
     starts: tuple[float, ...] = ()
 
     def at_ends(self, wanted: Tensors, found: Tensors) -> Tensor:
-        """The outputs' part."""
+        """Compute the loss at the outputs."""
         weights = self.end_weights or (1.0,) * len(self.ends)
         terms = [w * self._end(end, wanted, found) for w, end in zip(weights, self.ends, strict=True)]
         return torch.stack(terms).sum()
 
     def whole(self, wanted: Tensors, found: Tensors) -> Tensor:
-        """Outputs and features."""
+        """Compute the loss of outputs and features."""
         total = self.at_ends(wanted, found)
         for weight, name in zip(self.feature_weights, self.features, strict=True):
             total = total + weight * self.error(name, wanted, found)
         return total
 
     def blockwise(self, wanted: Tensors, found: Tensors) -> Tensor:
-        """Every block's own error, all of them counting alike at the start, and the outputs' as the last block's."""
+        """Compute the block-wise loss: errors of all blocks, equal at the start, the outputs being the last block."""
         total = self.at_ends(wanted, found)
         for start, name in zip(self.starts, self.features, strict=True):
             total = total + self.error(name, wanted, found) / max(start, _LEAST)
         return total
 
     def error(self, name: str, wanted: Tensors, found: Tensors) -> Tensor:
-        """Squared error over variance."""
+        """Compute the squared error of a tensor divided by its variance."""
         return (found[name].float() - wanted[name].float()).square().mean() / self.variances[name]
 
     def _end(self, end: End, wanted: Tensors, found: Tensors) -> Tensor:
@@ -94,15 +94,15 @@ def settled(
     share: float,
     seen: Sequence[tuple[Tensors, Tensors]],
 ) -> Loss:
-    """The loss with weights that follow from some batches of the original's tensors and the small network's.
+    """Make the loss, with weights derived from some batches of both networks' tensors.
 
-    Features on which the networks have nothing in common at the start (an error above the variance) are left out.
+    Features whose error exceeds the variance at the start are left out.
 
     Args:
-        ends: where outputs are compared.
-        features: candidates.
-        temperature: of classes.
-        share: what all features together weigh at the start, as a share of what the outputs do.
+        ends: tensors at which outputs are compared.
+        features: names of candidate tensors between layers.
+        temperature: softmax temperature of class scores.
+        share: loss of all features together at the start, relative to the loss of the outputs.
         seen: per batch, the original's tensors and the small network's.
     """
     names = [*(end.tensor for end in ends), *features]
@@ -124,7 +124,7 @@ def settled(
 
 
 def _variance(tensors: Sequence[Tensor]) -> float:
-    """Of all values of a tensor, or its mean square where it never varies."""
+    """Compute the variance of all values of a tensor, or their mean square if they are constant."""
     values = torch.cat([tensor.float().reshape(-1) for tensor in tensors])
     variance = float(values.var(unbiased=False)) if len(values) > 1 else 0.0
     return variance or float(values.square().mean()) or 1.0

@@ -1,8 +1,8 @@
-"""A network for anyone's own training loop, and the way back into the same graph.
+"""Torch module of a network for a training loop of your own, and conversion back into the graph.
 
-With fresh normalisations behind the convs, training goes as it went before they were folded: y' = gamma (y - mean) /
-sqrt(var + epsilon) + beta, with mean and variance those of y on given data, gamma = sqrt(var + epsilon) and
-beta = mean, changes nothing at first. Going back it is folded again: W' = s W, b' = s (b - mean) + beta with s =
+Fresh normalisations behind the convs restore the training behaviour from before folding: y' = gamma (y - mean) /
+sqrt(var + epsilon) + beta, with mean and variance of y on given data, gamma = sqrt(var + epsilon) and
+beta = mean, is the identity at first. The conversion back folds them: W' = s W, b' = s (b - mean) + beta with s =
 gamma / sqrt(var + epsilon) (the published "addbn" and "merge_bn").
 """
 
@@ -38,16 +38,15 @@ _TOLERANCE = 1e-3  # of onnxruntime's outputs against torch's, relative to the l
 
 
 class TorchModule(TorchNet):
-    """A network to train. See :class:`TorchNet` for its inputs, outputs and names; the normalisations' own parameters
-    lie under ``norms``, by the names of the convs.
+    """Network to train; a :class:`TorchNet` whose inserted normalisations have parameters under ``norms``.
 
     Attributes:
-        norms: what stands behind each conv, by the key of its output; empty without normalisations.
-        sample: inputs that `folded` checks the result on.
+        norms: normalisation behind each conv, by the key of its output; empty without normalisations.
+        sample: inputs on which `folded` checks the result.
     """
 
     def __init__(self, net: Net, sample: Mapping[str, Array], *, batchnorm: bool, freeze: Sequence[str] = ()) -> None:
-        """``net``: folded. ``freeze``: globs of node names."""
+        """Build the module of a folded network; ``freeze``: names or globs of nodes not to train."""
         weights = trainable(net, freeze)
         net = balanced(net, weights)
         behind = _convs(net, weights) if batchnorm else {}
@@ -81,11 +80,11 @@ class TorchModule(TorchNet):
                 values[name] = self.norms[self._norm_of[name][0]](values[name])
 
     def norm(self, key: str) -> Any:
-        """A normalisation."""
+        """Return the normalisation of a key."""
         return self.norms[key]
 
     def graph(self) -> Net:
-        """The graph with the weights as they are, normalisations folded."""
+        """Return the graph with the current weights, normalisations folded."""
         net = Net.from_model(onnx.load_model_from_string(self._model), source=self._source)
         net = with_weights_of(net, self)
         tensors = net.tensors()
@@ -103,7 +102,7 @@ class TorchModule(TorchNet):
 
 
 def _convs(net: Net, weights: Sequence[str]) -> dict[str, Any]:
-    """Convs behind which a normalisation can be folded again, by the tensor that they make."""
+    """Return the convs behind which a normalisation can be folded, by the name of their output."""
     uses = Counter(tensor.name for node in net.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant))
     return {
         node.outputs[0].name: node
@@ -119,11 +118,11 @@ def _convs(net: Net, weights: Sequence[str]) -> dict[str, Any]:
 
 @torch.no_grad()
 def fitted(module: TorchModule, batches: Sequence[Mapping[str, Array]]) -> TorchModule:
-    """The module, its normalisations set so that they change nothing on average over some batches of inputs.
+    """Set the normalisations of a module to the identity by the statistics of some inputs; return the module.
 
     Args:
-        module: changed in place.
-        batches: inputs by name.
+        module: module, changed in place.
+        batches: inputs by name, per batch.
     """
     sums: dict[str, list[Tensor]] = {}
 
@@ -156,11 +155,11 @@ def fitted(module: TorchModule, batches: Sequence[Mapping[str, Array]]) -> Torch
 
 
 def folded(module: nn.Module, engine: Engine) -> onnx.ModelProto:
-    """The trained module as a model again: the same graph, with the new weights.
+    """Convert a trained module back to a model: its graph with the new weights.
 
     Raises:
-        UsageError: the module did not come from `to_torch`.
-        VerifyError: a weight is not finite, or onnxruntime does not answer as the module does.
+        UsageError: the module was not made by `to_torch`.
+        VerifyError: a weight is not finite, or onnxruntime's outputs differ from the module's.
     """
     if not isinstance(module, TorchModule):
         raise UsageError(f"from_torch takes a module that to_torch made, found {type(module).__name__}")

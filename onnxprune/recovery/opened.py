@@ -1,4 +1,4 @@
-"""From a file and some inputs to a module to train."""
+"""Conversion of a model file to a torch module to train."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def opened_module(
     batchnorm: bool,
     samples: int,
 ) -> TorchModule:
-    """A network to train; see `api.to_torch`."""
+    """Make the torch module of a model; arguments as for `api.to_torch`."""
     model, label = read_model(source)
     net = fold(load(model, label=label)[0])[0]
     inputs = open_inputs(source, data, net, options)

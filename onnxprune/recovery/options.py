@@ -1,4 +1,4 @@
-"""How a network is recovered."""
+"""Options of a recovery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RecoverOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverOptions:
-    """How a compressed network is trained on the original's outputs.
+    """Options of the training of a compressed network on the original's outputs.
 
     Raises:
         UsageError: a value is out of range.

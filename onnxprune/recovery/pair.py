@@ -1,4 +1,4 @@
-"""Recovery of any pair of networks: the original, and one that was made of it, by whatever tool."""
+"""Recovery of any pair of networks: the original, and a smaller one made from it by any tool."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryReport:
-    """What went in, what was done, what came out.
+    """Record of a recovery.
 
     Attributes:
-        version: of onnxprune.
-        original: the teacher.
-        candidate: the network that was trained.
+        version: version of onnxprune.
+        original: label of the original, the teacher.
+        candidate: label of the trained network.
         output: path of the result; None if none was written yet.
-        options: of the training.
-        data: the calibration's description, with `fit` and `held_back` counts.
-        provider: what the original ran on.
-        notes: what was changed or left alone on the way in, and the like.
-        warnings: what must not be overlooked; the damage first.
-        damaged: whether the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
-        recovery: the training.
+        options: options of the training.
+        data: description of the calibration, with `fit` and `held_back` counts.
+        provider: provider that the original ran on.
+        notes: remarks of the stages.
+        warnings: texts of the warnings, damage first.
+        damaged: True if the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
+        recovery: record of the training.
         evaluation: values of the user's own measure; None without one.
     """
 
@@ -73,18 +73,18 @@ class RecoveryReport:
     evaluation: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; field names as above, `schema` in front; what is not finite is None."""
+        """Return the record as JSON-able values, with `schema` in front; NaN and infinity become None."""
         return plain({"schema": SCHEMA, **asdict(self)})
 
 
 @dataclass(frozen=True)
 class Recovered(ModelResult):
-    """What came out of a recovery; ``report``: its record."""
+    """Result of a recovery: the trained model, and ``report``, the record of the training."""
 
     report: RecoveryReport
 
     def written_to(self, path: Path) -> Recovered:
-        """The same, its report naming the file."""
+        """Return the result with the path of its file in the report."""
         return replace(self, report=replace(self.report, output=str(path)))
 
 
@@ -95,20 +95,21 @@ def run_recovery(
     options: Options,
     progress: Progress = silent,
 ) -> Recovered:
-    """Train a network on the answers of another.
+    """Train a network on the outputs of another.
 
     Args:
-        original: the teacher.
-        candidate: the network to train; it has the same inputs and outputs.
+        original: the teacher: path, bytes or ModelProto.
+        candidate: the network to train; its inputs and outputs must match the original's.
         data: inputs without labels, see `open_calibration`.
-        options: of them, `recover`, `evaluate` and what is said of inputs, engine, memory and cache.
-        progress: told how far it is.
+        options: used are `recover`, `evaluate`, and the options of inputs, preprocessing, engine, memory, cache and
+            outputs.
+        progress: callback (stage, done, total, detail).
 
     Raises:
-        OnnxPruneError: see `errors`; nothing was written.
+        OnnxPruneError: any of the errors in `errors`; nothing was written.
     """
     require_torch()
-    from onnxprune.recovery.distil import recovered  # with torch, which not everybody has
+    from onnxprune.recovery.distil import recovered  # needs torch, an optional dependency
 
     training = options.recover or RecoverOptions()
     first, second = read_model(original), read_model(candidate)
@@ -135,7 +136,7 @@ def run_recovery(
     )
     described = inputs.calibration.description
     evaluation = None if evaluator is None else evaluator.of(model, start=second[0])
-    damaged = damage(recovery.after, "held-back", trained=True)
+    damaged = damage(recovery.after, "held-out", trained=True)
     warnings = (damaged, described.get("warning"), _worse(evaluation))
     return Recovered(
         model,
@@ -156,27 +157,27 @@ def run_recovery(
 
 
 def _worse(evaluation: Evaluation | None) -> str:
-    """A warning where the user's own measure fell during the training."""
+    """Return a warning if the user's own measure fell during the training; else empty."""
     if evaluation is None or evaluation.start is None or evaluation.after >= evaluation.start:
         return ""
     return (
         f"{evaluation.name} FELL from {evaluation.start:g} to {evaluation.after:g} in the training, although the loss "
-        "on held-back inputs did not rise: the candidate as it was may serve better"
+        "on held-out inputs did not rise: the candidate before the training may be better"
     )
 
 
 def _check_pair(teacher: Net, student: Net, first: str, second: str) -> None:
-    """Whether the second can stand for the first.
+    """Check that two networks have matching inputs and outputs.
 
     Raises:
-        ModelError: inputs or outputs are called or shaped otherwise.
+        ModelError: names or shapes of inputs or outputs differ.
     """
     for what, names in (("inputs", "input_names"), ("outputs", "output_names")):
         ours, theirs = (set(getattr(net, names)) for net in (teacher, student))
         if ours != theirs:
             raise ModelError(
                 f"{second}: its {what} are {', '.join(sorted(theirs))}; {first} has {', '.join(sorted(ours))}: "
-                "recovery needs two networks with the same"
+                f"recovery needs two networks with equal {what}"
             )
     a, b = teacher.tensors(), student.tensors()
     for name in (*teacher.input_names, *teacher.output_names):

@@ -1,4 +1,4 @@
-"""What a recovery did: plain values for the report."""
+"""Record of a training: plain values for the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Epoch", "Recovery"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the inputs.
+    """Epoch of the training: one pass over the inputs.
 
     Attributes:
-        epoch: from 1 on.
-        loss: mean over its steps.
-        held: loss of the averaged weights at the outputs, on the inputs to choose by in several views.
-        agreement: their share of these inputs with the original's class; None without classes.
+        epoch: number of the epoch, from 1.
+        loss: mean loss over its steps.
+        held: loss of the averaged weights at the outputs, on several views of the inputs to choose by.
+        agreement: share of these inputs with the original's class, 0..1; None without classes.
     """
 
     epoch: int
@@ -29,24 +29,24 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """What was done, and what came of it.
+    """Record of a training.
 
     Attributes:
-        epochs: passes that were made, and planned.
-        steps: of the optimiser.
-        batch: inputs a step.
-        device: what torch ran on.
-        threads: of torch, on a CPU.
-        augmentation: what was done to the inputs.
-        ends: the tensors at which the loss was taken.
-        features: tensors between the layers that were compared too.
-        best: the epoch that the weights are from; 0: the start, since nothing was better.
-        held: loss on the inputs to choose by, at the start and in the end.
-        before: outputs against the original's on the inputs to report on, at the start.
-        after: the same in the end.
-        history: epoch by epoch.
-        notes: what is to be known.
-        seconds: wall time.
+        epochs: numbers of epochs done and planned.
+        steps: number of optimiser steps.
+        batch: inputs per step.
+        device: device of torch.
+        threads: CPU threads of torch.
+        augmentation: augmentation of the inputs, in words.
+        ends: names of the tensors at which the loss was taken.
+        features: names of the tensors between layers that were compared, too.
+        best: epoch of the chosen weights; 0 for the start, if no epoch was better.
+        held: loss on the inputs to choose by, at the start and at the end.
+        before: difference of the outputs from the original's on held-out inputs, at the start.
+        after: difference of the outputs from the original's on held-out inputs, at the end.
+        history: epochs in order.
+        notes: remarks on the training.
+        seconds: wall time in seconds.
     """
 
     epochs: tuple[int, int]

@@ -1,4 +1,4 @@
-"""A training that was interrupted, and how it goes on: all its tensors in one safetensors file."""
+"""State of an interrupted training, to continue it: all tensors in one safetensors file."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class Progress:
-    """How far a training is; what cannot be worked out again from its seed.
+    """Progress of a training that does not follow from its seed.
 
     Attributes:
-        step: steps that are done.
-        losses: of those of the epoch under way.
-        history: epochs that are done.
-        best: the best epoch, 0 for the start.
-        best_held: its loss on held-back inputs.
-        seconds: wall time so far.
-        stopped: before its end, since nothing got better.
-        gentler: what the learning rate is multiplied by, since at a higher one nothing got better.
-        since: the epoch in which that began.
+        step: number of steps done.
+        losses: losses of the steps of the current epoch.
+        history: epochs done.
+        best: best epoch; 0 for the start.
+        best_held: loss of the best epoch on the inputs to choose by.
+        seconds: wall time so far in seconds.
+        stopped: True if the training stopped early, without an improvement.
+        gentler: factor on the peak learning rate, lowered when nothing improved.
+        since: epoch in which the current learning rate began.
     """
 
     step: int = 0
@@ -56,7 +56,7 @@ def save_state(
     parts: Mapping[str, Sequence[Tensor]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write it; a full disk is no reason to stop."""
+    """Save the state of a training; a failure to write, such as a full disk, is ignored."""
     if folder is None:
         return
     tensors = {f"{part}.{i}": t.detach().contiguous() for part, listed in parts.items() for i, t in enumerate(listed)}
@@ -73,7 +73,7 @@ def save_state(
 def load_state(
     folder: Path | None, parts: Mapping[str, Sequence[Tensor]], optimizer: torch.optim.Optimizer
 ) -> Progress | None:
-    """Put back what was saved: tensors into `parts`, moments into the optimiser; None if there is nothing usable."""
+    """Restore a saved state: tensors into `parts`, moments into the optimiser; None if there is no usable state."""
     if folder is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The training itself: AdamW, averaged weights, the best state by held-back loss.
+"""Training loop: AdamW, averaged weights, the best state by the loss on the inputs to choose by.
 
-Two stages, each along a cosine of its own to nothing: every block for itself, then all together. Together begins
-anew, in smaller steps: at the same rate it loses what the blocks have learnt before it gains anything.
+Two stages, each with a cosine schedule of the learning rate to zero: block-wise, then end to end. The second stage has
+a smaller peak learning rate: at the peak of the first, it would first lose what the blocks have learnt.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 __all__ = ["Course", "Trainer", "tensors_of"]
 
 _WARM_UP = 0.03  # share of a stage's steps
-_TOGETHER = 0.25  # of the learning rate, behind the blocks
+_TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
 _LARGEST_GRADIENT = 5.0
 _AVERAGED_OVER = 1000  # steps, once there are many more
 _SAVE_SECONDS = 180.0
 _GENTLEST = 1 / 64  # of the learning rate that was asked for
-_VIEWS = 4  # of every held-back input: few of them tell little, and what is trained on is seen in many views
+_VIEWS = 4  # views of every input to choose by: few inputs tell little, and training sees many views, too
 _PATIENCE = 2  # half of all epochs without anything better,
 _LEAST_PATIENCE = 5, 500  # but at least so many epochs and steps
 _LATEST_SHOWN = 50  # steps in the mean that is shown
@@ -49,14 +49,14 @@ _LATEST_SHOWN = 50  # steps in the mean that is shown
 
 @dataclass(frozen=True)
 class Course:
-    """How long, and in what pieces.
+    """Length of a training, and its batches.
 
     Attributes:
-        epochs: passes over the inputs.
-        batch: inputs a step.
-        fixed: every batch must have exactly so many.
-        fit: (n,) indices to train on.
-        held: (m,) indices to judge by.
+        epochs: number of passes over the inputs.
+        batch: inputs per step.
+        fixed: True if every batch must have exactly `batch` inputs.
+        fit: indices to train on, (n,).
+        held: indices to choose by, (m,).
     """
 
     epochs: int
@@ -67,23 +67,23 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Number of steps per epoch."""
         return max(len(self.fit) // self.batch, 1)
 
     @property
     def patience(self) -> int:
-        """Epochs without anything better after which it ends."""
+        """Number of epochs without an improvement after which the training is restarted or stopped."""
         epochs, steps = _LEAST_PATIENCE
         return max(self.epochs // _PATIENCE, epochs, math.ceil(steps / self.steps))
 
     def picked(self, seed: int, epoch: int) -> list[list[int]]:
-        """The batches of an epoch; what is left over waits for another epoch's order."""
+        """Return the batches of an epoch, in random order; an incomplete batch is left out."""
         order = np.random.default_rng((seed, epoch)).permutation(self.fit)
         size = self.batch if self.fixed else min(self.batch, len(order))
         return np.resize(order, self.steps * size).reshape(self.steps, size).tolist()
 
     def judged(self) -> Iterator[tuple[list[int], int]]:
-        """Batches of held-back inputs, and how many of each count."""
+        """Yield batches of the inputs to choose by, and the number of real inputs in each."""
         for start in range(0, len(self.held), self.batch):
             chosen = [int(index) for index in self.held[start : start + self.batch]]
             fill = self.batch - len(chosen) if self.fixed else 0
@@ -91,12 +91,12 @@ class Course:
 
 
 def tensors_of(arrays: Mapping[str, Array], device: torch.device) -> dict[str, Tensor]:
-    """Arrays as torch takes them."""
+    """Convert arrays to torch tensors on a device."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}
 
 
 class Trainer:
-    """A network, the original's answers, and the loss between them."""
+    """Training of a network by the loss between its outputs and the original's."""
 
     def __init__(
         self,
@@ -110,8 +110,8 @@ class Trainer:
         folder: Path | None,
         show: Show,
     ) -> None:
-        """``student``: on its device, changed in place; ``load``: inputs by index; ``folder``: for what a killed run
-        leaves behind, or None."""
+        """Set up the training of ``student``, on its device and changed in place; ``load``: inputs by index;
+        ``folder``: folder for the state of an interrupted training, or None."""
         self._student, self._teacher, self._load, self._loss = student, teacher, load, loss
         self._course, self._options, self._augmentation = course, options, augmentation
         self._folder, self._show = folder, show
@@ -125,14 +125,14 @@ class Trainer:
         self._parts = {"weights": self._weights, "average": self._average, "best": self._best}
         self._agreement: float | None = None
         self._begun = self._saved = 0.0
-        self._answers: list[dict[str, Tensor]] = []  # of the original, on the held-back inputs
+        self._answers: list[dict[str, Tensor]] = []  # outputs of the original on the inputs to choose by
         self.notes: list[Note] = []
 
     def run(self) -> tuple[Progress, float]:
-        """Train; the student then has the best weights that were found, its own at the start among them.
+        """Train the student, and leave it with the best weights found, the initial ones included.
 
         Returns:
-            How it went, and the loss on held-back inputs at the start.
+            Progress of the training, and the loss on the inputs to choose by at the start.
         """
         start, self._agreement = self._judge(self._shadow)
         found = load_state(self._folder, self._parts, self._optimizer)
@@ -155,7 +155,7 @@ class Trainer:
         return progress, start
 
     def _epoch(self, progress: Progress) -> None:
-        """One pass over the inputs, or what an interrupted run left of it, and what came of it."""
+        """Train one epoch, or the rest of an interrupted one, and judge the averaged weights."""
         epoch, course = len(progress.history), self._course
         total = course.epochs * course.steps
         for place, picked in enumerate(course.picked(self._options.seed, epoch)):
@@ -188,7 +188,7 @@ class Trainer:
                 self._gentler(progress, epoch + 1)
 
     def _gentler(self, progress: Progress, epoch: int) -> None:
-        """Begin again with the best weights, in smaller steps; or stop, where they are very small already."""
+        """Restart from the best weights with a lower learning rate; stop if it is at its minimum already."""
         progress.stopped = progress.gentler <= _GENTLEST
         progress.gentler, progress.since = progress.gentler / 4, epoch
         self._put(self._weights, self._best)
@@ -202,7 +202,7 @@ class Trainer:
             target.copy_(source.detach())
 
     def _step(self, epoch: int, place: int, picked: Sequence[int], progress: Progress, total: int) -> float:
-        """One step, of `total`; the loss before it."""
+        """Take one of `total` steps; return the loss before it."""
         blocks = math.ceil(self._options.blockwise * total) if self._loss.features else 0
         alone = progress.step < blocks
         generator = np.random.default_rng((self._options.seed, epoch, place))
@@ -228,8 +228,8 @@ class Trainer:
 
     @torch.no_grad()
     def _judge(self, net: TorchNet) -> tuple[float, float | None]:
-        """Loss at the outputs on views of the held-back inputs, and the share of these, as they are, with the same
-        class, where there are any."""
+        """Return the loss at the outputs on views of the inputs to choose by, and the share of these inputs, not
+        augmented, with the original's class; None without classes."""
         total, count, agreed, classified = 0.0, 0, 0.0, 0
         for place, (view, chosen, real) in enumerate(self._held_views()):
             arrays = self._load(chosen)
@@ -254,7 +254,7 @@ class Trainer:
         return total / max(count, 1), agreed / classified if classified else None
 
     def _held_views(self) -> Iterator[tuple[int, list[int], int]]:
-        """Number of the view, 0 for the inputs as they are; a batch of held-back inputs, and how many count."""
+        """Yield the number of the view (0: not augmented), a batch of the inputs to choose by, and its real inputs."""
         views = _VIEWS if self._augmentation.name is not None else 1
         for view in range(views):
             for chosen, real in self._course.judged():
@@ -262,7 +262,7 @@ class Trainer:
 
 
 def _share(step: int, blocks: int, total: int) -> float:
-    """Of the learning rate, at a step; the first `blocks` of them are of the first stage."""
+    """Return the factor on the peak learning rate at a step; the first `blocks` steps are the block-wise stage."""
     together = _TOGETHER if blocks else 1.0
     top, start, end = (1.0, 0, blocks) if step < blocks else (together, blocks, total)
     done = (step - start + 0.5) / (end - start)
@@ -272,6 +272,6 @@ def _share(step: int, blocks: int, total: int) -> float:
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where a GPU has it."""
+    """Return a context for bfloat16 if the GPU supports it."""
     usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=usable)

@@ -1,1 +1,1 @@
-"""Showing what was done: the record of a run, as a table in the terminal and as JSON. Nothing is decided here."""
+"""Reports: the record of a run as tables in the terminal, plots and JSON."""

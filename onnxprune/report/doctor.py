@@ -16,7 +16,7 @@ __all__ = ["show_doctor"]
 
 
 def show_doctor(console: Console, found: Checkup) -> None:
-    """Print it."""
+    """Print the result of the check."""
     names = [name.removesuffix("ExecutionProvider") for name in found.providers]
     auto = [name.removesuffix("ExecutionProvider") for name in found.auto]
     rows = [

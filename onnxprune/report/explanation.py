@@ -1,4 +1,4 @@
-"""Why a plan is what it is, as a table."""
+"""Explanation of a plan as a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF: dict[Unit, tuple[float, str]] = {"macs": (1e-6, "M MACs"), "params": (1e-3,
 
 
 def show_explanation(console: Console, found: Explanation, *, verbose: bool = False) -> None:
-    """Print a row for each group and each layer that had a choice."""
+    """Print a row for each group and each layer with a choice."""
     scale, unit = _OF[found.unit]
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("layer", "gets", "error x weight", "damage", unit, f"next best: damage, {unit}", "worse by")

@@ -1,4 +1,4 @@
-"""An inspection in the terminal: a table of layers, the reasons below it, and how much is within reach."""
+"""Inspection in the terminal: a table of layers, the reasons below it, and the share of the MACs that can be pruned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME_WIDTH = 40
 
 
 def show_inspection(console: Console, found: Inspection, *, verbose: bool = False) -> None:
-    """Print it; names of more than 40 characters are cut in front unless ``verbose``."""
+    """Print the inspection; names of more than 40 characters are cut at the front unless ``verbose``."""
     given = dict.fromkeys(layer.reason for layer in found.layers if layer.reason)
     reasons = {reason: number for number, reason in enumerate(given, 1)}
     numbers = {group.name: number for number, group in enumerate(found.groups, 1)}
@@ -52,7 +52,7 @@ def show_inspection(console: Console, found: Inspection, *, verbose: bool = Fals
         line = f"output {output.name} ({shape}): {output.kind}; {output.evidence}"
         console.print(escape(line), highlight=False)
     prunable = sum(not group.pins for group in found.groups)
-    whole = f"; {len(found.branches)} residual branches may go whole" if found.branches else ""
+    whole = f"; {len(found.branches)} residual branches can be removed whole" if found.branches else ""
     lines = [
         f"{_count(found.macs)} MACs, {_count(found.params)} parameters in {len(found.layers)} layers",
         f"{prunable} of {len(found.groups)} groups of channels may lose some; {found.reach:.1%} of the MACs are in "
@@ -63,14 +63,14 @@ def show_inspection(console: Console, found: Inspection, *, verbose: bool = Fals
 
 
 def _may_go(layer: LayerReport, reasons: Mapping[str, int]) -> str:
-    """Inputs, outputs, and the number of the reason why the outputs stay."""
+    """Describe what can be pruned: inputs, outputs, or the number of the reason why no output can be."""
     sides = [side for side, may in (("in", layer.inputs_prunable), ("out", not layer.reason)) if may]
     why = f"outputs stay: {reasons[layer.reason]}" if layer.reason else ""
     return "; ".join(part for part in (" and ".join(sides), why) if part)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """1, 2, 3, 5 as 1-3, 5."""
+    """Format 1, 2, 3, 5 as 1-3, 5."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

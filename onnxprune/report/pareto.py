@@ -1,4 +1,4 @@
-"""Points of a sweep as a table in the terminal, and as a plot: what is lost against what is gained."""
+"""Points of a sweep as a table in the terminal, and as a plot of loss against gain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["plot_pareto", "show_pareto"]
 
 
 def show_pareto(console: Console, found: Pareto) -> None:
-    """Print a row for each point; those that another one beats in latency and divergence at once are marked."""
+    """Print a row for each point; points that another beats in both latency and divergence are marked."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles = (
         "asked",
@@ -49,7 +49,7 @@ def show_pareto(console: Console, found: Pareto) -> None:
             console.print(f"{point.asked:g}x: {escape(point.why)}", highlight=False)
     console.print(
         f"asked: speed-up in {WORDS[found.counted]}; others: before over after, with its 95 % interval; "
-        "agreement, KL and error of the worst output on held-back inputs; beaten: another is as fast and near.",
+        "agreement, KL and error of the worst output on held-out inputs; beaten: another is as fast and near.",
         highlight=False,
     )
 
@@ -71,28 +71,28 @@ def _cells(report: Report) -> tuple[str, ...]:
 
 
 def _measure(found: Pareto) -> str:
-    """Name of the user's own measure; empty without one."""
+    """Return the name of the user's own measure; empty without one."""
     names = [p.result.report.evaluation.name for p in found.points if p.result and p.result.report.evaluation]
     return names[0] if names else ""
 
 
 def _worst(report: Report) -> float:
-    """Relative error of the worst output."""
+    """Return the relative error of the worst output."""
     return max((output.relative_error for output in report.divergence), default=0.0)
 
 
 def _lost(report: Report) -> float:
-    """What is lost in one number: by the user's own measure where there is one."""
+    """Return the loss: the drop of the user's own measure if there is one, else the error of the worst output."""
     return _worst(report) if report.evaluation is None else report.evaluation.drop
 
 
 def _gained(report: Report) -> float:
-    """What is gained: speed, or MACs where it was not measured."""
+    """Return the gain: the speed-up, or the ratio of MACs if latency was not measured."""
     return report.macs.ratio if report.timing is None else report.timing.ratio
 
 
 def _beaten(points: tuple[Point, ...]) -> set[float]:
-    """The speed-ups of points that another is at least as good as in both, and better in one."""
+    """Return the speed-ups of points to which another is at least equal in loss and gain, and better in one."""
     known = [(p.asked, _gained(p.result.report), _lost(p.result.report)) for p in points if p.result is not None]
     return {
         asked
@@ -102,10 +102,10 @@ def _beaten(points: tuple[Point, ...]) -> set[float]:
 
 
 def plot_pareto(found: Pareto, suffix: str) -> bytes:
-    """The plot as a file's content: error of the outputs, or drop of the user's own measure, against MACs and latency.
+    """Plot the error of the outputs, or the drop of the user's own measure, against MACs and latency; return the file.
 
     Args:
-        found: see there.
+        found: points of the sweep.
         suffix: ``.png`` or ``.svg``.
 
     Raises:
@@ -122,7 +122,7 @@ def plot_pareto(found: Pareto, suffix: str) -> bytes:
         panel.plot(*zip(*timed, strict=True), marker="s", label="latency")
     panel.set_xlabel("before over after")
     measure = _measure(found)
-    panel.set_ylabel(f"{measure} lost" if measure else "relative error of the outputs, held-back inputs")
+    panel.set_ylabel(f"{measure} lost" if measure else "relative error of the outputs, held-out inputs")
     panel.grid(alpha=0.3)
     panel.legend()
     buffer = io.BytesIO()

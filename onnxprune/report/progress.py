@@ -1,4 +1,4 @@
-"""Progress of a run: a bar a stage on a terminal; elsewhere a line a stage, and one a minute."""
+"""Progress of a run: one bar per stage on a terminal; elsewhere one line per stage and per minute."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class StageBars:
         self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
-        """Show that ``done`` of ``total`` are through, and beside it how it goes."""
+        """Show that ``done`` of ``total`` units of a stage are done, with a remark."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, detail=detail)
         self._bars.update(self._tasks[stage], completed=done, total=total, detail=detail)
 
 
 class StageLines:
-    """A line when a stage begins for the first time, and one a minute; used like `StageBars`, for logs and pipes.
+    """Lines for logs and pipes, used like `StageBars`: one when a stage first begins, and one per minute.
 
-    Each line holds the minutes and seconds since the start, the stage, and in the lines between how much of it is done.
+    Each line has the minutes and seconds since the start and the stage; the lines per minute also have its progress.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,7 +74,7 @@ class StageLines:
         return None
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
-        """Take note that ``done`` of ``total`` are through, and print a line if one is due."""
+        """Record that ``done`` of ``total`` units of a stage are done, and print a line if one is due."""
         now = self._clock()
         if stage in self._begun and now - self._last < _MINUTE:
             return

@@ -1,4 +1,4 @@
-"""The record of a run: plain values, everything that the terminal and the JSON file show."""
+"""Record of a run: plain values for the terminal and the JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "LayerRow", "Report", "plain"]
 
 SCHEMA = 2
-"""Version of the JSON document; it grows when a field changes its meaning or goes."""
+"""Version of the JSON document; it increases when a field changes its meaning or is removed."""
 
 
 def plain(content: dict[str, Any]) -> dict[str, Any]:
@@ -35,33 +35,33 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Change:
-    """A number before and after."""
+    """Number before and after."""
 
     before: int
     after: int
 
     @property
     def ratio(self) -> float:
-        """Before over after."""
+        """Number before divided by number after."""
         return self.before / max(self.after, 1)
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer.
+    """Row of the table of layers.
 
     Attributes:
-        name: node name.
-        op: operator.
-        inputs: input channels (of the whole layer, not of one group of a grouped conv).
-        outputs: output channels.
+        name: name of the node.
+        op: operator of the node.
+        inputs: input channels before and after (of all groups of a grouped conv).
+        outputs: output channels before and after.
         macs: multiply-accumulates for one sample.
-        params: elements of the weights.
-        error: relative squared error of its answer against the original's, over the samples; None if it was not fitted.
-        held_error: the same on the half that it was not fitted on.
-        shape: of its weights, outputs first, and what stands for it now: ``64x64x3x3 -> 48x32x3x3``, or
+        params: number of weights.
+        error: relative squared error of the output against the original's, over the samples; None if it was not fitted.
+        held_error: relative squared error on one half of the samples after a fit to the other; None if not fitted.
+        shape: shape of the weights, outputs first, before and after: ``64x64x3x3 -> 48x32x3x3``, or
             ``512x512x3x3 -> V 175, H 175->232, P 232->475``, or ``64x64x3x3 -> gone``.
-        reason: why its output channels all stay, or what is to be known of its fit; empty otherwise.
+        reason: reason why no output channel is removed, or a remark on the fit; empty otherwise.
     """
 
     name: str
@@ -78,32 +78,32 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What went in, what was done, what came out.
+    """Record of a run: its inputs, plan and result.
 
     Attributes:
-        version: of onnxprune.
-        model: the original's path, or how it was given.
+        version: version of onnxprune.
+        model: path of the original, or its kind.
         output: path of the result; None if none was written yet.
-        dry_run: only planned: `layers` then hold what is planned, and the fields below `layers` are empty.
-        budget: in words.
-        options: selector, refit, allocation, align, points, seed ... by flag name.
-        data: the calibration's description, with `fit` and `held_back` counts.
+        dry_run: True if the run only planned: `layers` then are as planned, and the fields below `layers` are empty.
+        budget: budget in words.
+        options: options of the run, one record per group.
+        data: description of the calibration, with `fit` and `held_back` counts.
         provider: onnxruntime's provider in use.
-        threads: its threads; 0: its own default.
-        notes: what was changed or left alone on the way in, and the like.
-        warnings: what must not be overlooked; the damage first.
-        damaged: whether the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
-        estimate: whether what is lost is known less surely than ``max_drop``, on so few inputs.
-        layers: in topological order.
-        macs: for one sample.
-        params: floating-point numbers in all constants of the file.
-        file_bytes: size of the model as stored.
-        divergence: outputs against the original's on held-back inputs.
+        threads: threads within an operator; 0 for onnxruntime's default.
+        notes: remarks of the stages.
+        warnings: texts of the warnings, damage first.
+        damaged: True if the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
+        estimate: True if the 95 % confidence interval reaches further above the drop than ``max_drop``.
+        layers: rows of the table of layers, in topological order.
+        macs: multiply-accumulates for one sample.
+        params: number of floating-point numbers in all constants of the file.
+        file_bytes: size of the model in bytes.
+        divergence: difference of the outputs from the original's on held-out inputs.
         evaluation: values of the user's own measure; None without ``--evaluate``.
         timing: latency before and after; None if it was not measured.
-        returned: the result is the original, since nothing faster was found within a time budget.
-        explanation: why the plan is what it is; None for a plan file, and for counts that were given.
-        recovery: the training on the original's answers; None if there was none.
+        returned: True if the result is the original, because nothing faster was found for a time budget.
+        explanation: reasons of the plan; None for a plan file, and for counts that were given.
+        recovery: training on the original's outputs; None without one.
         seconds: wall time per stage.
     """
 
@@ -133,5 +133,5 @@ class Report:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; field names as above, `schema` in front; what is not finite is None."""
+        """Return the report as JSON-able values, with `schema` in front; NaN and infinity become None."""
         return plain({"schema": SCHEMA, **asdict(self)})

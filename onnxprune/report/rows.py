@@ -1,4 +1,4 @@
-"""The table of layers."""
+"""Rows of the table of layers."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def layer_rows(
     outcomes: Mapping[str, SiteOutcome],
     skipped: Mapping[str, str],
 ) -> tuple[LayerRow, ...]:
-    """One row for each layer with weights, in topological order.
+    """Make one row for each layer with weights, in topological order.
 
     Args:
         net: the original network.
         channels: its channel map.
-        cost: its costs.
-        keep: channels that each group keeps, by name; groups that are not in it keep all.
-        forms: of the layers that are decomposed, by name.
-        outcomes: how well each fitted site answers, by name.
-        skipped: why a prunable group was left alone, by name.
+        cost: its cost model.
+        keep: number of channels that each group keeps, by name; other groups keep all.
+        forms: forms of decomposed layers, by name.
+        outcomes: quality of the fit of each fitted site, by name.
+        skipped: reasons why prunable groups were not pruned, by name.
     """
     macs = cost.layer_macs({}), cost.layer_macs(keep, forms)
     params = cost.layer_params({}), cost.layer_params(keep, forms)
     left = {name: (cost.layer_axes(name, {}), cost.layer_axes(name, keep)) for name in macs[0]}
     gone = {name for group, branch in cost.branches.items() if keep.get(group) == 0 for name in branch.nodes}
-    reasons = {**_reasons(channels, keep, skipped), **dict.fromkeys(gone, "its residual branch goes whole")}
+    reasons = {**_reasons(channels, keep, skipped), **dict.fromkeys(gone, "its residual branch is removed")}
     rows = []
     for node in net.nodes:
         if node.name not in macs[0]:
@@ -83,7 +83,7 @@ def _outputs_first(axes: Sequence[int], outputs: int) -> tuple[int, ...]:
 
 
 def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:
-    """Per layer, why its output channels all stay; nothing where some of them go."""
+    """Return per layer the reason why no output channel is removed; layers that lose channels are left out."""
     reasons = dict(channels.fixed)
     lose: set[str] = set()
     for group in channels.groups:

@@ -1,4 +1,4 @@
-"""What is known of a run before it compresses anything, and the report that is made of it at the end."""
+"""State of a run before the compression, and its report at the end."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Started", "Stopwatch"]
 
-_MISSED = 0.03  # of the asked speed-up, by which a plan in milliseconds may miss it
+_MISSED = 0.03  # share of the target speed-up by which a latency budget may be missed without a warning
 
 
 class Stopwatch:
     """Wall time of named stages: ``with clock("probe"): ...``."""
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
-        """``seconds``: of what was done before."""
+        """Continue from ``seconds``, the times of earlier stages."""
         self.seconds: dict[str, float] = dict(seconds or {})
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Add the wall time of the block to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -57,7 +57,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Started:
-    """A run that is under way; ``params``: of the original, its normalisations not yet folded."""
+    """State of a run; ``params`` is the number of parameters of the original before folding."""
 
     model: str
     work: Workload
@@ -70,7 +70,7 @@ class Started:
     clock: Stopwatch = field(default_factory=Stopwatch)
 
     def budget(self, plan: Plan | None) -> str:
-        """What was asked for, in words."""
+        """Return the budget in words."""
         return self.options.budget.text if plan is None else f"as planned ({plan.budget or 'a plan file'})"
 
     def report(
@@ -91,7 +91,7 @@ class Started:
         returned: str = "",
         warnings: tuple[str, ...] = (),
     ) -> Report:
-        """The record of the run; ``returned``: why its result is the original."""
+        """Make the record of the run; ``returned`` is the reason if its result is the original."""
         outcomes = outcomes or {}
         work, cost = self.work, self.cost
         macs = Change(cost.macs({}), cost.macs(keep, forms))
@@ -99,7 +99,7 @@ class Started:
             notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
         described = self.inputs.calibration.description
         fitted = [Rows(name, outcome.samples, outcome.columns) for name, outcome in outcomes.items()]
-        damaged = damage(divergence, "held-back", trained=recovery is not None)
+        damaged = damage(divergence, "held-out", trained=recovery is not None)
         sure = estimate(losses(divergence), self.options.max_drop) if self.options.evaluate is None else ""
         told = (
             damaged,
@@ -138,7 +138,7 @@ class Started:
         )
 
     def _unchanged(self, keep: Mapping[str, int], forms: Mapping[str, Form], plan: Plan | None) -> str:
-        """A warning where the result is the original."""
+        """Return a warning if nothing was removed; else empty."""
         sizes = {group.name: group.size for group in self.work.channels.prunable}
         if plan is not None or forms or any(count < sizes[name] for name, count in keep.items()):
             return ""
@@ -147,7 +147,7 @@ class Started:
 
 
 def _missed(budget: Budget, timing: Timing) -> str:
-    """A warning where the budget counts milliseconds and the result certainly takes more than 3 % too many."""
+    """Return a warning if the result certainly misses a latency budget by more than 3 %; else empty."""
     asked = timing.before.quiet_ms / budget.ms if budget.ms is not None else 1 / budget.fraction
     if budget.unit != "latency" or timing.ratio_high >= asked * (1 - _MISSED):
         return ""
@@ -159,7 +159,7 @@ def _missed(budget: Budget, timing: Timing) -> str:
 
 
 def _options(options: Options, points: int | None) -> dict[str, object]:
-    """The options of a run, a record a group, with the defaults filled in; `points`: positions of each layer."""
+    """Return the options of a run, one record per group, with defaults filled in; `points`: positions per layer."""
     groups: dict[str, Any] = {}
     for name, group in options.groups().items():
         groups[name] = None if group is None else asdict(group)

@@ -1,4 +1,4 @@
-"""A study as a table in the terminal, and as a plot: error of a layer's answer against its speed-up."""
+"""Study as a table in the terminal, and as a plot: error of a layer's output against its speed-up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMATS = (".png", ".svg")
 
 
 def show_study(console: Console, study: Study) -> None:
-    """Print a table for each layer: a row a method, a column a speed-up."""
+    """Print a table for each layer: one row per method, one column per speed-up."""
     if study.data.get("warning"):
         console.print(Panel(escape(str(study.data["warning"])), title="warning", style="bold red"))
     for site in dict.fromkeys(point.site for point in study.points):
@@ -51,10 +51,10 @@ def _cell(point: Point | None) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Find out before the work that a plot cannot be drawn.
+    """Check before the work that a plot can be drawn.
 
     Raises:
-        UsageError: the file's ending is unknown, or matplotlib is missing.
+        UsageError: the file's suffix is unknown, or matplotlib is not installed.
     """
     if path.suffix.lower() not in _FORMATS:
         raise UsageError(f"--plot {path}: expected a file that ends in {' or '.join(_FORMATS)}")
@@ -65,10 +65,10 @@ def check_plot(path: Path) -> None:
 
 
 def plot_study(study: Study, suffix: str) -> bytes:
-    """The plot as a file's content: for each layer, a line a method.
+    """Plot one line per method for each layer; return the file's content.
 
     Args:
-        study: see there.
+        study: the study.
         suffix: ``.png`` or ``.svg``.
     """
     from matplotlib import colormaps

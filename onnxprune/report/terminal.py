@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: a table of layers that can be pasted into a message, and a last panel."""
+"""Terminal output of a run: a table of layers that can be pasted into a message, and a summary panel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show_report(console: Console, report: Report, *, verbose: bool = False) -> N
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print two models side by side."""
+    """Print the comparison of two models."""
     warnings = _warned(console, comparison.warnings, damaged=comparison.damaged)
     table = _plain("output", "kind", "relative error", "largest difference", "agreement", "KL")
     for output in comparison.divergence:
@@ -82,7 +82,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _warned(console: Console, warnings: tuple[str, ...], *, damaged: bool | None = None) -> tuple[str, ...]:
-    """Print all warnings, or with ``damaged`` the first one if it says so; return those that are left."""
+    """Print all warnings, or with ``damaged`` only the first one, if it is damage; return the warnings not printed."""
     shown = warnings if damaged is None else warnings[:damaged]
     for warning in shown:
         console.print(Panel(escape(warning), title="warning", style="bold red"))
@@ -94,7 +94,7 @@ def _title(report: Report) -> str:
 
 
 def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
-    """All different reasons, in the order in which they first come."""
+    """Return the different reasons, in order of first occurrence."""
     return list(dict.fromkeys(row.reason for row in rows if row.reason))
 
 
@@ -114,7 +114,7 @@ def _layers(rows: tuple[LayerRow, ...], reasons: dict[str, int], width: int | No
 
 
 def end_of(name: str, width: int | None) -> str:
-    """The end of a long name, which is where exporters' names differ."""
+    """Cut a long name at the front: names of exporters differ at the end."""
     return name if width is None or len(name) <= width else "…" + name[1 - width :]
 
 
@@ -156,13 +156,13 @@ def _summary(report: Report) -> RenderableType:
 
 
 def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = False) -> None:
-    """Print what a training did."""
+    """Print the report of a recovery."""
     warnings = _warned(console, report.warnings, damaged=report.damaged)
     width = None if verbose else _NAME_WIDTH
     for note in report.notes:
         console.print(f"[dim]note[/dim] {escape(end_of(note.subject, width))}: {escape(note.text)}", highlight=False)
     if verbose:
-        table = _plain("epoch", "loss", "held back", "agreement")
+        table = _plain("epoch", "loss", "held-out", "agreement")
         for epoch in report.recovery.history:
             agreement = "" if epoch.agreement is None else f"{epoch.agreement:.2%}"
             table.add_row(str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.held:.4f}", agreement)
@@ -188,7 +188,7 @@ def _recovery(recovery: Recovery, held: object) -> list[tuple[str, str]]:
     kept = f"best epoch {recovery.best}" if recovery.best else "NOTHING BETTER THAN THE START, which was kept"
     rows = [
         ("recovery", f"{done} of {planned} epochs of {recovery.batch} inputs a step, {minutes} ({where}): {kept}"),
-        ("held-back loss", f"{recovery.held[0]:.4f} -> {recovery.held[1]:.4f}"),
+        ("held-out loss", f"{recovery.held[0]:.4f} -> {recovery.held[1]:.4f}"),
         ("augmentation", recovery.augmentation),
     ]
     return rows + [(f"before: {output.name}", _agreement(output, held)) for output in recovery.before]
@@ -217,7 +217,7 @@ def _agreement(output: OutputDivergence, held: object) -> str:
         parts.append(f"KL {output.kl:.2e}")
     if output.top1_agreement is None or output.kl is not None:
         parts.append(f"relative error {output.relative_error:.4f}{_interval(output.error_bound)}")
-    return f"{output.kind}: {', '.join(parts)} on {held} held-back inputs"
+    return f"{output.kind}: {', '.join(parts)} on {held} held-out inputs"
 
 
 def _percent(bound: tuple[float, float] | None) -> str:

@@ -1,1 +1,1 @@
-"""onnxruntime: sessions, providers, frontier execution, sampling, timing. Knows nothing of solving or planning."""
+"""Running networks by onnxruntime: sessions, providers, frontier execution, sampling, timing, divergence."""

@@ -1,4 +1,4 @@
-"""Sampled output positions, the input patches under them, and the answers at them."""
+"""Sampling of output positions, the input patches under them, and the outputs at them."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 __all__ = ["Positions", "answers", "output_extents", "patches"]
 
-_ROWS_PER_COLUMN = 30  # of all inputs together
+_ROWS_PER_COLUMN = 30  # rows of all inputs together
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Positions:
-    """Positions drawn for each image and size of the output, whatever batch the image comes in.
+    """Positions drawn for each image and size of the output, independent of the batch.
 
-    They come from a hash of seed, image, size and number, so nothing is kept. Of two draws for one image and size the
-    smaller one is part of the larger. The original and the compressed network are sampled at the same positions.
+    They come from a hash of seed, image, size and number, so nothing is stored. Of two draws for one image and size,
+    the smaller one is part of the larger. The original and the compressed network are sampled at equal positions.
     """
 
     def __init__(self, inputs: int, points: int | None = None, seed: int = 0, least: int = 10) -> None:
-        """Draw for so many ``inputs``.
+        """Set the number of positions and the seed.
 
         Args:
             inputs: number of calibration inputs.
-            points: positions an input and layer; None: as many as the layer's columns need.
-            seed: of the draw.
-            least: positions an input and layer where `points` is None, at least; He et al. draw 10.
+            points: positions per input and layer; None for 30 rows per column of the layer over all inputs.
+            seed: seed of the draw.
+            least: smallest number of positions per input and layer if `points` is None; He et al. draw 10.
         """
         self.inputs, self.points, self.seed, self.least = inputs, points, seed, least
 
     def count(self, columns: int) -> int:
-        """Positions an input for a layer with so many columns, before the size of its map limits them."""
+        """Return the positions per input for a layer with some columns, before the size of its output limits them."""
         return self.points or max(self.least, -(-_ROWS_PER_COLUMN * columns // max(self.inputs, 1)))
 
     def draw(self, images: Sequence[int], extents: tuple[int, ...], columns: int) -> Indices:
-        """Coordinates (images, points, axes) int64, no position twice; all positions where there are no more.
+        """Draw coordinates (images, points, axes) int64, without repeats; all positions if there are no more.
 
         Args:
-            images: their numbers.
-            extents: sizes of the output's axes that are neither batch nor channel.
-            columns: of the layer that is sampled.
+            images: numbers of the images.
+            extents: sizes of the output's axes except batch and channel.
+            columns: number of columns of the layer.
         """
         total, points = math.prod(extents), self.count(columns)
         numbers = np.array(images, dtype=np.uint64)
@@ -68,7 +68,7 @@ class Positions:
 
 
 def _drawn(keys: Words, total: int, points: int) -> Indices:
-    """The first `points` different numbers below `total` of the sequence of each key: (keys, points) int64."""
+    """Return the first `points` different numbers below `total` of the sequence of each key: (keys, points) int64."""
     if total > 4 * points:
         tried = np.arange(2 * points + 8, dtype=np.uint64)
         numbers = (_mixed(keys + tried * _STEP) % np.uint64(total)).astype(np.int64)
@@ -81,7 +81,7 @@ def _drawn(keys: Words, total: int, points: int) -> Indices:
 
 
 def _seen_before(numbers: Indices) -> Mask:
-    """Which entries of (n, m) numbers stand further left in their row, too."""
+    """Find the entries of (n, m) numbers that repeat one further left in their row: (n, m) bool."""
     order = np.argsort(numbers, axis=1, kind="stable")
     ordered = np.take_along_axis(numbers, order, axis=1)
     again = np.zeros(numbers.shape, dtype=np.bool_)
@@ -100,14 +100,14 @@ def _mixed(words: Words) -> Words:
 
 
 def output_extents(site: Site, shape: Sequence[int]) -> tuple[int, ...]:
-    """Sizes of the axes of a site's output that are neither batch nor channel, for a source of this shape."""
+    """Return the sizes of the axes of a site's output except batch and channel, for a source of this shape."""
     if site.window is not None:
         return site.window.outputs(tuple(shape[2:]))
     return tuple(shape[1:-1])
 
 
 def patches(source: Array, site: Site, where: Indices) -> Array:
-    """Input patches under output positions.
+    """Extract the input patches under output positions.
 
     Args:
         source: (B, C, *spatial), or (B, ..., C) for Gemm and MatMul.
@@ -142,7 +142,7 @@ def _windows(source: Array, window: Window, where: Indices) -> Array:
 
 
 def _lines(window: Window, where: Indices, extents: tuple[int, ...]) -> tuple[list[Indices], list[Array]]:
-    """Per spatial axis, the input's index under each kernel element and whether there is one: (B, P, elements)."""
+    """Return per spatial axis the input's index under each kernel element and its validity: (B, P, elements) each."""
     begins, lines, hits = window.begins(extents), [], []
     for axis, extent in enumerate(extents):
         stride, offsets = window.strides[axis], np.arange(window.kernel[axis]) * window.dilations[axis]
@@ -158,12 +158,12 @@ def _lines(window: Window, where: Indices, extents: tuple[int, ...]) -> tuple[li
 
 
 def answers(response: Array, where: Indices, channel_axis: int) -> Array:
-    """Values of all channels at positions: (B * P, channels) float32.
+    """Extract the values of all channels at positions: (B * P, channels) float32.
 
     Args:
         response: (B, C, *spatial) with `channel_axis` 1, or (B, ..., C) with -1.
-        where: (B, P, axes).
-        channel_axis: see above.
+        where: (B, P, axes) output positions.
+        channel_axis: axis of the channels, 1 or -1.
     """
     batch, points, rank = where.shape
     rows = np.arange(batch)[:, None]

@@ -1,9 +1,9 @@
-"""Clocks that other programs disturb little, and a number for how much they disturb.
+"""Clocks that other programs disturb little, and an estimate of the disturbance.
 
-A run's wall time is what a user waits for, and counts all that other programs do meanwhile: preempted runs take longer
-by whole time slices, and a short run is preempted seldom, so even the ratio of two networks is wrong. The CPU time of
-the thread that runs a network does not count time slices of others. What is left (cold caches, a slower clock) only
-ever adds, so the fastest quarter of the runs says most.
+Wall time includes the work of other programs: preempted runs take longer by whole time slices, and short runs are
+preempted seldom, so that even the ratio of two networks is biased. The CPU time of the thread that runs a network
+excludes the time slices of others. The remaining disturbances (cold caches, a slower clock) only add time, so the mean
+of the fastest quarter of the runs is used.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 __all__ = ["LOW_SHARE", "Placed", "cores", "low_mean", "others_ns", "stretched", "thread_clock"]
 
 LOW_SHARE = 0.25
-"""Share of the runs, the fastest, whose mean is taken."""
+"""Share of the fastest runs whose mean is taken."""
 
 _NOT_BUSY = ("idle", "iowait", "guest", "guest_nice")  # Linux counts guests as user time, too
 
 
 class Placed(Protocol):
-    """A model that runs somewhere."""
+    """Model on a provider."""
 
     @property
     def provider(self) -> str:
-        """onnxruntime's provider, without its suffix: ``CPU``."""
+        """Provider of onnxruntime, without its suffix: ``CPU``."""
 
     @property
     def threads(self) -> int:
-        """Threads within an operator; 0: onnxruntime's default, one a core."""
+        """Threads within an operator; 0 for onnxruntime's default, one per core."""
 
 
 def low_mean(times: Array, axis: int = 0) -> Array:
-    """Mean of the fastest quarter along an axis, one run at least."""
+    """Average the fastest quarter along an axis, at least one run."""
     count = -(-times.shape[axis] // round(1 / LOW_SHARE))
     return np.asarray(np.sort(times, axis=axis).take(np.arange(count), axis=axis).mean(axis=axis))
 
 
 def thread_clock(*sessions: Placed) -> Callable[[], int] | None:
-    """CPU time of this thread in nanoseconds, if all of the work of the sessions is done on it; else None.
+    """Return a clock of this thread's CPU time in nanoseconds if the sessions do all work on this thread; else None.
 
     onnxruntime's CPU provider with one thread runs on the caller's. Windows counts thread time in steps of 16 ms.
     """
@@ -57,24 +57,24 @@ def thread_clock(*sessions: Placed) -> Callable[[], int] | None:
 
 
 def others_ns() -> int:
-    """CPU time that all cores have spent on anything but this process, in nanoseconds since some fixed moment."""
+    """Return the CPU time of all other processes in nanoseconds, since some fixed moment."""
     counted = psutil.cpu_times()._asdict()
     busy = sum(seconds for name, seconds in counted.items() if name not in _NOT_BUSY)
     return int(busy * 1e9) - time.process_time_ns()
 
 
 def cores() -> int:
-    """Cores of the machine."""
+    """Return the number of cores of the machine."""
     return os.cpu_count() or 1
 
 
 def stretched(others: float, session: Placed, count: int) -> float:
-    """Wall time over the time on an idle machine, 1 or more, as far as the use of its cores tells.
+    """Estimate wall time divided by the time on an idle machine, 1 or more, from the use of its cores.
 
     Args:
-        others: cores that other programs used meanwhile, on average.
-        session: what ran; with a GPU, one thread of it needs a core.
-        count: cores of the machine.
+        others: average number of cores that other programs used.
+        session: session that ran; on a GPU, it needs one core.
+        count: number of cores of the machine.
     """
     threads = min(session.threads or count, count) if session.provider == "CPU" else 1
     return 1 + min(max(others - (count - threads), 0.0) / threads, float(count))

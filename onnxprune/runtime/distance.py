@@ -1,7 +1,7 @@
-"""The distance of one output from the original's, by what the output means.
+"""Distance of one output from the original's, by the meaning of the output.
 
-With a the original's output and b the other's, each kind has an error x_i per input i and the error c_i that a constant
-answer would have:
+With a the original's output and b the other's, each kind has an error x_i per input i and the error c_i of a constant
+output:
 
 - values: the mean over elements of ``B(t, (a - b)^2 / v)``, v the variance of the element's channel, pooled over the
   channel's elements; constant: the mean of a over inputs, element by element;
@@ -9,10 +9,10 @@ answer would have:
   a, or equal scores where a hardly varies;
 - labels: the share of positions with another label; constant: the most frequent label.
 
-The distance is the mean of ``B(1, x_i / c)`` over inputs, c being the mean of c_i: 0 for equals, about 1 for a constant
-answer, so that distances of several outputs can be averaged. ``B(t, r)`` is r up to t and ``2 t - t^2 / r`` beyond:
-bounded, so that an input counts at most as two constant answers, and a single element at most as 2 t over the number of
-elements (a 32nd where there are 256 or more). Below the bounds it is the plain squared relative error, or the plain KL.
+The distance is the mean of ``B(1, x_i / c)`` over inputs, c being the mean of c_i: 0 for equal outputs, about 1 for a
+constant output, so that distances of several outputs can be averaged. ``B(t, r)`` is r up to t and ``2 t - t^2 / r``
+beyond: bounded, so that an input counts at most as two constant outputs, and a single element at most as 2 t divided by
+the number of elements (1/32 for 256 or more). Below the bounds it is the squared relative error, or the KL divergence.
 
 A channel is the shorter of the first and the last axis behind the batch: columns of (N, C) and (N, P, C), maps of
 (N, C, H, W). Its variance is measured on the first inputs (64, fewer where they are large), as is the constant.

@@ -1,6 +1,6 @@
-"""How far one model's outputs are from another's, gathered batch by batch.
+"""Divergence between the outputs of two models, accumulated by batches.
 
-What an output means (`runtime.meaning`) says what is measured; `runtime.distance` says how:
+The meaning of an output (`runtime.meaning`) determines what is measured; `runtime.distance` defines the distances:
 
 - ``distance``: one number for every kind, 0 for equals and about 1 for a constant answer: what plans, sensitivities and
   recovery minimise. That of an undecided output is the mean of both kinds' distances; that of several outputs is the
@@ -11,7 +11,7 @@ What an output means (`runtime.meaning`) says what is measured; `runtime.distanc
 - ``top1_agreement`` and ``kl``: for classes, pixels and undecided outputs: the share of inputs (of positions, mean over
   inputs) with the same label, and ``KL(a || b)`` in nats, unsoftened.
 
-NaN is infinitely far from everything, and agrees with nothing.
+NaN has an infinite distance from everything, and agrees with nothing.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _SURE = 0.95
 
 @dataclass(frozen=True)
 class OutputDivergence:
-    """One output.
+    """Divergence of one output.
 
     Attributes:
-        name: of the output.
-        samples: inputs that were compared.
-        relative_error: see the module; 0 is equal, about 1 a constant answer.
-        max_abs: largest difference of an element.
-        top1_agreement: share of inputs, or of positions of an input, with the same label, 0 to 1; None for values.
-        kl: nats; None for values and labels.
-        of_size: ``(sum (a - b)^2 / sum a^2)^(1/2)``, where an output hardly varies.
-        kind: what the output was taken for.
-        distance: see the module.
+        name: name of the output.
+        samples: number of inputs compared.
+        relative_error: bounded relative error; 0 for equal outputs, about 1 for a constant output.
+        max_abs: largest absolute difference of an element.
+        top1_agreement: share of inputs, or of positions of an input, with equal labels, 0..1; None for values.
+        kl: KL divergence in nats; None for values and labels.
+        of_size: ``(sum (a - b)^2 / sum a^2)^(1/2)``, for outputs that hardly vary.
+        kind: meaning of the output.
+        distance: distance as minimised by plans, sensitivities and recovery.
         agreement_bound: 95 % confidence interval of the agreement over inputs (Wilson for classes, Student's t for
             pixels); None for values, and for pixels of one input.
         error_bound: 95 % confidence interval of the relative error over inputs (Student's t); None for one input, and
@@ -73,7 +73,7 @@ class OutputDivergence:
 
 
 class DivergenceMeter:
-    """Gathers differences: ``add`` batch after batch, then ``finish``."""
+    """Accumulator of differences: ``add`` each batch, then ``finish``."""
 
     def __init__(self, meanings: Mapping[str, Meaning] | None = None, temperature: float = TEMPERATURE) -> None:
         """``meanings``: by output name; an output without one is undecided or values, by its shape. ``temperature``: of
@@ -107,17 +107,17 @@ class DivergenceMeter:
 
 
 def mean_distance(found: Iterable[OutputDivergence]) -> float:
-    """The distance of several outputs: the mean of theirs; 0 for none."""
+    """Return the mean distance of several outputs; 0 for none."""
     distances = [output.distance for output in found]
     return float(np.mean(distances)) if distances else 0.0
 
 
 def class_scores(output: Array, axis: int | None = None) -> Array | None:
-    """An output as (N, C) scores of C classes, float64; None if it has no single axis of two or more.
+    """Reshape an output to (N, C) scores of C classes, float64; None if it has no single axis of two or more.
 
     Args:
-        output: (N, ...).
-        axis: of the classes; None: the one axis behind the batch that is not of size 1.
+        output: output, (N, ...).
+        axis: class axis; None for the only axis behind the batch that is not of size 1.
     """
     if output.ndim < 2 or output.dtype.kind != "f":
         return None

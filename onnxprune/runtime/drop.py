@@ -1,8 +1,8 @@
-"""What a network has lost against the original, whether that is allowed, how surely it is known, and when it is damage.
+"""Loss of a network against the original: its amount, its uncertainty, and when it counts as damage.
 
-An output of classes or pixels loses points of agreement, one of values per cent of relative error, an undecided one
-both. What is lost is known to the reach of its 95 % confidence interval; where the reach is wider than ``--max-drop``,
-the result is an estimate.
+The loss of an output of classes or pixels is in points of agreement, of values in per cent of relative error, of an
+undecided output in both. Its uncertainty is the reach of the 95 % confidence interval above it; if the reach exceeds
+``--max-drop``, the result is an estimate.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ __all__ = [
 ]
 
 LEAST_AGREEMENT, MOST_ERROR = 0.9, 0.2
-"""Agreement below which, and relative error of values above which, a result is called damaged."""
+"""Agreement below which, and relative error of values above which, a result counts as damaged."""
 _SURE = 0.95
 _MOST_INPUTS = 1 << 40
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What one output has lost by one criterion.
+    """Loss of one output by one criterion.
 
     Attributes:
-        output: its name.
-        amount: points of agreement, or per cent of relative error.
-        words: ``points of top-1 agreement lost``, ``% relative error`` ...
-        reach: by which the amount may be larger, with 95 % confidence; None where nothing is known of that.
-        samples: inputs that it was measured on.
-        undecided: whether the output may be meant otherwise.
+        output: name of the output.
+        amount: points of agreement or accuracy, or per cent of relative error.
+        words: unit of the amount: ``points of top-1 agreement lost``, ``% relative error`` ...
+        reach: upper end of the 95 % confidence interval minus the amount; None if there is no interval.
+        samples: number of inputs that it was measured on.
+        undecided: True if the meaning of the output is undecided.
     """
 
     output: str
@@ -59,7 +59,7 @@ class Lost:
 
 
 def losses(divergence: Iterable[OutputDivergence]) -> tuple[Lost, ...]:
-    """What each output has lost, by each criterion of its kind."""
+    """Compute the loss of each output by each criterion of its kind."""
     found = []
     for output in divergence:
         undecided = output.kind == "undecided"
@@ -76,16 +76,16 @@ def losses(divergence: Iterable[OutputDivergence]) -> tuple[Lost, ...]:
 
 
 def settles(output: str) -> str:
-    """What to do about an undecided output."""
+    """Advise how to settle the meaning of an undecided output."""
     return (
-        f"'{output}' may hold scores of classes or values, so both are asked of it: --output {output}=classes (or "
+        f"'{output}' may hold scores of classes or values, so both criteria apply: --output {output}=classes (or "
         "=values) would settle it"
     )
 
 
 def estimate(lost: Sequence[Lost], max_drop: float | None) -> str:
-    """Say that a drop within ``--max-drop`` is an estimate, and how many inputs would make it a promise; empty where it
-    is surely known, or was not asked for."""
+    """Warn that a drop within ``--max-drop`` is an estimate, with the number of inputs that would make it certain;
+    empty if it is certain, or there is no limit."""
     if max_drop is None:
         return ""
     wide = [one for one in lost if one.reach is not None and one.reach > max_drop]
@@ -100,7 +100,7 @@ def estimate(lost: Sequence[Lost], max_drop: float | None) -> str:
 
 
 def expected_estimate(meanings: Iterable[Meaning], samples: int, max_drop: float | None, where: str) -> str:
-    """The same before the work; ``where``: what the inputs are called, such as ``held-back``."""
+    """Warn before the work that a drop will be an estimate; ``where`` names the inputs, such as ``held-out``."""
     if max_drop is None or all(meaning.kind in ("values", "pixels") for meaning in meanings):
         return ""
     needed = inputs_for(max_drop)
@@ -110,7 +110,8 @@ def expected_estimate(meanings: Iterable[Meaning], samples: int, max_drop: float
 
 
 def inputs_for(max_drop: float) -> int | None:
-    """Inputs on which a loss of so many points of agreement is known to as many points; None: no number is enough."""
+    """Return the number of inputs at which the reach of a loss of `max_drop` points is at most `max_drop` points; None
+    if no number is enough."""
     if max_drop <= 0:
         return None
     if max_drop >= 100:
@@ -125,7 +126,7 @@ def inputs_for(max_drop: float) -> int | None:
 
 
 def reach(share: float, count: int) -> float:
-    """How far above a share of so many inputs the end of its Wilson interval is."""
+    """Return the upper end of the Wilson interval of a share of `count` inputs, minus the share."""
     z = float(stats.norm.ppf((1 + _SURE) / 2))
     middle = share + z**2 / (2 * count)
     spread = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
@@ -133,12 +134,12 @@ def reach(share: float, count: int) -> float:
 
 
 def damage(divergence: Sequence[OutputDivergence], where: str, *, trained: bool = False) -> str:
-    """Say that a result is damaged, what it lost, and what helps; empty where it is not.
+    """Warn that a result is damaged, with its losses and remedies; empty if it is not.
 
     Args:
-        divergence: of its outputs.
-        where: what the inputs are called, such as ``held-back``.
-        trained: whether it was recovered already.
+        divergence: differences of the outputs.
+        where: name of the inputs, such as ``held-out``.
+        trained: True if the result was recovered already.
     """
     found = []
     for output in divergence:
@@ -156,7 +157,7 @@ def damage(divergence: Sequence[OutputDivergence], where: str, *, trained: bool 
         return ""
     samples = max(output.samples for output in divergence)
     more = f" and {len(found) - 2} more" if len(found) > 2 else ""
-    helps = "ask for less speed-up, give more inputs, " + ("" if trained else "train with --recover, ")
+    helps = "choose a smaller speed-up, give more inputs, " + ("" if trained else "train with --recover, ")
     return (
         f"DAMAGED: {'; '.join(found[:2])}{more}, on {samples} {where} inputs: {helps}or keep sensitive layers with "
         "--exclude"
@@ -169,4 +170,4 @@ def _agreement(output: OutputDivergence) -> str:
 
 def _promise(max_drop: float) -> str:
     needed = inputs_for(max_drop)
-    return "no number of inputs can" if needed is None else f"{needed} such inputs would make it a promise"
+    return "no number of inputs can" if needed is None else f"{needed} such inputs would make it certain"

@@ -1,8 +1,8 @@
-"""Frontier execution: a network is run once, piece by piece, over all calibration inputs.
+"""Frontier execution: a network is run once, in pieces, over all calibration inputs.
 
-Re-running a network up to each layer costs the square of its depth. A `Frontier` holds, for every batch, the
-tensors that are alive at a cut, and moves to the next cut by running only the nodes in between. The original and
-the compressed network have a frontier each, over the same order of nodes.
+Running a network anew up to each layer has a cost quadratic in its depth. A `Frontier` holds, for every batch, the
+tensors that are live at a cut, and moves to the next cut by running only the nodes in between. The original and
+the compressed network have a frontier each, with a common order of nodes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["Batch", "Frontier"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that run together: positions in the calibration, and how many of them count (the rest fill up)."""
+    """Batch of samples: their indices in the calibration, and the number of real ones (the rest is padding)."""
 
     samples: tuple[int, ...]
     real: int
 
 
 class Frontier:
-    """One network on its way through all batches. Held tensors lie in a `TensorStore` under this frontier's name."""
+    """Progress of one network through all batches; held tensors are in a `TensorStore` under the frontier's name."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Frontier:
         batches: Sequence[Batch],
         store: TensorStore,
     ) -> None:
-        """Start at cut 0, where the graph's inputs are all there is."""
+        """Start at cut 0, where only the graph's inputs are live."""
         self.name, self.cut, self.order = name, 0, order
         self._engine, self._calibration, self._batches, self._store = engine.for_pieces(), calibration, batches, store
         self._held: frozenset[str] = frozenset(name for name, made in order.made.items() if made == -1)
@@ -60,13 +60,13 @@ class Frontier:
     def moving(
         self, net: Net, cut: int, wanted: Iterable[str] = (), later: Iterable[str] = ()
     ) -> Iterator[Callable[[int], Mapping[str, Array]]]:
-        """Move every batch to `cut`: yields a function that does so for one batch, to be called once for each.
+        """Move every batch to `cut`: yield a function that moves one batch, to be called once for each.
 
-        The function returns all tensors live at `cut`, and those in `wanted`. Tensors in `later` that exist by then
-        are held on, too.
+        The function returns all tensors live at `cut`, and the tensors in `wanted`. Tensors in `later` that exist at
+        `cut` are kept, too.
 
         Raises:
-            EngineError: a piece of the network cannot be run.
+            EngineError: onnxruntime cannot run a piece of the network.
         """
         cut = max(cut, self.cut)
         wanted, later = tuple(wanted), tuple(later)
@@ -92,7 +92,7 @@ class Frontier:
         self._narrowed.clear()
 
     def narrow(self, tensor: str, axis: int, kept: Array) -> None:
-        """From now on a held tensor has only the channels `kept` ((k,) int64) on `axis`."""
+        """Restrict a held tensor to the channels `kept` ((k,) int64) on `axis`."""
         if tensor in self._held:
             self._narrowed.setdefault(tensor, []).append((axis, kept))
 

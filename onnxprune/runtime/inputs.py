@@ -1,4 +1,4 @@
-"""The inputs of a graph, and which samples run together."""
+"""Inputs of a graph, and the grouping of samples into batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["batches", "input_specs"]
 
 
 def input_specs(net: Net) -> tuple[InputSpec, ...]:
-    """What a caller must feed.
+    """Return the inputs that a caller must feed.
 
     Raises:
-        ModelError: an input is no tensor of numbers with a batch axis.
+        ModelError: an input is not a tensor of numbers with a batch axis, or there is none.
     """
     tensors = net.tensors()
     specs = []
@@ -45,9 +45,9 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
 
 
 def batches(indices: Sequence[int], specs: Sequence[InputSpec], batch: int) -> Iterator[tuple[list[int], int]]:
-    """Samples to load together, and how many of them count.
+    """Yield the samples of each batch, and the number of real ones.
 
-    A model whose inputs fix the batch runs at that; its last batch is filled up with its last sample.
+    A model that fixes the batch size runs at that size; its last batch is padded with its last sample.
     """
     fixed = next((spec.shape[0] for spec in specs if spec.shape[0]), None)
     size = fixed or batch

@@ -1,12 +1,11 @@
-"""Milliseconds of single layers, measured on the engine that will run them, for the very shapes in question.
+"""Latency of single layers in milliseconds, measured on the engine that will run them, for their exact shapes.
 
-On the CPU many layers stand side by side in one model, and onnxruntime's own profile says how long each took, its
-activation fused and without what lays its tensors out anew at the borders of so small a model. Other providers do not
-tell times of single nodes: there each layer is a model of its own, and what a model takes that does nothing is
-subtracted.
+On the CPU, many layers run in one model, and onnxruntime's profile gives the time of each, with its activation fused
+and without the layout conversions at the borders of so small a model. Other providers give no times of single nodes:
+there each layer is a separate model, and the time of a model that only copies tensors is subtracted.
 
-A layer's time is the mean of its fastest runs, and where one thread runs all of a model alone, CPU time: other
-programs only ever add to it. The profile knows wall time only, of nodes so short that most runs are left alone.
+The time of a layer is the mean of its fastest runs; if one thread runs the whole model, it is CPU time, because other
+programs only add to wall time. The profile has wall time only, of nodes so short that most runs are undisturbed.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ _NAMED = re.compile(r"(?<![0-9A-Za-z])t(\d+)t")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A layer as the engine sees it, its channels apart.
+    """Layer for the engine, without its numbers of channels.
 
     Attributes:
-        window: of a Conv or ConvTranspose; None: a Gemm.
-        groups: of a grouped conv; 0: depthwise, as many as there are channels.
-        extents: sizes of the input's spatial axes; of a Gemm, the rows of one sample.
-        activation: what follows and may be fused, ``Relu`` or another operator of one input; empty: nothing.
+        window: window of a Conv or ConvTranspose; None for a Gemm.
+        groups: number of groups of a grouped conv; 0 for a depthwise conv, with one group per channel.
+        extents: sizes of the input's spatial axes; for a Gemm, the rows of one sample.
+        activation: operator of one input that follows and may be fused, such as ``Relu``; empty for none.
     """
 
     window: Window | None
@@ -64,7 +63,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Task:
-    """What to measure: a layer with so many channels (of all groups) in and out, for so many samples at once."""
+    """Layer to measure, with its input and output channels (of all groups) and the batch size."""
 
     kernel: Kernel
     inputs: int
@@ -117,13 +116,13 @@ def measured(
     """Measure the milliseconds of each task on an idle machine: the mean of the fastest quarter of some runs.
 
     Args:
-        engine: what runs them.
-        tasks: each is measured once.
-        scratch: a folder for the profiler's files, which do not stay.
-        progress: told how many of how many are done.
+        engine: engine that runs the layers.
+        tasks: layers to measure, each once.
+        scratch: folder for the profiler's files, which are deleted.
+        progress: callback (done, total).
 
     Raises:
-        EngineError: the engine cannot run one.
+        EngineError: the engine cannot run a layer.
     """
     distinct = list(dict.fromkeys(tasks))
     profiled = engine.providers[0] == _PROFILED

@@ -1,13 +1,13 @@
-"""What each output of a network means, and on what evidence.
+"""Meaning of each output of a network, and its evidence.
 
-- ``classes``: one label an input; scores over one axis, all others but the batch of size 1, or integer labels.
-- ``pixels``: a label a position; (N, C, H, W), (N, H, W, C) and (N, T, C) scores, or integer label maps.
+- ``classes``: one label per input; scores over one axis, all others but the batch of size 1, or integer labels.
+- ``pixels``: one label per position; (N, C, H, W), (N, H, W, C) and (N, T, C) scores, or integer label maps.
 - ``values``: numbers, such as boxes, embeddings, images and heat maps.
-- ``undecided``: (N, C) floats that may be scores of classes or C numbers: what is asked of either is asked of it.
+- ``undecided``: (N, C) floats that may be scores of classes or C numbers; the criteria of both apply.
 
-The evidence is, the strongest first: the user's word (``--output NAME=KIND``), the end of the graph
-(`graph.outputs.ending`), a name that says scores of classes (``logits``), as many numbers as ImageNet has classes,
-labels in the data. No other shape makes classes or pixels: 512 numbers may be an embedding.
+The evidence is, the strongest first: the user's option (``--output NAME=KIND``), the end of the graph
+(`graph.outputs.ending`), a name for scores of classes (``logits``), as many numbers as ImageNet has classes, labels in
+the data. No other shape implies classes or pixels: 512 numbers may be an embedding.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ OutputKind = Literal["classes", "pixels", "values", "undecided"]
 
 @dataclass(frozen=True)
 class Meaning:
-    """What one output means.
+    """Meaning of one output.
 
     Attributes:
-        kind: see the module.
-        axis: of the classes, counted in the output; None for values, for labels, and where only the data can tell.
-        evidence: in words.
-        says: what the end of the graph says of the numbers, where it is the evidence for classes or pixels; None where
-            the numbers themselves must tell logits from probabilities.
+        kind: ``classes``, ``pixels``, ``values`` or ``undecided``.
+        axis: class axis of the output; None for values and labels, and if only the data can tell.
+        evidence: evidence in words.
+        says: kind of the scores by the end of the graph; None if the numbers must tell logits from probabilities.
     """
 
     kind: OutputKind
@@ -80,7 +79,7 @@ def checked_kinds(asked: Sequence[str]) -> dict[str, AskedKind]:
 
 
 def meanings(net: Net, asked: Mapping[str, str] | None = None) -> dict[str, Meaning]:
-    """Find what every output means, by the user's word and the end of the graph.
+    """Derive the meaning of every output from the user's options and the end of the graph.
 
     Args:
         net: the original network.
@@ -108,14 +107,13 @@ def meanings(net: Net, asked: Mapping[str, str] | None = None) -> dict[str, Mean
 def with_labels(
     net: Net, known: Mapping[str, Meaning], labels: np.ndarray[Any, Any] | None, source: str
 ) -> dict[str, Meaning]:
-    """Settle by labels which output has the scores of classes: the one undecided output that fits them, if no other
-    output is known to have classes.
+    """Take the only undecided output that fits the labels as scores of classes, if no other output has classes.
 
     Args:
         net: the original network.
-        known: what is known already.
-        labels: (n,) classes of the inputs; None where there are none.
-        source: of the labels, in words.
+        known: meanings so far, by output name.
+        labels: classes of the inputs, (n,); None without labels.
+        source: name of the source of the labels, for the evidence.
     """
     found = dict(known)
     if labels is None or not len(labels) or any(meaning.kind == "classes" for meaning in known.values()):

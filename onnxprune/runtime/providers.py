@@ -1,4 +1,4 @@
-"""Which of onnxruntime's execution providers runs the networks."""
+"""Choice of onnxruntime's execution provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (TENSORRT, _CUDA, _
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How onnxruntime runs.
+    """Options of onnxruntime.
 
     Raises:
         UsageError: `threads` below 1.
@@ -46,10 +46,10 @@ class EngineOptions:
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module.
+    """Import and return the onnxruntime module.
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: onnxruntime cannot be imported.
     """
     try:
         return importlib.import_module("onnxruntime")
@@ -64,15 +64,15 @@ def resolve(
     available: Sequence[str] | None = None,
     works: Callable[[str], bool] | None = None,
 ) -> tuple[str, ...]:
-    """The providers to ask onnxruntime for, best first; the CPU always stands last.
+    """Return the providers to request from onnxruntime, best first; the CPU is always the last.
 
     Args:
-        options: what the user wants.
-        available: providers that this onnxruntime was built with; asked from it unless given.
-        works: whether a session really runs on a provider; tried unless given.
+        options: requested provider.
+        available: providers that onnxruntime was built with; None to ask onnxruntime.
+        works: function that tells whether a session runs on a provider; default a trial.
 
     Raises:
-        EngineError: the provider asked for is not available, or does not work on this machine.
+        EngineError: the requested provider is not available, or does not work on this machine.
     """
     offered = tuple(onnxruntime().get_available_providers()) if available is None else tuple(available)
     usable = works or (_works_quietly if options.provider == "auto" else _works)
@@ -95,7 +95,7 @@ def resolve(
 
 
 def unused(options: EngineOptions, providers: Sequence[str], available: Sequence[str] | None = None) -> str:
-    """What ``auto`` passed over because it does not start here, for a note; else empty."""
+    """Return a note if ``auto`` skipped CUDA because it does not start on this machine; else empty."""
     offered = tuple(onnxruntime().get_available_providers()) if available is None else tuple(available)
     if options.provider != "auto" or _CUDA not in offered or _CUDA in providers:
         return ""
@@ -103,7 +103,7 @@ def unused(options: EngineOptions, providers: Sequence[str], available: Sequence
 
 
 def _works_quietly(provider: str) -> bool:
-    """`_works`, without what onnxruntime writes to the terminal where it does not."""
+    """Call `_works` without onnxruntime's messages on the terminal."""
     ort = onnxruntime()
     ort.set_default_logger_severity(_SILENT)
     try:
@@ -113,7 +113,7 @@ def _works_quietly(provider: str) -> bool:
 
 
 def _works(provider: str) -> bool:
-    """Whether a one-node model ends up on a provider and gives the right answer."""
+    """Return True if a one-node model runs on a provider and has the right output."""
     ort = onnxruntime()
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])

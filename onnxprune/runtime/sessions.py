@@ -1,4 +1,4 @@
-"""Running models: onnxruntime's sessions with our errors."""
+"""Sessions of onnxruntime, with this package's errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MOST_BYTES = 2**31 - 1
 
 @dataclass(frozen=True)
 class Engine:
-    """onnxruntime with its options settled.
+    """onnxruntime with resolved options.
 
     Attributes:
-        options: what was asked for.
-        providers: see `resolve`.
+        options: provider and threads as requested.
+        providers: execution providers to request, best first, see `resolve`.
     """
 
     options: EngineOptions
@@ -51,11 +51,11 @@ class Engine:
 
     @property
     def version(self) -> str:
-        """Of onnxruntime."""
+        """Version of onnxruntime."""
         return str(onnxruntime().__version__)
 
     def for_pieces(self) -> Engine:
-        """The engine for pieces of a network that run once: without TensorRT, whose builds outlast such runs."""
+        """Return the engine for networks that run once: without TensorRT, whose builds take longer than such runs."""
         return Engine(self.options, tuple(name for name in self.providers if name != TENSORRT))
 
     def session(
@@ -64,12 +64,12 @@ class Engine:
         """Load a model.
 
         Args:
-            model: as a message, as bytes, or a file (with its external data beside it).
-            label: what error messages call it.
-            profile: start of the name of a file that every node's times go to, see `Session.end_profiling`.
+            model: ModelProto, bytes, or path of a file (with its external data next to it).
+            label: name of the model in errors.
+            profile: prefix of the file for the times of all nodes, see `Session.end_profiling`; None for no profile.
 
         Raises:
-            EngineError: onnxruntime refuses it.
+            EngineError: onnxruntime cannot load the model.
         """
         ort = onnxruntime()
         options = ort.SessionOptions()
@@ -88,7 +88,7 @@ class Engine:
 
 
 class Session:
-    """A loaded model."""
+    """Loaded model."""
 
     def __init__(self, session: Any, label: str) -> None:
         self._session, self._label = session, label
@@ -105,20 +105,20 @@ class Session:
 
     @property
     def provider(self) -> str:
-        """The provider that it runs on, without its suffix."""
+        """Provider that the model runs on, without its suffix."""
         return str(self._session.get_providers()[0]).removesuffix("ExecutionProvider")
 
     @property
     def threads(self) -> int:
-        """Threads within an operator; 0: onnxruntime's default."""
+        """Threads within an operator; 0 for onnxruntime's default."""
         return int(self._session.get_session_options().intra_op_num_threads)
 
     def end_profiling(self) -> Path:
-        """The file with the times so far, JSON."""
+        """Stop profiling, and return the JSON file with the times."""
         return Path(self._session.end_profiling())
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Outputs by name.
+        """Run the model; return the outputs by name, all of them if `outputs` is None.
 
         Raises:
             EngineError: a node fails.
@@ -144,5 +144,5 @@ def _loadable(model: onnx.ModelProto | bytes | str | Path, label: str) -> bytes 
 
 
 def _said(error: Exception) -> str:
-    """One line of what onnxruntime says."""
+    """Return the message of onnxruntime's error as one line."""
     return " ".join(str(error).split())[:300]

@@ -71,7 +71,7 @@ class TensorStore:
         self._held[key] = path
 
     def get(self, key: Hashable) -> Array:
-        """The array held under a key."""
+        """Return the array held under a key."""
         held = self._held[key]
         return np.load(held, allow_pickle=False) if isinstance(held, Path) else held
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BUSY", "Latency", "Timing", "interleaved"]
 
 BUSY = 1.15
-"""Wall time over undisturbed time from which a machine is called busy."""
+"""Wall time divided by undisturbed time, from which a machine counts as busy."""
 
 _CERTAIN = 0.05  # width of the ratio's interval, relative, from which more pairs are run, and then a warning is given
 _ROUNDS = 3  # so many times the given time, if the interval stays wider
@@ -33,7 +33,7 @@ class Latency:
     Attributes:
         median_ms: median of the wall time.
         p90_ms: 90th percentile of the wall time.
-        runs: how many.
+        runs: number of runs.
         quiet_ms: estimate for an idle machine: mean of the fastest quarter of the runs, by the timing's `clock`.
     """
 
@@ -45,22 +45,23 @@ class Latency:
 
 @dataclass(frozen=True)
 class Timing:
-    """Two models side by side.
+    """Latency of two models.
 
     Attributes:
-        before: the first model.
-        after: the second.
-        ratio: `quiet_ms` of the first over that of the second; above 1, the second is faster.
-        ratio_low: lower end of the 95 % interval of the ratio, by a bootstrap over blocks of neighbouring pairs.
-        ratio_high: upper end.
-        provider: what both ran on.
-        threads: within an operator; 0: onnxruntime's default.
-        batch: samples a run.
-        warmup: runs of each that were not counted.
-        clock: what `quiet_ms` and the ratio are measured by: ``cpu``, the CPU time of the one thread that runs the
-            models, or ``wall``.
-        stretch: wall time over CPU time, or where the clock is ``wall`` an estimate from what other programs used of
-            the machine's cores; 1: idle.
+        before: latency of the first model.
+        after: latency of the second model.
+        ratio: `quiet_ms` of the first divided by `quiet_ms` of the second; above 1 if the second is faster.
+        ratio_low: lower end of the 95 % confidence interval of the ratio, by a bootstrap over blocks of neighbouring
+            pairs.
+        ratio_high: upper end of the 95 % confidence interval of the ratio.
+        provider: provider that both ran on.
+        threads: threads within an operator; 0 for onnxruntime's default.
+        batch: samples per run.
+        warmup: number of runs of each that were not counted.
+        clock: clock of `quiet_ms` and the ratio: ``cpu``, the CPU time of the one thread that runs the models, or
+            ``wall``.
+        stretch: wall time divided by CPU time, or for the ``wall`` clock an estimate from the cores that other programs
+            used; 1 on an idle machine.
     """
 
     before: Latency
@@ -77,8 +78,8 @@ class Timing:
 
     @property
     def steady(self) -> bool:
-        """Whether the machine was idle enough, and the interval narrow enough, for the ratio to be more than an
-        estimate: programs on a core's other half slow down two models unequally, all of the time alike."""
+        """Whether the machine was idle enough, and the interval narrow enough, for a certain ratio: programs on the
+        other thread of a core slow down two models unequally, which no interval shows."""
         return self.stretch <= BUSY and self.ratio_high <= self.ratio_low * (1 + _CERTAIN)
 
     @property
@@ -88,7 +89,7 @@ class Timing:
 
     @property
     def warning(self) -> str:
-        """Why the numbers are estimates, in one line; empty where they are not."""
+        """Reason why the numbers are estimates, in one line; empty if they are not."""
         if self.stretch > BUSY:
             others = f"BUSY MACHINE: beside other programs a run takes {self.stretch:.1f} times as long as alone"
             rough = "a rough one" if self.clock == "wall" else "one in CPU time"
@@ -103,18 +104,18 @@ class Timing:
 
 
 class Runnable(Protocol):
-    """What can be timed: a `Session`, or what behaves like one."""
+    """Model that can be timed, such as a `Session`."""
 
     @property
     def provider(self) -> str:
-        """What it runs on."""
+        """Provider that the model runs on."""
 
     @property
     def threads(self) -> int:
-        """Within an operator; 0: the engine's default."""
+        """Threads within an operator; 0 for the engine's default."""
 
     def run(self, feeds: Mapping[str, Array]) -> object:
-        """One run."""
+        """Run the model once."""
 
 
 def interleaved(
@@ -131,19 +132,19 @@ def interleaved(
     cpu_clock: Callable[[], int] | None = None,
     others: Callable[[], int] = others_ns,
 ) -> Timing:
-    """Run both in pairs, in random order within a pair, so that what disturbs one disturbs the other.
+    """Time two models in pairs of runs, in random order within a pair, so that a disturbance affects both.
 
-    Where the ratio stays uncertain, or other programs take part, up to three times the time is taken.
+    If the ratio remains uncertain, or other programs run, the measurement takes up to three times as long.
 
     Args:
         before: first model.
         after: second model.
         feeds: inputs of both.
-        seconds: wall time for all pairs, the warm-up not counted.
-        least: pairs in any case.
-        most: pairs in that time at most.
-        warmup: pairs in front that do not count.
-        seed: of the order and of the bootstrap.
+        seconds: wall time for all pairs, without the warm-up.
+        least: smallest number of pairs.
+        most: largest number of pairs within `seconds`.
+        warmup: number of pairs before the measurement.
+        seed: seed of the order and of the bootstrap.
         clock: wall time in nanoseconds.
         cpu_clock: CPU time of the thread that runs both, in nanoseconds; None: see `thread_clock`.
         others: CPU time of other programs, in nanoseconds.
@@ -187,7 +188,7 @@ def interleaved(
 def _once(
     session: Runnable, feeds: Mapping[str, Array], clock: Callable[[], int], own: Callable[[], int]
 ) -> tuple[float, float]:
-    """Milliseconds of one run by two clocks."""
+    """Time one run by two clocks; return the milliseconds."""
     start, start_own = clock(), own()
     session.run(feeds)
     spent = own() - start_own
@@ -195,7 +196,7 @@ def _once(
 
 
 def _ratio(times: Array, generator: np.random.Generator) -> tuple[float, float, float]:
-    """Ratio of the two columns' low means, and its 95 % interval; times: (pairs, 2)."""
+    """Compute the ratio of the two columns' low means, and its 95 % confidence interval; times: (pairs, 2)."""
     first, second = low_mean(times)
     ratio = float(first / second)
     size = -(-len(times) // _BLOCKS)

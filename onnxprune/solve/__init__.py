@@ -1,9 +1,9 @@
-"""Linear algebra on second moments: which channels stay, and the weights of what stays.
+"""Linear algebra on second moments: selection of the channels to keep, and refits of their weights.
 
-Knows arrays alone. ``moments`` gathers statistics, ``problem`` states what is asked. ``selectors`` choose
-channels (by ``elimination``, ``lasso`` or a baseline), ``refits`` fit weights (``nonlinear`` behind an
-``activation``), ``lowrank`` fits factors of them. ``held_out`` and ``form_errors`` predict errors on new samples.
-``quadratic`` and ``numerics`` hold what they share.
+Works on arrays alone. ``moments`` gathers statistics, ``problem`` defines problems, options and solutions.
+``selectors`` choose channels (by ``elimination`` or ``lasso``), ``refits`` fit weights (``nonlinear`` behind an
+``activation``), ``lowrank`` fits factors (``alternating``: the first of them). ``held_out`` and ``form_errors`` predict
+errors on new samples. ``quadratic`` and ``numerics`` are used by the others.
 """
 
 from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu

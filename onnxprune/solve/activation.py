@@ -1,7 +1,7 @@
 """Piecewise linear activations, and the auxiliary variable of the fit behind one.
 
-An activation r is a list of pieces: on [lower, upper] it is slope v + offset. The step that the solver of
-``nonlinear`` needs, for each element alone::
+An activation r is a list of pieces: on [lower, upper] it is slope v + offset. The element-wise step of the solver of
+``nonlinear``::
 
     z = argmin (t - r(z))^2 + penalty (z - m)^2
 
@@ -24,7 +24,7 @@ __all__ = ["RELU", "Activation", "Piece", "clip", "leaky_relu"]
 
 @dataclass(frozen=True)
 class Piece:
-    """``slope v + offset`` on [lower, upper]."""
+    """Piece of an activation: ``slope v + offset`` on [lower, upper]."""
 
     lower: float
     upper: float
@@ -34,13 +34,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Activation:
-    """``name``: the operator. ``pieces``: from the lowest to the highest, without a gap."""
+    """Piecewise linear activation: name of the operator, and pieces in increasing order without gaps."""
 
     name: str
     pieces: tuple[Piece, ...]
 
     def __call__(self, values: Array32) -> Array32:
-        """r(values), float32, of the same shape."""
+        """Apply the activation: r(values), float32, of the shape of `values`."""
         if self == RELU:
             return np.maximum(values, 0)
         inside = [(values >= piece.lower) & (values <= piece.upper) for piece in self.pieces]
@@ -48,7 +48,7 @@ class Activation:
         return np.asarray(np.select(inside, lines), dtype=np.float32)
 
     def wanted_change(self, target: Array32, response: Array32, penalty: float) -> Array32:
-        """z - m for each element: target r(y) and response m (n, o) float32."""
+        """Compute z - m for each element, from target r(y) and response m, (n, o) float32 each."""
         if self == RELU:
             return _relu_change(target, response, penalty)
         best = np.full(response.shape, np.inf, dtype=np.float32)
@@ -69,7 +69,7 @@ RELU = Activation("Relu", (Piece(-np.inf, 0.0, 0.0, 0.0), Piece(0.0, np.inf, 1.0
 
 
 def clip(low: float, high: float) -> Activation:
-    """``min(max(v, low), high)``; ReLU6 is ``clip(0, 6)``. An infinite bound has no piece behind it.
+    """Make ``min(max(v, low), high)``, such as ReLU6 by ``clip(0, 6)``; a bound may be infinite.
 
     Raises:
         ValueError: low is not below high.
@@ -84,7 +84,7 @@ def clip(low: float, high: float) -> Activation:
 
 
 def leaky_relu(slope: float) -> Activation:
-    """``v`` above zero and ``slope v`` below."""
+    """Make the activation that is ``v`` above zero and ``slope v`` below."""
     return Activation("LeakyRelu", (Piece(-np.inf, 0.0, slope, 0.0), Piece(0.0, np.inf, 1.0, 0.0)))
 
 

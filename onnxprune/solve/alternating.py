@@ -1,13 +1,13 @@
-"""V given H: the other half of alternating least squares for a spatial decomposition.
+"""Alternating least squares for a spatial decomposition: the fit of V for a given H.
 
-With W[o, (c, i, j)] = sum_r H[o, (r, j)] V[r, (c, i)], x_j the columns of the patch that V meets at place j, and H
-fixed, V is a least-squares problem of its own::
+With W[o, (c, i, j)] = sum_r H[o, (r, j)] V[r, (c, i)], x_j the columns of the patch that V reads at place j, and H
+fixed, V solves a linear system::
 
     sum_jk (H_j^T H_k) V E[x_k x_j^T]  =  sum_j H_j^T E[y x_j^T]
 
-r c i unknowns, too many to factorise, so conjugate gradients solve it, preconditioned by the Kronecker product
-``(sum_j H_j^T H_j)^-1 x (mean_j E[x_j x_j^T])^-1``. The pull toward the V that is there is the ridge of the
-layer's refit, seen through H: it penalises what the layer's weights change by.
+Its r c i unknowns are too many for a factorisation, so it is solved by conjugate gradients, preconditioned by the
+Kronecker product ``(sum_j H_j^T H_j)^-1 x (mean_j E[x_j x_j^T])^-1``. The ridge is the one of the layer's refit: it
+penalises the change of the layer's weights, through H.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from onnxprune.solve.numerics import Array, Factor, Indices, factorise
 __all__ = ["better_first"]
 
 _TURNS = 25
-_ENOUGH = 1e-4  # of the first residual, squared, as the preconditioner sees it
+_ENOUGH = 1e-4  # share of the first residual's squared norm in the preconditioner, at which iterations stop
 
 
 def better_first(moments: Moments, first: Array, second: Array, split: Indices, ridge: float) -> Array | None:
-    """V for the H that is there, if held-out samples gain from it.
+    """Fit V for a given H; return it if it lowers the held-out error.
 
     Args:
-        moments: of the patches and the wanted answers.
-        first: (r, c * i), V as it is.
-        second: (o, r * j), H, with P in it if there is one; columns r-major.
-        split: (c * i, j) column numbers.
-        ridge: relative to each column's variance.
+        moments: moments of the patches and the target outputs.
+        first: current V, (r, c * i).
+        second: H, multiplied by P if there is one, (o, r * j); columns r-major.
+        split: column numbers, (c * i, j).
+        ridge: strength of the ridge, relative to each column's variance.
 
     Returns:
-        (r, c * i); None if it does no better on the half that it was not fitted on.
+        New V, (r, c * i); None if its held-out error is not lower, or there is nothing to fit or judge by.
     """
     if not np.isfinite(ridge) or min(moments.even.count, moments.odd.count) < 2:
         return None
@@ -50,7 +50,7 @@ def better_first(moments: Moments, first: Array, second: Array, split: Indices, 
 
 
 def _solve(part: Part, first: Array, places: Array, split: Indices, ridge: float) -> Array:
-    """Preconditioned conjugate gradients for what V changes by."""
+    """Solve for the change of V by preconditioned conjugate gradients; return the new V."""
     system = _System.of(part, places, split, ridge)
     residual = system.unanswered(part, first)
     ahead = system.precondition(residual)
@@ -71,9 +71,17 @@ def _solve(part: Part, first: Array, places: Array, split: Indices, ridge: float
 
 @dataclass(frozen=True)
 class _System:
-    """``places``: (j, o, r), H. ``pairs``: (j, k, r, r), H_j^T H_k. ``rows``: per k, E[x_k x^T] (c * i, j * c * i), the
-    ridge included. ``left``, ``right``: the preconditioner's factors. ``fitted``: (c * i,) of 1 and 0, what of V is
-    not that of rare columns alone, and changes."""
+    """Linear system of V.
+
+    Attributes:
+        places: H, (j, o, r).
+        split: column numbers, (c * i, j).
+        pairs: H_j^T H_k, (j, k, r, r).
+        rows: per k, E[x_k x^T] with the ridge, (c * i, j * c * i).
+        left: factor of the preconditioner over r.
+        right: factor of the preconditioner over c * i.
+        fitted: (c * i,), 1 for the columns of V to fit, 0 for columns that read rare columns only.
+    """
 
     places: Array
     split: Indices
@@ -96,12 +104,12 @@ class _System:
         return cls(places, split, pairs, rows, factorise(left), factorise(np.asarray(mean)), fitted)
 
     def unanswered(self, part: Part, first: Array) -> Array:
-        """sum_j H_j^T E[(y - W x) x_j^T]: (r, c * i)."""
+        """Compute the residual sum_j H_j^T E[(y - W x) x_j^T]: (r, c * i)."""
         apart = part.cross.T - _spread(first, self.places, self.split) @ part.gram
         return np.asarray(sum(self.places[j].T @ apart[:, self.split[:, j]] for j in range(len(self.places))))
 
     def apply(self, direction: Array) -> Array:
-        """The left side of the equation, ridge included."""
+        """Apply the left side of the system, with the ridge, to a (r, c * i) matrix."""
         width = direction.shape[1]
         result = np.zeros_like(direction)
         for k, row in enumerate(self.rows):
@@ -115,7 +123,7 @@ class _System:
 
 
 def _spread(first: Array, places: Array, split: Indices) -> Array:
-    """The (o, p) weights that V and H make."""
+    """Multiply V and H to weights (o, p)."""
     whole = np.empty((places.shape[1], split.size))
     for j, place in enumerate(places):
         whole[:, split[:, j]] = place @ first

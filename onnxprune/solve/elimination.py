@@ -1,18 +1,18 @@
 """Block Optimal Brain Surgeon on second moments (Hassibi & Stork 1993; Frantar & Alistarh 2022).
 
-Objective, over the columns that stay and free weights::
+Objective, over the kept columns and free weights::
 
     sum_i  E||y_i - W_i x_i - b_i||^2 / E||y_i - E y_i||^2
 
 With H = gram^-1 and W the least-squares solution, removing the columns I and refitting the rest costs exactly
-``tr(W_I (H_II)^-1 W_I^T)``. The cheapest unit goes first, then
+``tr(W_I (H_II)^-1 W_I^T)``. The cheapest unit is removed first, then
 
     W <- W - W_I (H_II)^-1 H_I,:        H <- H - H_:,I (H_II)^-1 H_I,:
 
-All is done on the correlation form (see ``numerics``), which changes no cost. Units whose columns never vary
-go first: the bias replaces them exactly. In wide layers several units go between two scorings of all: the
-cheapest candidates are taken aside, where the costs are kept exact while they are removed one by one, so that
-two copies of one channel never go together.
+All is computed in the correlation form (see ``numerics``), which changes no cost. Units whose columns never vary are
+removed first: the bias replaces them exactly. In wide layers several units are removed between two scorings of all: the
+cheapest candidates are copied, and removed from the copy one by one with exact costs, so that two copies of one channel
+are never removed together.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _COMPACT_BELOW = 0.85
 
 
 def obs_order(problems: Sequence[Regression], units: int) -> Indices:
-    """The greedy order of removal: (units,) int64, first removed first."""
+    """Return the greedy removal order: (units,) int64, first removed first."""
     with blas_threads_for(max((len(problem.unit) for problem in problems), default=0)):
         return _greedy_order(problems, units)
 
@@ -73,7 +73,7 @@ def _greedy_order(problems: Sequence[Regression], units: int) -> Indices:
 
 
 def _cheapest_together(states: Sequence[_State], candidates: Indices, count: int, units: int) -> list[int]:
-    """Remove ``count`` of the candidates one by one from copies that hold nothing but the candidates."""
+    """Choose ``count`` of the candidates by removing them one by one from copies restricted to the candidates."""
     copies = [state.restrict(candidates) for state in states]
     chosen: list[int] = []
     left = np.sort(candidates)
@@ -95,17 +95,17 @@ def _scores(states: Sequence[_State], units: int) -> Array:
 
 @dataclass
 class _Blocks:
-    """Units that own equally many columns: ids (m,), columns (m, size)."""
+    """Units with equally many columns: ids (m,), columns (m, size)."""
 
     ids: Indices
     columns: Indices
 
 
 class _State:
-    """One consumer during the elimination.
+    """State of one consumer during the elimination.
 
-    ``inverse``: (p, p) float64 in BLAS order, H of what is alive. ``weight``: (p, o) float64, W^T. ``unit``:
-    (p,) int64. Rows of removed units become zero and are cut out now and then.
+    ``inverse``: H of the remaining columns, (p, p) float64 in Fortran order. ``weight``: W^T, (p, o) float64. ``unit``:
+    (p,) int64. Rows of removed units become zero, and are deleted when 15 % of the rows are zero.
     """
 
     def __init__(self, inverse: Array, weight: Array, unit: Indices, scale: float) -> None:
@@ -120,7 +120,7 @@ class _State:
         return len(self.unit)
 
     def add_scores(self, scores: Array) -> None:
-        """Add to scores (units,) what removing each unit would cost."""
+        """Add the cost of removing each unit to scores (units,)."""
         for blocks in self.blocks:
             columns = blocks.columns
             own = self.inverse[columns[:, :, None], columns[:, None, :]]
@@ -147,7 +147,7 @@ class _State:
         self._compact()
 
     def restrict(self, units: Indices) -> _State:
-        """A copy with the columns of ``units`` only; their costs are what they are in the whole."""
+        """Copy the state of the columns of ``units``; their costs equal the costs among all columns."""
         index = np.flatnonzero(np.isin(self.unit, units))
         return _State(self.inverse[np.ix_(index, index)], self.weight[index], self.unit[index], self.scale)
 

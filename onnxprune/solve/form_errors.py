@@ -1,8 +1,8 @@
-"""Errors of low-rank forms of one layer on samples that were not fitted on: spatial (V and H), channel (P), and both.
+"""Held-out errors of low-rank forms of one layer: spatial (V and H), channel (P), and both.
 
-Factors come from one half of the samples and are judged on the other, both ways; see ``held_out`` and ``lowrank``. The
+Factors are fitted to one half of the samples and judged on the other, both ways; see ``held_out`` and ``lowrank``. The
 rows of V are made orthonormal in the second moments of the patch's columns, one after the other, so that for every r
-the first r rows, and the H that they start from, are those of rank r.
+the first r rows, and their initial H, are the factors of rank r.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["SpatialErrors", "channel_errors", "spatial_errors"]
 
 @dataclass(frozen=True)
 class SpatialErrors:
-    """Relative errors: ``ranks``, (n,) of V and H at each rank; ``widths``, per rank (o + 1,) of a P of each width."""
+    """Relative errors: ``ranks`` (n,) of V and H at each rank; ``widths`` (o + 1,) per rank, of a P of each width."""
 
     ranks: Array
     widths: Mapping[int, Array]
 
 
 def channel_errors(problem: Regression) -> Array:
-    """The relative error of P at every width: (o + 1,), entry d for width d."""
+    """Return the relative held-out error of P at every width: (o + 1,), entry d for width d."""
     weight, moments, found = problem.weight, problem.moments, []
     for half in (0, 1):
         parts = parts_of(moments, half)
@@ -50,14 +50,14 @@ def channel_errors(problem: Regression) -> Array:
 def spatial_errors(
     problem: Regression, split: Split, kind: Basis, ranks: Sequence[int], narrow: Sequence[int]
 ) -> SpatialErrors:
-    """Errors of V and H at some ranks, and of P behind them.
+    """Return the relative held-out errors of V and H at some ranks, and of P behind them.
 
     Args:
-        problem: a regression; its answers are the layer's own.
-        split: of its columns, see `lowrank`.
-        kind: what the singular values weigh, see `RefitOptions.basis`.
-        ranks: from small to large.
-        narrow: of them, those behind which errors of P are wanted.
+        problem: regression on the layer's own output.
+        split: split of its columns, see `lowrank`.
+        kind: weighting of the singular values, see `RefitOptions.basis`.
+        ranks: ranks in increasing order.
+        narrow: subset of `ranks` behind which errors of P are computed.
     """
     width, halves = split.shape[1], []
     with blas_threads_for(len(problem.unit)):
@@ -82,7 +82,7 @@ def spatial_errors(
 def _behind(
     moments: Moments, start: Array, sizes: Indices, half: int, ranks: Sequence[int], narrow: Sequence[int], ridge: float
 ) -> dict[int, Array]:
-    """Absolute errors of P at every width behind the first `sizes` features, per rank."""
+    """Return the absolute errors of P at every width behind the first `sizes` features, per rank in `narrow`."""
     fit = Prefixes.fit(*parts_of(moments, half), start, ridge)
     outputs = fit.answers.shape[1]
     own, other = _Answers(fit.answers, fit.own, fit.cross_own), _Answers(fit.answers, fit.other, fit.cross_other)
@@ -97,7 +97,7 @@ def _behind(
 
 
 class _Answers:
-    """Second moments of the answers of a growing number of columns, and of these with the answers wanted: (o, o)."""
+    """Second moments of the outputs of a growing number of columns, and of them with the target outputs: (o, o)."""
 
     def __init__(self, weight: Array, gram: Array, cross: Array) -> None:
         self._weight, self._gram, self._cross, self._done = weight, gram, cross, 0
@@ -105,7 +105,7 @@ class _Answers:
         self._answers, self._crossed = np.zeros((outputs, outputs)), np.zeros((outputs, outputs))
 
     def up_to(self, size: int) -> tuple[Array, Array]:
-        """With the first `size` columns, no fewer than the last time."""
+        """Return both moments for the first `size` columns, which must not be fewer than in the previous call."""
         new, old = slice(self._done, size), slice(0, self._done)
         rows = self._weight[new]
         mixed = rows.T @ (self._gram[new, old] @ self._weight[old])
@@ -116,15 +116,15 @@ class _Answers:
 
 
 def _narrowed(answers: Sequence[Array], crossed: Sequence[Array], powers: Sequence[float]) -> Array:
-    """Errors of answers projected on the leading eigenvectors of their second moments on the fitted half.
+    """Estimate the errors of outputs projected on the leading eigenvectors of their second moments, fitted half.
 
     Args:
-        answers: second moments of the answers on the fitted and on the other half, (o, o) each.
-        crossed: of the answers with those wanted.
+        answers: second moments of the outputs on the fitted and on the other half, (o, o) each.
+        crossed: second moments of the outputs with the target outputs, (o, o) each.
         powers: E||y - E y||^2 of each half.
 
     Returns:
-        (o + 1,) absolute, of a fit to both halves, entry d for d eigenvectors.
+        Absolute errors of a fit to both halves, (o + 1,), entry d for d eigenvectors.
     """
     _, vectors = eigh(answers[0], check_finite=False)
     leading = vectors[:, ::-1]

@@ -1,25 +1,24 @@
-"""Errors on samples that were not fitted on, of every size at once.
+"""Held-out errors of refits on all prefixes of the columns at once.
 
-A network's own layer answers ``y = W0 x + b`` exactly, so an error measured on the samples of the fit says little more
-than how many unknowns there were: N samples explain any answer by N columns. Here everything (order of removal,
-factors, weights) comes from one half of the samples and is judged on the other, both ways.
+The target output of a layer is its own, ``y = W0 x + b``, so an error on the samples of the fit says little more than
+the number of unknowns: N columns fit any output of N samples. Here everything (removal order, factors, weights) is
+fitted to one half of the samples and judged on the other, both ways.
 
 The fit is the ridge of ``refits``, on a prefix S of the columns::
 
     E_A||y - W x_S - b||^2 + ridge ||(W - W0_S) D||^2,        D^2 = diag(G)
 
-With L L^T = G + ridge D^2 and Z = L^-1 (C + ridge D^2 W0^T), the answers of the fit on the first s columns are
+With L L^T = G + ridge D^2 and Z = L^-1 (C + ridge D^2 W0^T), the outputs of the fit on the first s columns are
 ``Z_s^T v_s`` with v = L^-1 x, since L is lower triangular: one factor serves all prefixes. On the other half, with its
-moments about the means of the fitted one (so that the bias is judged too)::
+moments about the means of the fitted half (so that the bias is judged, too)::
 
     error(s) = P - 2 tr(Z_s^T C_v,s) + tr(Z_s^T G_v,ss Z_s),       C_v = L^-1 C,   G_v = L^-1 G L^-T
 
 which are cumulative sums over columns. The ridge of each size is the one of least error, as in the final fit.
 
-A fit to half of the samples errs more than one to all of them. Where r is the number of unknowns over the number of
-samples, and e the error that no fit avoids, least squares errs by e (1 - r) on its own samples and by e / (1 - r) on
-new ones. The errors on both halves thus give r and e, and with twice the samples r is halved; no less than the mean of
-both errors is believed.
+A fit to half of the samples has a larger error than a fit to all. With r unknowns per sample and an irreducible error
+e, the error of least squares is e (1 - r) on its own samples and e / (1 - r) on new ones. The errors on both halves
+thus give r and e; with twice the samples r is halved. The estimate is never less than the mean of both errors.
 """
 
 from __future__ import annotations
@@ -41,16 +40,21 @@ if TYPE_CHECKING:
 __all__ = ["Prefixes", "both_ways", "expected", "held_out_curve", "parts_of"]
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, np.inf)  # weakest first; infinity: the original weights and a fitted bias
-_HELD = 1e4  # ridge of columns whose weights stay as they are: rare ones, see `moments`
+_HELD = 1e4  # ridge of columns that are not refitted: rare ones, see `moments`
 
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The fits of all prefixes of some columns to one half of the samples, at one ridge.
+    """Fits of all prefixes of some columns to one half of the samples, at one ridge.
 
-    ``answers``: Z, (p, o); the first s rows are the fit on the first s columns. ``own`` and ``other``: second moments
-    of v, (p, p), on the fitted and on the other half, about the means of the fitted one. ``cross_own`` and
-    ``cross_other``: of v and the answers wanted, (p, o). ``power_own`` and ``power_other``: of these answers, (o,).
+    Attributes:
+        answers: Z, (p, o); the first s rows are the fit on the first s columns.
+        own: second moments of v on the fitted half, (p, p).
+        other: second moments of v on the other half about the means of the fitted half, (p, p).
+        cross_own: second moments of v and the target outputs on the fitted half, (p, o).
+        cross_other: second moments of v and the target outputs on the other half, (p, o).
+        power_own: variance of the target outputs on the fitted half, (o,).
+        power_other: second moments of the target outputs on the other half, (o,).
     """
 
     answers: Array
@@ -66,10 +70,10 @@ class Prefixes:
         """Fit every prefix of the columns.
 
         Args:
-            fitted: moments of the half that is fitted, p columns and o outputs.
-            judged: moments of the other half, about the means of the fitted one, see `parts_of`.
-            start: W0, (o, p).
-            ridge: see the module; infinity keeps `start`.
+            fitted: moments of the half to fit, p columns and o outputs.
+            judged: moments of the other half about the means of the fitted half, see `parts_of`.
+            start: W0, the original weights, (o, p).
+            ridge: strength of the ridge, relative to D^2; infinity keeps `start`.
         """
         if np.isinf(ridge):
             return cls(start.T, fitted.gram, judged.gram, fitted.cross, judged.cross, fitted.power, judged.power)
@@ -97,17 +101,17 @@ class Prefixes:
         )
 
     def errors(self, sizes: Indices) -> tuple[Array, Array]:
-        """Absolute errors on the fitted and on the other half with so many columns: (n,) each, for (n,) sizes."""
+        """Return the absolute errors on the fitted and on the other half for (n,) numbers of columns: (n,) each."""
         own = _errors(self.answers, self.own, self.cross_own, float(self.power_own.sum()))
         other = _errors(self.answers, self.other, self.cross_other, float(self.power_other.sum()))
         return own[sizes], other[sizes]
 
 
 def held_out_curve(problems: Sequence[Regression], orders: tuple[Indices, Indices]) -> Array:
-    """The summed relative error that the final fit will have on new samples without the first k units of an order.
+    """Estimate the relative error of the final fit on new samples without the first k units, summed over consumers.
 
     Args:
-        problems: consumers of the units; their responses are what the original layers answer.
+        problems: regressions of the units' consumers on the outputs of the original layers.
         orders: (units,) each, first removed first: found on the even and on the odd half.
 
     Returns:
@@ -126,8 +130,8 @@ def both_ways(halves: Iterable[tuple[Moments, Array, Indices]], power: float) ->
     """Fit on each half, judge on the other, and take the ridge of least error for each size.
 
     Args:
-        halves: for the even and the odd half, as each of them orders the columns: moments, W0 (o, p), and the sizes
-            (n,) to judge at.
+        halves: for the even and the odd half, each with its own order of the columns: moments, W0 (o, p), and the
+            numbers of columns (n,) to judge at.
         power: E||y - E y||^2 over all samples.
 
     Returns:
@@ -145,25 +149,25 @@ def both_ways(halves: Iterable[tuple[Moments, Array, Indices]], power: float) ->
 
 
 def expected(own: Array, other: Array) -> Array:
-    """Errors of a fit to all samples on new ones, from those of fits to one half on their own and on the other half."""
+    """Estimate the errors of a fit to all samples on new samples, from errors of fits to one half on each half."""
     left = np.sqrt(np.divide(np.minimum(own, other), other, out=np.ones_like(other), where=other > 0))  # 1 - r
     return np.asarray(np.maximum(other * 2 * left / (1 + left), (np.minimum(own, other) + other) / 2), dtype=np.float64)
 
 
 def parts_of(moments: Moments, half: int) -> tuple[Part, Part]:
-    """The half to fit on, and the other one about its means."""
+    """Return the moments of the half to fit, and of the other half about the means of the first."""
     fitted, judged = (moments.even, moments.odd) if half == 0 else (moments.odd, moments.even)
     return fitted, _about(judged, fitted)
 
 
 def _ranked(problem: Regression, order: Indices) -> tuple[Moments, Array, Indices]:
-    """Moments and weights with the columns that stay longest first, and how many are left, see `_ranked_columns`."""
+    """Return moments and weights with the last removed columns first, and the sizes, see `_ranked_columns`."""
     columns, sizes = _ranked_columns(problem.unit, order)
     return problem.moments.columns(columns), problem.weight[:, columns], sizes
 
 
 def _ranked_columns(unit: Indices, order: Indices) -> tuple[Indices, Indices]:
-    """The columns, those that stay longest first, and how many are left without the first k units of an order.
+    """Return the columns, last removed first, and the number of columns left without the first k units of an order.
 
     Args:
         unit: (p,), the unit of each column; -1 for none.
@@ -181,7 +185,7 @@ def _ranked_columns(unit: Indices, order: Indices) -> tuple[Indices, Indices]:
 
 
 def _about(part: Part, other: Part) -> Part:
-    """The moments of a part about the means of another one."""
+    """Return the moments of a part about the means of another part."""
     apart_x, apart_y = part.mean_x - other.mean_x, part.mean_y - other.mean_y
     return replace(
         part,
@@ -194,7 +198,7 @@ def _about(part: Part, other: Part) -> Part:
 
 
 def _errors(answers: Array, gram: Array, cross: Array, power: float) -> Array:
-    """(p + 1,): P - 2 tr(Z_s^T C_s) + tr(Z_s^T G_ss Z_s) for s from 0 to p."""
+    """Compute P - 2 tr(Z_s^T C_s) + tr(Z_s^T G_ss Z_s) for s from 0 to p: (p + 1,)."""
     lower = np.tril(gram, -1)
     lower *= 2.0
     lower[np.diag_indices_from(lower)] = np.diagonal(gram)
@@ -203,7 +207,7 @@ def _errors(answers: Array, gram: Array, cross: Array, power: float) -> Array:
 
 
 def _congruent(matrix: Array, lower: Array) -> Array:
-    """``L^-1 A L^-T`` for symmetric (p, p) A; A is overwritten."""
+    """Compute ``L^-1 A L^-T`` for symmetric (p, p) A; A is overwritten."""
     if not len(lower):
         return matrix
     found, info = lapack.dsygst(np.asfortranarray(matrix), lower, itype=1, lower=1, overwrite_a=1)
@@ -213,7 +217,7 @@ def _congruent(matrix: Array, lower: Array) -> Array:
 
 
 def _factor(system: Array) -> Array:
-    """The Cholesky factor of a correlation matrix with a ridge; rounding is answered by more jitter."""
+    """Compute the Cholesky factor of a correlation matrix with a ridge; jitter grows until the factor exists."""
     jitter = JITTER
     while True:
         try:

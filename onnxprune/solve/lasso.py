@@ -1,12 +1,12 @@
 """LASSO selection on second moments (He, Zhang, Sun, ICCV 2017, section 3.1).
 
-Objective, z_c = W_c x_c being the response of channel c alone (all centred)::
+Objective, with z_c = W_c x_c the output of channel c alone (all centred)::
 
     1/2 E||y - sum_c beta_c z_c||^2 / E||y||^2  +  alpha |beta|_1
 
-averaged over consumers. Q and q of ``quadratic`` are all it needs: the whole path comes
-from ``sklearn.linear_model.lars_path_gram``, and a single penalty from coordinate descent
-(``sklearn.linear_model.Lasso``) given the Cholesky factor R of Q = R^T R as X and R^-T q as y.
+averaged over consumers. It depends on Q and q of ``quadratic`` only: the whole path is computed by
+``sklearn.linear_model.lars_path_gram``, a single penalty by coordinate descent (``sklearn.linear_model.Lasso``) on the
+Cholesky factor R of Q = R^T R as X and R^-T q as y.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _JITTER = 1e-10
 
 
 def coordinate_descent(quadratic: Quadratic) -> Callable[[float], Array]:
-    """A solver of ``1/2 b^T Q b - q^T b + alpha |b|_1``: alpha -> beta (units,), by scikit-learn's ``Lasso``.
+    """Make a solver of ``1/2 b^T Q b - q^T b + alpha |b|_1``: alpha -> beta (units,), by scikit-learn's ``Lasso``.
 
-    Q is factorised once; every call starts from the beta before.
+    Q is factorised once; every call starts from the beta of the previous call.
     """
     units = len(quadratic.linear)
     factor = factorise(quadratic.matrix, jitter=_JITTER)
-    # scikit-learn divides the squares by twice the number of rows, of which R has one per unit.
+    # scikit-learn divides the squares by twice the number of rows; R has one row per unit.
     rows = np.sqrt(units) * factor.lower.T * scale_of(quadratic.matrix)
     target = np.sqrt(units) * factor.whiten(quadratic.linear[:, None])[:, 0]
     solver = Lasso(fit_intercept=False, warm_start=True, max_iter=5000, tol=1e-8)
 
     def minimise(alpha: float) -> Array:
         with warnings.catch_warnings():
-            # A not quite converged beta is still a good support; the callers check its count.
+            # An almost converged beta still has a good support; the callers check its count.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(alpha=alpha).fit(rows, target)
         return np.array(solver.coef_, dtype=np.float64)
@@ -53,21 +53,21 @@ def coordinate_descent(quadratic: Quadratic) -> Callable[[float], Array]:
 
 
 def lasso_select(problems: Sequence[Regression], units: int, keep: int | None, options: SelectOptions) -> Selection:
-    """Keep the units that the chosen LASSO variant keeps; exactly ``keep`` of them unless it is None."""
+    """Select units by the LASSO variant of the options: exactly ``keep`` of them, unless it is None."""
     with blas_threads_for(_widest(problems)):
         quadratic = sum_quadratics(problems, [problem.weight for problem in problems], units)
         return LASSO_VARIANTS[options.lasso](problems, quadratic, keep, options)
 
 
 def lasso_order(problems: Sequence[Regression], units: int) -> Indices:
-    """(units,) int64, first removed first: the reverse of the (last) entry into the path."""
+    """Order units by the reverse of their last entry into the path: (units,) int64, first removed first."""
     with blas_threads_for(_widest(problems)):
         quadratic = sum_quadratics(problems, [problem.weight for problem in problems], units)
         _, coefficients = _path(quadratic)
     alive = _support(coefficients)
     entered = np.diff(alive, axis=0, prepend=np.zeros((1, units), dtype=bool)) & alive
     last = len(alive) - 1 - np.argmax(entered[::-1], axis=0)
-    # Out at the end of the path means that it would enter after everything else.
+    # A unit outside the support at the end of the path ranks as if it entered last.
     last = np.where(alive[-1], last, len(alive))
     return np.lexsort((np.arange(units), quadratic.alone(), -last)).astype(np.int64)
 
@@ -75,7 +75,7 @@ def lasso_order(problems: Sequence[Regression], units: int) -> Indices:
 def _by_path(
     problems: Sequence[Regression], quadratic: Quadratic, keep: int | None, options: SelectOptions
 ) -> Selection:
-    """The first knot of the path with ``keep`` to ``(1 + rank_tol) keep`` units, trimmed to ``keep``."""
+    """Take the first knot of the path with ``keep`` to ``(1 + rank_tol) keep`` units, trimmed to ``keep``."""
     count = _wanted(keep)
     alphas, coefficients = _path(quadratic)
     counts = _support(coefficients).sum(axis=1)
@@ -87,7 +87,7 @@ def _by_path(
 
 
 def _by_search(quadratic: Quadratic, keep: int, options: SelectOptions) -> Selection:
-    """Bisection on the penalty, for a path that broke off: the published search."""
+    """Bisect on the penalty, as published, for a path that ends early."""
     minimise = coordinate_descent(quadratic)
     high, low = quadratic.alpha_max, 1e-8 * quadratic.alpha_max
     best, alpha = np.zeros(len(quadratic.linear)), 0.0
@@ -107,7 +107,7 @@ def _by_search(quadratic: Quadratic, keep: int, options: SelectOptions) -> Selec
 def _by_fixed_penalty(
     problems: Sequence[Regression], quadratic: Quadratic, keep: int | None, options: SelectOptions
 ) -> Selection:
-    """One penalty, ``lasso_alpha / units ** layer_alpha``; the count follows unless ``keep`` is given."""
+    """Solve for the penalty ``lasso_alpha / units ** layer_alpha``; it gives the count, unless ``keep`` is given."""
     units = len(quadratic.linear)
     alpha = options.lasso_alpha / units**options.layer_alpha
     beta = coordinate_descent(quadratic)(alpha)
@@ -119,10 +119,10 @@ def _by_fixed_penalty(
 def _by_alternation(
     problems: Sequence[Regression], quadratic: Quadratic, keep: int | None, options: SelectOptions
 ) -> Selection:
-    """He et al. 2017, section 3.1: raise the penalty step by step, W re-estimated on what survives.
+    """Raise the penalty in steps, re-estimating W on the surviving channels (He et al. 2017, section 3.1).
 
-    The re-estimation on the scaled inputs beta_c x_c gives W_c = V_c / beta_c, V the least-squares weights of
-    the surviving columns; with each channel's norm restored afterwards only the direction of V_c matters.
+    The re-estimation on the scaled inputs beta_c x_c gives W_c = V_c / beta_c, with V the least-squares weights of
+    the surviving columns; because each channel's norm is restored afterwards, only the direction of V_c matters.
     """
     count = _wanted(keep)
     units = len(quadratic.linear)
@@ -153,12 +153,12 @@ LASSO_VARIANTS: Mapping[str, _Variant] = {
 
 
 def _path(quadratic: Quadratic) -> tuple[Array, Array]:
-    """The penalties (knots,) and coefficients (knots, units) of the LASSO path, falling penalty."""
+    """Return the penalties (knots,) and coefficients (knots, units) of the LASSO path, by falling penalty."""
     units, top = len(quadratic.linear), quadratic.alpha_max
     if top <= 0:
         return np.zeros(1), np.zeros((1, units))
     with warnings.catch_warnings():
-        # A path that breaks off is seen by its length.
+        # The callers notice a path that ends early by its length.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         # Divided by the largest penalty, because the solver's tolerances are absolute.
@@ -178,7 +178,7 @@ def _widest(problems: Sequence[Regression]) -> int:
 
 
 def _reestimate(problem: Regression, alive: Indices) -> Array:
-    """Least-squares weights on the surviving units' columns, each unit's Frobenius norm as it was: (o, p)."""
+    """Return least-squares weights on the surviving units' columns, each unit's Frobenius norm restored: (o, p)."""
     columns = kept_columns(problem, alive)
     total = problem.moments.total
     weight = np.zeros_like(problem.weight)
@@ -193,13 +193,13 @@ def _reestimate(problem: Regression, alive: Indices) -> Array:
 
 
 def _support(coefficients: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Which coefficients are not zero, to rounding: the same shape, bool."""
+    """Return a bool array, of the coefficients' shape, that is True where a coefficient is not zero, to rounding."""
     size = np.abs(coefficients)
     return np.asarray(size > 1e-10 * size.max(axis=-1, keepdims=True, initial=0.0))
 
 
 def _trim(quadratic: Quadratic, beta: Array, keep: int) -> Indices:
-    """The ``keep`` units that add most, sorted; zeros of beta come last, by what each would answer alone."""
+    """Return the ``keep`` units of largest importance, sorted; zeros of beta rank last, by the fit of each alone."""
     best_first = np.lexsort((np.arange(len(beta)), -quadratic.alone(), -quadratic.importance(beta)))
     return np.sort(best_first[:keep]).astype(np.int64)
 

@@ -8,16 +8,16 @@ axis that the first factor takes, j the place along the others. A *split* holds 
 
 With A[(c, i), (o, j)] = W and L L^T = sum_j E x_j x_j^T (the second moments of the patch's columns; the identity for
 the plain, data-free one), V spans the leading left singular directions: L^T A = U S R^T, V^T = A R = L^-T U S, which
-needs no inverse. What is discarded of S^2 is the error of that approximation. V is made orthonormal row by row, so
-that the first r rows are the rank-r answer for every r. H is then fitted (``refits``) on the features
-t[r, j] = V[r] x_j to the answers that are wanted: its columns are r-major, and so the errors of the fits at all ranks
-come from one Cholesky factor, see ``form_errors``.
+needs no inverse. The error of that approximation is the discarded part of S^2. V is made orthonormal row by row, so
+that its first r rows are the V of rank r for every r. H is then fitted (``refits``) on the features
+t[r, j] = V[r] x_j to the target outputs: its columns are r-major, so that the errors of the fits at all ranks follow
+from one Cholesky factor, see ``form_errors``.
 
 The channel decomposition (Zhang, Zou, He, Sun, TPAMI 2016) is reduced-rank regression, ``W ~ P W'`` with d columns in
-P; see ``refits`` and ``nonlinear``. Behind an H, the same with H in the place of W.
+P; see ``refits`` and ``nonlinear``. Behind an H, H takes the place of W.
 
-Before they are written, factors are balanced: each component has equal norms on both sides, which keeps float16 and
-later training out of trouble.
+Finally the factors are balanced: each component has equal norms on both sides, which avoids overflow in float16 and
+helps later training.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ __all__ = [
     "start_of",
 ]
 
-_RIDGE = 1e-6  # of the mean variance: directions that the samples never show still count a little
+_RIDGE = 1e-6  # share of the mean variance, so that directions absent from the samples still count a little
 
 Split = Indices
-"""(c * i, j) column numbers, see the module."""
+"""Column numbers, (c * i, j): c channels, i places along V's kernel axis, j places along the other axes."""
 
 
 def split_columns(channels: int, kernel: tuple[int, ...], first: int) -> Split:
-    """Column numbers (channels * kernel[first], other kernel elements) of a conv's weights (o, channels * elements)."""
+    """Return the column numbers (channels * kernel[first], other kernel elements) of a conv's weights."""
     numbers = np.arange(channels * int(np.prod(kernel)), dtype=np.int64).reshape(channels, *kernel)
     return np.moveaxis(numbers, 1 + first, 1).reshape(channels * kernel[first], -1)
 
 
 @dataclass(frozen=True)
 class Factors:
-    """``W = last @ spread(second, first)``; a factor that is not there is None.
+    """Factors of a weight matrix, ``W = last @ spread(second, first)``; an absent factor is None.
 
-    ``first``: (r, c * i), V. ``second``: (m, r * j), H, or (m, p) without a V. ``last``: (o, m), P.
+    ``first``: V, (r, c * i). ``second``: H, (m, r * j), or (m, p) without a V. ``last``: P, (o, m).
     """
 
     first: Array | None
@@ -71,21 +71,21 @@ class Factors:
     last: Array | None
 
     def weight(self, split: Split | None) -> Array:
-        """The (o, p) weights that they make together."""
+        """Multiply the factors to weights (o, p)."""
         whole = self.second if self.first is None or split is None else _spread(self.second, self.first, split)
         return whole if self.last is None else self.last @ whole
 
 
 @dataclass(frozen=True)
 class Decomposed:
-    """``solution``: its weight is what the factors make, for the kept columns. ``factors``: balanced."""
+    """Balanced factors, and the solution whose weight is their product, for the kept columns."""
 
     solution: Solution
     factors: Factors
 
 
 def merge(factors: Factors, split: Split | None, *, spatial: bool, channel: bool) -> Factors:
-    """Multiply factors together where fewer are wanted: the same weights, without V and H apart, or without P."""
+    """Multiply V and H (unless `spatial`), and P (unless `channel`), into the middle factor; the weights are kept."""
     if factors.first is not None and split is not None and not spatial:
         factors = replace(factors, first=None, second=_spread(factors.second, factors.first, split))
     if factors.last is not None and not channel:
@@ -102,16 +102,16 @@ def decompose(
     options: RefitOptions,
     samples: Samples | None = None,
 ) -> Decomposed:
-    """Fit factors of given ranks to the answers that are wanted.
+    """Fit factors of given ranks to the target outputs.
 
     Args:
-        problem: a regression with p columns and o outputs.
-        columns: (k,) int64, those that stay.
-        split: of the k columns, if there is a spatial rank.
-        spatial: r, rank of V; None: no V.
-        channel: d, width in front of P; None: no P.
-        options: how H and P are fitted; ``none``: plain singular values, data-free.
-        samples: as for ``refit``; its columns are all p.
+        problem: regression with p columns and o outputs.
+        columns: columns to keep, (k,) int64.
+        split: split of the k columns; needed for a spatial rank.
+        spatial: rank r of V; None for no V.
+        channel: width d in front of P; None for no P.
+        options: options of the refit of H and P; ``none`` takes plain, data-free singular values.
+        samples: raw samples with all p columns; needed by ``auto`` only.
     """
     dense = refit(problem, columns, _dense_options(options))
     restricted = Regression(problem.moments.columns(columns), dense.weight, dense.bias, problem.unit[columns])
@@ -119,7 +119,7 @@ def decompose(
     kept = None
     if options.refit == "auto":
         if samples is None:
-            raise ValueError("a fit behind the activation needs raw samples")
+            raise ValueError("refit 'auto' needs raw samples, found none")
         kept = replace(samples, x=samples.x[:, columns])
     with blas_threads_for(len(columns)):
         if spatial is None or split is None:
@@ -137,13 +137,13 @@ def decompose(
 
 
 def _dense_options(options: RefitOptions) -> RefitOptions:
-    """How the weights are fitted that are then decomposed: rank matters in the last step only."""
+    """Return the options of the refit before the decomposition: linear, or none."""
     kind: Refit = "none" if options.refit == "none" else "linear"
     return replace(options, refit=kind)
 
 
 def _fit_spatial(problem: Regression, split: Split, rank: int, channel: int | None, linear: RefitOptions) -> _Spatial:
-    """The better of the data's basis and the plain one, by the error of the linear fit; then V and H by turns."""
+    """Fit V and H from the better of the data's and the plain basis, by linear error; then alternate between them."""
     total = problem.moments.total
     plain = spatial_basis(problem.weight, total, split, "plain", rank)
     if linear.refit == "none" or linear.basis == "plain":
@@ -168,7 +168,7 @@ def _fit(problem: Regression, options: RefitOptions, channel: int | None) -> Sol
     fitted = refit(problem, everything, options, rank=channel)
     if channel is None or options.refit == "none":
         return fitted
-    # A ridge is no part of what the projection minimises: the plain way may, rarely, be better.
+    # The projection does not minimise the ridge, so plain singular values may, rarely, be better.
     plain = refit(problem, everything, replace(options, refit="none"), rank=channel)
     return fitted if fitted.error <= plain.error else plain
 
@@ -176,7 +176,7 @@ def _fit(problem: Regression, options: RefitOptions, channel: int | None) -> Sol
 def _aware(
     problem: Regression, linear: Solution, options: RefitOptions, samples: Samples, channel: int | None
 ) -> Solution:
-    """Fitted behind the activation, and never worse there than a linear solution that is known."""
+    """Fit behind the activation; return the linear solution if that has a smaller error there."""
     everything = np.arange(len(problem.unit), dtype=np.int64)
     fitted, known = refit(problem, everything, options, samples, rank=channel), behind(linear, samples)
     return fitted if fitted.error <= known.error else known
@@ -184,7 +184,7 @@ def _aware(
 
 @dataclass(frozen=True)
 class _Spatial:
-    """V, the regression on its features, and H as fitted to it."""
+    """V, the regression on its features, and the fitted H (the solution's weight)."""
 
     first: Array
     features: Regression
@@ -198,7 +198,7 @@ class _Spatial:
         return cls(first, features, _fit(features, options, channel))
 
     def turned(self, problem: Regression, split: Split, options: RefitOptions, channel: int | None) -> _Spatial | None:
-        """V fitted to this H, then H to that V, the pull as strong as it was; None if that is no gain."""
+        """Fit V to this H, then H to the new V, with the ridge kept; return None if the error is not lower."""
         better = better_first(problem.moments, self.first, self.solution.weight, split, self.solution.ridge)
         if better is None:
             return None
@@ -210,25 +210,25 @@ class _Spatial:
 
 
 def _least_error(total: Part, first: Array, split: Split) -> float:
-    """Relative; of the best H of any width there is for this V."""
+    """Return the least relative error of any H for this V."""
     part = project_part(total, first, split)
     explained = float(np.square(factorise(part.gram).whiten(part.cross)).sum())
     return 1.0 - explained / (float(part.power.sum()) or 1.0)
 
 
 def spatial_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int | None = None) -> Array:
-    """Orthonormal rows of V, the most important first: (r, c * i).
+    """Compute V with orthonormal rows, the most important first: (r, c * i).
 
     Args:
-        weight: (o, p).
+        weight: weights, (o, p).
         part: moments of the patches.
-        split: of the p columns.
-        kind: see ``RefitOptions.basis``.
-        rank: how many; all that there are if None.
+        split: split of the p columns.
+        kind: weighting of the singular values, see ``RefitOptions.basis``.
+        rank: largest number of rows; None for the full rank.
     """
     long = weight[:, split].transpose(1, 0, 2).reshape(len(split), -1)
     root = np.eye(len(split)) if kind == "plain" else _root(part, split)
-    # Singular values tell the directions apart; a Gram matrix would do so with half of the digits.
+    # An SVD resolves the directions with all digits, a Gram matrix with half of them.
     _, _, right = svd(root.T @ long, full_matrices=False, check_finite=False)
     count = len(right) if rank is None else min(rank, len(right))
     basis, _ = qr(long @ right[:count].T, mode="economic", check_finite=False)
@@ -236,7 +236,7 @@ def spatial_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: in
 
 
 def _root(part: Part, split: Split) -> Array:
-    """L of L L^T = sum over j of the second moments of the patch's column j, (c * i, c * i)."""
+    """Compute L of L L^T = sum over j of the second moments of the patch's columns at place j: (c * i, c * i)."""
     summed = sum((part.gram[np.ix_(split[:, j], split[:, j])] for j in range(split.shape[1])), start=np.zeros(()))
     summed = np.asarray(summed, dtype=np.float64)
     level = max(float(np.trace(summed)) / len(split), 1e-30)
@@ -245,7 +245,7 @@ def _root(part: Part, split: Split) -> Array:
 
 
 def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> Regression:
-    """The regression of the answers on t[r, j] = V[r] x_j, columns r-major; its weights are the H to start from."""
+    """Make the regression of the outputs on t[r, j] = V[r] x_j, columns r-major; its weights are the initial H."""
     moments = Moments(
         project_part(problem.moments.even, first, split),
         project_part(problem.moments.odd, first, split),
@@ -256,7 +256,7 @@ def _features(problem: Regression, first: Array, split: Split, kind: Basis) -> R
 
 
 def start_of(weight: Array, part: Part, first: Array, split: Split, kind: Basis) -> Array:
-    """Find the H to start from: (o, r * j), which with V (r, c * i) is nearest to the weights (o, p) in the basis."""
+    """Compute the initial H, (o, r * j), which with V (r, c * i) is nearest to the weights (o, p) in the basis."""
     long = weight[:, split]  # (o, c * i, j)
     if kind == "plain":
         found = np.einsum("rk,okj->roj", first, long, optimize=True)
@@ -269,9 +269,9 @@ def start_of(weight: Array, part: Part, first: Array, split: Split, kind: Basis)
 
 
 def nested_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int) -> Array:
-    """Make the rows of `spatial_basis` orthonormal in what the basis weighs, one after the other: (r, c * i).
+    """Make the rows of `spatial_basis` orthonormal in the metric of the basis, one after the other: (r, c * i).
 
-    The H of rank r that `start_of` then gives is the first r rows of the H of any larger rank.
+    The H of rank r from `start_of` then is the first r blocks of columns of the H of any larger rank.
     """
     first = spatial_basis(weight, part, split, kind, rank)
     if kind == "plain":
@@ -282,7 +282,7 @@ def nested_basis(weight: Array, part: Part, split: Split, kind: Basis, rank: int
 
 
 def project_part(part: Part, first: Array, split: Split) -> Part:
-    """The moments of the features instead of the patches; fourth cumulants add up where columns are independent."""
+    """Compute the moments of the features from those of the patches; fourth cumulants add for independent columns."""
     variance = np.diagonal(part.gram)
     excess = np.square(np.square(first)) @ (part.fourth - 3 * np.square(variance))[split]
     rows = _apply(part.gram, first, split)  # (r * j, p)
@@ -297,20 +297,20 @@ def project_part(part: Part, first: Array, split: Split) -> Part:
 
 
 def _apply(rows: Array, first: Array, split: Split) -> Array:
-    """(p, m) -> (r * j, m): every column j of the patch through V."""
+    """Apply V at every place j of the patch: (p, m) -> (r * j, m)."""
     parts = [first @ rows[split[:, j]] for j in range(split.shape[1])]
     return np.stack(parts, axis=1).reshape(len(first) * split.shape[1], -1)
 
 
 def _feature_rows(x: Array32, first: Array, split: Split) -> Array32:
-    """(n, p) float32 patches -> (n, r * j) float32 features."""
+    """Apply V to raw samples: (n, p) float32 patches -> (n, r * j) float32 features."""
     narrow = first.T.astype(np.float32)
     parts = [x[:, split[:, j]] @ narrow for j in range(split.shape[1])]
     return np.ascontiguousarray(np.stack(parts, axis=2).reshape(len(x), -1))
 
 
 def _spread(second: Array, first: Array, split: Split) -> Array:
-    """sum_r H[m, (r, j)] V[r, (c, i)] as (m, p)."""
+    """Compute sum_r H[m, (r, j)] V[r, (c, i)] as (m, p)."""
     rank, width = len(first), split.shape[1]
     joined = np.einsum("mrj,rk->mkj", second.reshape(-1, rank, width), first, optimize=True)
     whole = np.zeros((len(second), split.size))
@@ -319,7 +319,7 @@ def _spread(second: Array, first: Array, split: Split) -> Array:
 
 
 def _factors(weight: Array, first: Array | None, channel: int | None) -> Factors:
-    """Exact factors of a fitted weight whose rank is `channel` at most."""
+    """Factorise exactly a fitted weight of rank at most `channel`."""
     if channel is None or channel >= len(weight):
         return Factors(first, weight, None if channel is None else np.eye(len(weight)))
     left, values, right = svd(weight, full_matrices=False, check_finite=False)
@@ -327,7 +327,7 @@ def _factors(weight: Array, first: Array | None, channel: int | None) -> Factors
 
 
 def _balanced(factors: Factors, split: Split | None) -> Factors:
-    """The same product, each component with equal norms on both of its sides."""
+    """Balance factors: each component gets equal norms on both sides, the product is kept."""
     first, second, last = factors.first, factors.second, factors.last
     if last is not None:
         factor = _ratio(np.linalg.norm(last, axis=0), np.linalg.norm(second, axis=1))
@@ -341,6 +341,6 @@ def _balanced(factors: Factors, split: Split | None) -> Factors:
 
 
 def _ratio(wanted: Array, found: Array) -> Array:
-    """Square root of one norm over the other, 1 where either is zero."""
+    """Compute the square root of one norm divided by the other; 1 if either is zero."""
     good = (wanted > 0) & (found > 0)
     return np.sqrt(np.divide(wanted, found, out=np.ones_like(wanted), where=good))

@@ -1,23 +1,23 @@
-"""Second moments of what a layer sees and of what it should answer, in two halves.
+"""Second moments of a layer's inputs and target outputs, in two halves.
 
-Over the sampled positions, x being the input patch (p values) and y the wanted response (o values)::
+Over the sampled positions, with input patch x (p values) and target output y (o values)::
 
     gram  = E[(x - E x)(x - E x)^T]     cross = E[(x - E x)(y - E y)^T]     power = E[(y - E y)^2] per output
 
-All are means, so they do not grow with the number of samples. The two halves (even and odd images) are kept
-apart: the error on one half of a solution fitted on the other is then known in closed form.
+All are means, independent of the number of samples. The two halves (blocks of inputs, see `data.split`; called even
+and odd) are kept apart, so that the error on one half of a solution fitted to the other is known in closed form.
 
-Accuracy: rows are shifted by the mean of the first 256 or more before anything is multiplied, so no large
-mean cancels later; a block of rows is multiplied in float32 (one triangle of the symmetric product) and
-summed in float64. That leaves a relative error of about 1e-6.
+Accuracy: rows are shifted by the mean of the first block before they are multiplied, so that no large mean cancels
+later; a block of rows is multiplied in float32 (one triangle of the symmetric product) and summed in float64. The
+relative error is about 1e-6.
 
-Memory: what a builder holds is `held_bytes`. Rows are multiplied as they come, in blocks of up to 4096 rows or 16 MB;
-only where fewer than 256 come together do they wait for more. The product is made and added panel by panel, so
-nothing of the size of the moments is allocated beside them.
+Memory: a builder holds `held_bytes`. Rows are multiplied in blocks of up to 4096 rows or 16 MiB, but at least 1024;
+smaller batches wait for more rows. The product is made and added panel by panel, so that nothing of the size of the
+moments is allocated besides them.
 
-Fourth moments tell which columns vary in a few samples only: the channel of a ReLU that is dead but for three pixels
-of the calibration. A weight fitted to these answers their errors, whatever its size, and is wrong by as much wherever
-else the channel wakes up; such columns are *rare*, and their weights stay what they were.
+Fourth moments identify columns that vary in a few samples only, such as the channel of a ReLU that is active in three
+pixels of the calibration. A weight fitted to a few samples fits their errors, and is wrong wherever else the channel is
+active; such columns are *rare*, and their weights are not refitted.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Moments", "MomentsBuilder", "Part", "held_bytes"]
 
-_ONE_THREAD_COLUMNS = 1000  # products of fewer columns gain nothing from a second thread, beside onnxruntime's
-_FEW_ROWS = 1024  # they wait for each other: their mean is the shift, and small products cost more than adding them
+_ONE_THREAD_COLUMNS = 1000  # products of fewer columns gain nothing from a second thread besides onnxruntime's
+_FEW_ROWS = 1024  # smaller batches are collected first: small products are slow, and the shift needs a good mean
 _BLOCK_ROWS = 4096
 _BLOCK_BYTES = 16 << 20
 _PANEL = 1024  # columns
@@ -64,12 +64,12 @@ class Part:
 
     @cached_property
     def scale(self) -> Array:
-        """(p,), D of the pull of ``refits``: the standard deviation, zero where nothing is to be fitted: columns that
-        are constant, and rare ones."""
+        """D of the ridge of ``refits``, (p,): standard deviation per column; zero for columns that are not refitted,
+        constant and rare ones."""
         return trusted_scale(self.gram, self.fourth, self.count)
 
     def error(self, weight: Array, bias: Array) -> float:
-        """``E||y - W x - b||^2`` for weight (o, p) and bias (o,): absolute, not below zero."""
+        """Compute ``E||y - W x - b||^2`` for weight (o, p) and bias (o,): absolute, not below zero."""
         offset = self.mean_y - weight @ self.mean_x - bias
         fitted = weight @ self.gram
         quadratic = float(np.vdot(fitted, weight)) - 2.0 * float(np.vdot(self.cross.T, weight))
@@ -78,14 +78,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of the even and of the odd half."""
+    """Moments of the two halves of the samples: ``even`` of half 0, ``odd`` of half 1."""
 
     even: Part
     odd: Part
 
     @cached_property
     def total(self) -> Part:
-        """Moments of all samples, exactly as if they had been gathered in one part."""
+        """Moments of all samples, pooled exactly from the two halves."""
         return self.even if self.even is self.odd else _pool(self.even, self.odd)
 
     @property
@@ -94,24 +94,24 @@ class Moments:
         return self.even.count if self.even is self.odd else self.even.count + self.odd.count
 
     def half(self, number: int) -> Moments:
-        """The even (0) or the odd (1) half in the place of both."""
+        """Return moments with the even (0) or the odd (1) half in place of both."""
         part = self.odd if number else self.even
         return Moments(part, part)
 
     def columns(self, index: npt.ArrayLike) -> Moments:
-        """The same with x restricted to the columns ``index``: (k,) integers."""
+        """Return the moments with x restricted to the columns ``index``: (k,) integers."""
         index = np.asarray(index, dtype=np.int64)
         if np.array_equal(index, np.arange(len(self.even.mean_x))):
             return self
         return Moments(_columns(self.even, index), _columns(self.odd, index))
 
     def with_response(self, weight: Array, bias: Array) -> Moments:
-        """The same with ``y := W x + b``, weight (o, p), bias (o,): in closed form, from gram alone."""
+        """Return the moments with ``y := W x + b``, weight (o, p), bias (o,): in closed form, from gram alone."""
         return Moments(_respond(self.even, weight, bias), _respond(self.odd, weight, bias))
 
 
 class MomentsBuilder:
-    """Gathers ``Moments`` batch by batch; memory does not grow with the number of samples."""
+    """Accumulator of ``Moments`` by batches; its memory does not grow with the number of samples."""
 
     def __init__(self, columns: int, outputs: int) -> None:
         """Expect patches of ``columns`` values and responses of ``outputs`` values (0: no responses)."""
@@ -122,21 +122,21 @@ class MomentsBuilder:
         self._halves[half].add(x, y)
 
     def finish(self) -> Moments:
-        """The moments of everything that was added, in the builder's own arrays: nothing can be added afterwards."""
+        """Return the moments of all added samples, in the builder's own arrays: nothing can be added afterwards."""
         even, odd = self._halves
         self._halves = []
         return Moments(even.finish(), odd.finish())
 
 
 def held_bytes(columns: int, outputs: int) -> int:
-    """Bytes that a ``MomentsBuilder`` and then its ``Moments`` hold: both halves, and the rows that wait."""
+    """Return the bytes that a ``MomentsBuilder`` and then its ``Moments`` hold: both halves, and the waiting rows."""
     width = columns + outputs
     sums = 8 * columns * width + 8 * (2 * width + columns)
     return 2 * (sums + 4 * (_FEW_ROWS + 1) * width)
 
 
 class _Sums:
-    """Shifted sums of one half; ``gram``: one triangle, the upper one."""
+    """Shifted sums of one half; of ``gram`` only the upper triangle."""
 
     def __init__(self, columns: int, outputs: int) -> None:
         self.columns, self.outputs, self.count, self.waiting = columns, outputs, 0, 0
@@ -192,7 +192,7 @@ class _Sums:
         self.fourth += fourth_moments(x) * len(x)
         for own in _panels(self.columns):
             panel = x[:, own].T
-            # One triangle is half of the work. BLAS counts columns first: its lower one is our upper one.
+            # One triangle is half of the work. BLAS is column-major: its lower triangle is our upper one.
             _add(self.gram[own, own], blas.ssyrk(1.0, panel, lower=1).T)
             _add(self.gram[own, own.stop :], panel @ x[:, own.stop :])
             _add(self.cross[own], panel @ y)
@@ -212,7 +212,7 @@ class _Sums:
         # No entry of a gram is larger than the largest of its diagonal.
         if not np.isfinite(mean).all() or not np.isfinite(np.diagonal(self.gram)).all():
             raise DataError(
-                "sampled activations must be finite, found NaN or infinity; check the preprocessing of the "
+                "expected finite sampled activations, found NaN or infinity; check the preprocessing of the "
                 "calibration inputs, and that the model itself does not overflow"
             )
         mirror_lower(self.gram.T)
@@ -228,7 +228,7 @@ class _Sums:
 
 
 def _panels(size: int) -> Iterator[slice]:
-    """The indices below ``size`` in slices of up to ``_PANEL``."""
+    """Yield the indices below ``size`` in slices of up to ``_PANEL``."""
     return (slice(start, min(start + _PANEL, size)) for start in range(0, size, _PANEL))
 
 
@@ -237,7 +237,7 @@ def _add(total: Array, block: npt.NDArray[np.floating]) -> None:
 
 
 def _subtract_outer(matrix: Array, left: Array, right: Array) -> None:
-    """``matrix -= left right^T`` without a second array of its size."""
+    """Compute ``matrix -= left right^T`` in place, without a second array of its size."""
     for rows in _panels(len(matrix)):
         matrix[rows] -= np.outer(left[rows], right)
 

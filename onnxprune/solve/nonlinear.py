@@ -1,25 +1,26 @@
-"""Fit for the error behind the activation (Zhang, Zou, He, Sun, TPAMI 2016, section 3.3, with the shortcut inside).
+"""Refit behind the activation (Zhang, Zou, He, Sun, TPAMI 2016, section 3.3, with the shortcut inside).
 
-Objective, r the activation, s the offset that is added before it, y the original pre-activation::
+Objective, with activation r, offset s added before it, and original pre-activation y::
 
-    sum ||r(y) - r(s + M x + b)||^2        and, with a rank asked for,  rank(M) <= rank
+    sum ||r(y) - r(s + M x + b)||^2        and, with a rank,  rank(M) <= rank
 
-solved by the published relaxation, with a penalty that is small first::
+solved by the published relaxation, with increasing penalties::
 
     minimise over z, M, b   sum ||r(y) - r(z)||^2 + penalty ||z - s - M x - b||^2
 
-by turns. Given m = s + M x + b, z is known in closed form for each element, see ``activation``. Given z, M and b are
-a regression of z - s on x, pulled toward the linear solution as strongly as that one was toward the original weights;
-its matrix never changes and is factorised once, so a turn costs two products with the samples and two triangular
-solves. With a rank, M is the reduced-rank regression: the full one, projected on the leading eigenvectors of what it
-explains.
+in alternation. Given m = s + M x + b, z has a closed form for each element, see ``activation``. Given z, M and b are
+a regression of z - s on x with a ridge toward the linear solution, as strong as the ridge of the linear solution toward
+the original weights; its matrix is constant and factorised once, so an iteration costs two products with the samples
+and two triangular solves. With a rank, M is the reduced-rank regression: the full one, projected on the leading
+eigenvectors of its outputs' second moments.
 
-The published way takes 30 turns with a penalty of 0.1 and 20 with 1. Here z - m is multiplied by 1 + penalty: where the
-activation has slope 1 that is the whole way to r(y), what remains of the objective is a preconditioned gradient step
-on ||r(y) - r(s + M x + b)||^2 itself, and Nesterov's acceleration makes a dozen turns go further than those 50.
+The published schedule is 30 iterations with penalty 0.1 and 20 with 1. Here z - m is multiplied by 1 + penalty: for
+slope 1 this reaches r(y), the iteration becomes a preconditioned gradient step on ||r(y) - r(s + M x + b)||^2 itself,
+and with Nesterov's acceleration a dozen iterations lower the error more than the published 50.
 
-The number of turns is found on the even samples and judged on the odd ones; only if that beats the linear solution of
-the even samples is it repeated on all. What is returned is never worse on the samples than the linear solution.
+The number of iterations is found by fitting the even half and judging on the odd half; only if that beats the linear
+solution of the even half, the fit is repeated on all samples. The result is never worse on the samples than the linear
+solution.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ __all__ = ["behind", "project", "refit_nonlinear"]
 _BLOCK_ROWS = 2048
 _PATIENCE = 5
 _LEAST_PULL, _MOST_PULL = 1e-6, 1.0
-# An improvement smaller than this share does not count: it is rounding.
+# An improvement below this share is rounding and does not count.
 _GAIN = 1e-5
 
 
@@ -67,26 +68,33 @@ def refit_nonlinear(
     options: RefitOptions,
     rank: int | None = None,
 ) -> Solution:
-    """Improve the ``linear`` solution for ``columns`` ((k,) int64) by the error behind ``samples.activation``.
+    """Improve a linear solution by the error behind the activation.
 
-    ``original``: (o, k), what the linear solution was pulled toward. ``moment_count``: samples that it came from.
-    ``rank``: of the result; the linear solution must have it, too. Errors of the returned solution are measured behind
-    the activation, relative to the variance of r(y); ``error_even`` and ``error_odd`` are both the held-out one, of the
-    odd samples.
+    Errors of the returned solution are measured behind the activation, relative to the variance of r(y); ``error_even``
+    and ``error_odd`` are both the held-out error on the odd half.
+
+    Args:
+        linear: the linear solution; with a `rank`, of this rank.
+        original: original weights, toward which the linear solution was regularised, (o, k).
+        samples: raw samples and their activation.
+        columns: columns of the solution, (k,) int64.
+        moment_count: number of samples of the linear solution.
+        options: steps of the iteration, and whether it is judged on held-out samples.
+        rank: largest rank of the weights; None for any.
     """
     with blas_threads_for(len(columns)):
         return _refit(linear, original, samples, columns, moment_count, options, rank)
 
 
 def behind(solution: Solution, samples: Samples) -> Solution:
-    """A solution for all columns of ``samples``, with its error behind their activation."""
+    """Return a solution for all columns of ``samples`` with its errors measured behind their activation."""
     rows = _Rows(samples.x, samples.activation(samples.y), samples.offset, samples.activation)
     error = rows.error(_Iterate(solution.weight, solution.bias))
     return replace(solution, error=error, error_even=error, error_odd=error)
 
 
 def project(weight: Array, gram: Array, rank: int | None) -> Array:
-    """The closest (o, k) matrix of a rank to ``weight``, by what it answers to x of second moments ``gram`` (k, k)."""
+    """Return the (o, k) matrix of a rank with the outputs closest to ``weight``'s, for x of moments ``gram`` (k, k)."""
     if rank is None or rank >= min(weight.shape):
         return weight
     answered = weight @ gram @ weight.T
@@ -110,7 +118,7 @@ def _refit(
     start = _Iterate(linear.weight, linear.bias + linear.weight @ centre)
     before = rows.error(start)
     if options.judged and len(np.unique(samples.half)) < 2:
-        status = _join(linear.status, f"one half has no samples to judge the {label} by: linear")
+        status = _join(linear.status, f"one half has no samples to judge the {label} by: linear refit")
         return replace(linear, error=before, error_even=before, error_odd=before, status=status)
     # A mean-normalised ridge falls as one over the number of samples.
     pull = float(np.clip(linear.ridge * moment_count / len(x), _LEAST_PULL, _MOST_PULL))
@@ -118,7 +126,7 @@ def _refit(
     if options.judged:
         odd = np.asarray(samples.half) == 1
         judge, part = rows.part(odd), rows.part(~odd)
-        # The linear solution has seen the odd samples; what it would be without them is the fair start.
+        # The linear solution has seen the odd half; the fair start is a linear fit without it.
         half = _Regression.of(part, replace(start, weight=original), pull, rank)
         fair = half.step(start, part.linear_sweep(start, samples.y[~odd]))
         held = judge.error(fair)
@@ -126,7 +134,7 @@ def _refit(
     final = _repeated(_Regression.of(rows, start, pull, rank), start, turns) if turns else start
     error = rows.error(final)
     if not error < before:
-        status = _join(linear.status, f"behind the {label} nothing is better than linear")
+        status = _join(linear.status, f"no gain behind the {label}: linear refit")
         return replace(linear, error=before, error_even=held, error_odd=held, status=status)
     reached = error if reached is None else reached
     return Solution(
@@ -148,16 +156,17 @@ class _Iterate:
     bias: Array
 
     def beyond(self, other: _Iterate, share: float) -> _Iterate:
-        """From another one to this one, and on by a share of the way."""
+        """Extrapolate from another iterate through this one, by a share of the distance."""
         weight, bias = self.weight - other.weight, self.bias - other.bias
         return _Iterate(self.weight + share * weight, self.bias + share * bias)
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One pass over the samples: the error, and the sums of z - m that the M-step needs.
+    """Sums of one pass over the samples, for the regression step.
 
-    ``error``: sum of ||r(y) - r(m)||^2. ``cross``: (k, o) sum of x (z - m)^T. ``change``: (o,) sum of z - m.
+    ``error``: sum of ||r(y) - r(m)||^2, relative to the power of r(y). ``cross``: sum of x (z - m)^T, (k, o).
+    ``change``: sum of z - m, (o,).
     """
 
     error: float
@@ -176,7 +185,7 @@ class _Rows:
 
     @cached_property
     def power(self) -> float:
-        """Sum of squares of r(y) around its mean."""
+        """Sum of squares of r(y) about its mean; 1 if that is zero."""
         return float(self.target.var(axis=0, dtype=np.float64).sum()) * len(self.target) or 1.0
 
     def part(self, rows: npt.NDArray[np.bool_]) -> _Rows:
@@ -184,7 +193,7 @@ class _Rows:
         return _Rows(self.x[rows], self.target[rows], offset, self.activation)
 
     def responses(self, iterate: _Iterate) -> Iterator[tuple[Array32, Array32, Array32]]:
-        """Blocks, small enough for the cache, of x, target and m = s + M x + b."""
+        """Yield x, target and m = s + M x + b in blocks that fit in the processor's cache."""
         weight, bias = iterate.weight.T.astype(np.float32), iterate.bias.astype(np.float32)
         for first in range(0, len(self.x), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
@@ -195,7 +204,7 @@ class _Rows:
             yield self.x[block], self.target[block], response
 
     def error(self, iterate: _Iterate) -> float:
-        """Relative error behind the activation."""
+        """Return the relative error behind the activation."""
         return sum(self._squares(target, response) for _, target, response in self.responses(iterate)) / self.power
 
     def sweep(self, iterate: _Iterate, penalty: float) -> _Sweep:
@@ -208,7 +217,7 @@ class _Rows:
         return _Sweep(error / self.power, cross, change)
 
     def linear_sweep(self, iterate: _Iterate, wanted: Array32) -> _Sweep:
-        """What `sweep` gathers, for z = ``wanted`` (n, o): the answer in front of the activation."""
+        """Return the sums of `sweep` for z = ``wanted`` (n, o), the target before the activation; its error is 0."""
         cross, change, done = np.zeros(iterate.weight.T.shape), np.zeros(len(iterate.bias)), 0
         for x, _, response in self.responses(iterate):
             apart = wanted[done : done + len(x)] - response
@@ -218,18 +227,18 @@ class _Rows:
         return _Sweep(0.0, cross, change)
 
     def _squares(self, target: Array32, response: Array32) -> float:
-        """Sum of ||r(y) - r(m)||^2 over a block."""
+        """Return the sum of ||r(y) - r(m)||^2 over a block."""
         apart = self.activation(response)
         apart -= target
         return float(np.vdot(apart, apart))
 
 
 _Turns = tuple[tuple[float, int], ...]
-"""(penalty, how many) in order."""
+"""Pairs (penalty, number of iterations), in order."""
 
 
 def _trial(regression: _Regression, start: _Iterate, judge: _Rows, steps: _Turns) -> tuple[_Turns, float]:
-    """The turns from which the judge sees a gain, none if there is none, and the least error that it sees.
+    """Find the iterations that lower the held-out error, possibly none; return them and the least held-out error.
 
     Each penalty starts from the best iterate so far.
     """
@@ -250,7 +259,7 @@ def _trial(regression: _Regression, start: _Iterate, judge: _Rows, steps: _Turns
 
 
 def _repeated(regression: _Regression, start: _Iterate, steps: _Turns) -> _Iterate:
-    """So many turns, whatever comes of them."""
+    """Run the given iterations without judging them."""
     current = start
     for penalty, count in steps:
         *_, current = islice(regression.turns(current, penalty), count)
@@ -259,11 +268,16 @@ def _repeated(regression: _Regression, start: _Iterate, steps: _Turns) -> _Itera
 
 @dataclass(frozen=True)
 class _Regression:
-    """The M-step, its matrix factorised once.
+    """Regression step for M and b, its matrix factorised once.
 
-    ``rows``: samples. ``mean``: (k,) of theirs. ``damping``: (k,) pull times each column's variance. ``anchor``:
-    (o, k), the weights that the pull is toward. ``gram``: (k, k), of the rows, the damping included. ``rank``: of the
-    result.
+    Attributes:
+        rows: samples.
+        mean: mean of x, (k,).
+        factor: factor of the regularised second moments of x.
+        damping: ridge times each column's variance, (k,).
+        anchor: weights toward which the ridge pulls, (o, k).
+        gram: second moments of x plus the damping, (k, k).
+        rank: largest rank of the weights; None for any.
     """
 
     rows: _Rows
@@ -277,7 +291,7 @@ class _Regression:
     @classmethod
     def of(cls, rows: _Rows, anchor: _Iterate, pull: float, rank: int | None) -> _Regression:
         mean = rows.x.mean(axis=0, dtype=np.float64)
-        # Centred before, not after: of a column that is constant here, nothing but rounding would be left.
+        # Centred before the product: of a constant column, the other way would leave nothing but rounding.
         centred = rows.x - mean.astype(np.float32)
         gram = (centred.T @ centred).astype(np.float64) / len(rows.x)
         damping = pull * np.diagonal(gram)
@@ -285,7 +299,7 @@ class _Regression:
         return cls(rows, mean, factor, damping, anchor.weight, gram + np.diag(damping), rank)
 
     def turns(self, start: _Iterate, penalty: float) -> Iterator[_Iterate]:
-        """Step by step, without end: over-relaxed, accelerated (Nesterov), from rest again when the error grows."""
+        """Yield iterates endlessly: over-relaxed, accelerated (Nesterov), restarted when the error grows."""
         before = point = start
         pace, error = 1.0, np.inf
         while True:
@@ -297,7 +311,7 @@ class _Regression:
             yield after
 
     def step(self, current: _Iterate, sweep: _Sweep, relaxation: float = 1.0) -> _Iterate:
-        """The regression of z - s on x, z - m being `relaxation` times what the sweep found."""
+        """Regress z - s on x, with z - m being `relaxation` times the sums of the sweep."""
         scale = relaxation / len(self.rows.x)
         change = sweep.change * scale
         cross = sweep.cross * scale - np.outer(self.mean, change)

@@ -3,7 +3,7 @@
 Factorises ``A + (ridge + jitter) D^2`` with ``D = diag(A)^(1/2)`` through the correlation form
 ``D^-1 A D^-1 + (ridge + jitter) I``: multiplying any column by a constant changes nothing but that column's
 own result. Columns without variance get a zero row and a unit diagonal, so they take no part in any solution.
-The jitter starts at the rounding of sums made in float32 and grows tenfold until the factor exists.
+The jitter starts at the rounding of float32 sums and grows tenfold until the factor exists.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Indices = npt.NDArray[np.int64]
 
 JITTER = 1e-7
 _JITTER_LIMIT = 1e-1
-_RARE, _RARE_SHARE = 50.0, 0.01  # samples, and of all samples
+_RARE, _RARE_SHARE = 50.0, 0.01  # effective samples below which a column is rare: a number, and a share of all
 _ONE_THREAD_COLUMNS = 2500
 
 
 @contextmanager
 def blas_threads_for(columns: int, most: int = _ONE_THREAD_COLUMNS) -> Iterator[None]:
-    """One BLAS thread for systems of up to `most` columns: their many small calls run 2 to 4 times faster so.
+    """Limit BLAS to one thread for systems of up to `most` columns, whose small calls then run 2 to 4 times faster.
 
-    The limit belongs to the process, so systems must not be solved in several Python threads at once.
+    The limit applies to the process, so systems must not be solved in several Python threads at once.
     """
     if columns > most:
         yield
@@ -66,10 +66,10 @@ def _controller() -> ThreadpoolController:
 
 @dataclass(frozen=True)
 class Factor:
-    """The factor of ``A + (ridge + jitter) D^2``.
+    """Cholesky factor of ``A + (ridge + jitter) D^2``.
 
-    ``lower``: (p, p) float64, L of the correlation form. ``inverse_scale``: (p,) float64, 1/D, zero for a
-    column without variance. ``jitter``: what had to be added for the factor to exist.
+    ``lower``: L of the correlation form, (p, p) float64. ``inverse_scale``: 1/D, (p,) float64, zero for a
+    column without variance. ``jitter``: jitter that was needed for the factor to exist.
     """
 
     lower: Array
@@ -77,21 +77,21 @@ class Factor:
     jitter: float
 
     def solve(self, right: Array) -> Array:
-        """``(A + ...)^-1 right``: (p, m) float64."""
+        """Compute ``(A + ...)^-1 right``: (p, m) float64."""
         half = linalg.cho_solve(
             (self.lower, True), self.inverse_scale[:, None] * right, overwrite_b=True, check_finite=False
         )
         return np.asarray(self.inverse_scale[:, None] * half, dtype=np.float64)
 
     def whiten(self, right: Array) -> Array:
-        """``L^-1 D^-1 right``: (p, m) float64; its sum of squares is ``right^T (A + ...)^-1 right``."""
+        """Compute ``L^-1 D^-1 right``: (p, m) float64; its sum of squares is ``right^T (A + ...)^-1 right``."""
         return solve_lower(self.lower, self.inverse_scale[:, None] * right)
 
     @cached_property
     def inverse(self) -> Array:
-        """The inverse of the correlation form, ``(D^-1 A D^-1 + ...)^-1``: (p, p) float64, both triangles."""
+        """Inverse of the correlation form, ``(D^-1 A D^-1 + ...)^-1``: (p, p) float64, both triangles."""
         if not len(self.lower):
-            return np.zeros((0, 0))  # LAPACK takes no empty matrix
+            return np.zeros((0, 0))  # LAPACK refuses an empty matrix
         inverse, info = linalg.lapack.dpotri(self.lower, lower=1)
         if info:
             raise AssertionError(f"dpotri: the diagonal of a Cholesky factor is zero at {info}")
@@ -110,17 +110,17 @@ def mirror_lower(matrix: Array) -> Array:
 
 
 def solve_lower(lower: Array, right: Array) -> Array:
-    """``lower^-1 right`` for a lower triangular (p, p) and (p, m)."""
+    """Compute ``lower^-1 right`` for lower triangular (p, p) and (p, m)."""
     return np.asarray(linalg.solve_triangular(lower, right, lower=True, check_finite=False), dtype=np.float64)
 
 
 def scale_of(gram: Array) -> Array:
-    """``diag(gram)^(1/2)``: (p,) float64, zero where rounding left a negative variance."""
+    """Compute ``diag(gram)^(1/2)``: (p,) float64, zero for a variance that rounding made negative."""
     return np.sqrt(np.maximum(np.diagonal(gram), 0.0))
 
 
 def fourth_moments(rows: Array32) -> Array:
-    """Mean of the fourth powers of (n, p) float32 ``rows``: (p,) float64."""
+    """Compute the mean of the fourth powers of (n, p) float32 ``rows``: (p,) float64."""
     peak = np.maximum(rows.max(axis=0, initial=0.0), -rows.min(axis=0, initial=0.0))
     squares = np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0)  # no power is out of range
     np.square(squares, out=squares)
@@ -128,15 +128,16 @@ def fourth_moments(rows: Array32) -> Array:
 
 
 def trusted_scale(gram: Array, fourth: Array, count: int) -> Array:
-    """``scale_of``, zero also for columns that vary in a few samples only.
+    """Compute ``scale_of``, with zero also for rare columns, which vary in a few samples only.
 
     Args:
-        gram: (p, p), second moments.
-        fourth: (p,), fourth moments.
-        count: of samples, n.
+        gram: second moments, (p, p).
+        fourth: fourth moments, (p,).
+        count: number of samples, n.
 
     Returns:
-        (p,); zero where ``n E[x^2]^2 / E[x^4]``, as many samples as matter, is less than 50, or than one in a hundred.
+        Scale, (p,); zero if the effective number of samples, ``n E[x^2]^2 / E[x^4]``, is less than 50 and less than
+        1 % of all.
     """
     scale = scale_of(gram)
     mattering = np.divide(count * scale**4, fourth, out=np.zeros_like(scale), where=(scale > 0) & (fourth > 0))
@@ -149,9 +150,9 @@ def factorise(gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale:
 
     Args:
         gram: (p, p) float64, symmetric, positive semidefinite to rounding.
-        ridge: relative to D^2, added on purpose.
-        jitter: relative to D^2, the least that is added so that the factor exists.
-        scale: (p,) float64, D; ``diag(gram)^(1/2)`` unless given.
+        ridge: strength of the ridge, relative to D^2.
+        jitter: least jitter, relative to D^2, that makes the factor exist.
+        scale: D, (p,) float64; default ``diag(gram)^(1/2)``.
     """
     scale = scale_of(gram) if scale is None else scale
     inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)

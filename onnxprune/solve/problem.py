@@ -1,4 +1,4 @@
-"""What is asked of the solvers and what they answer: plain frozen values, no algorithms.
+"""Problems, options and solutions of the solvers: frozen values, no algorithms.
 
 A channel group has ``units`` channels and one ``Regression`` per consumer (per group of a grouped conv).
 Errors of several consumers are relative and add up::
@@ -50,11 +50,13 @@ _DEAD = 1e-13
 
 @dataclass(frozen=True)
 class Regression:
-    """One consumer of a channel group: predict y from the columns of x.
+    """Regression of one consumer of a channel group: predict y from the columns of x.
 
-    ``moments``: of x (p columns) and y (o outputs). ``weight``: (o, p) float64 and ``bias``: (o,) float64,
-    the original ones. ``unit``: (p,) int64, the unit (channel) of each column; -1: the column belongs to no
-    unit of this group and always stays.
+    Attributes:
+        moments: moments of x (p columns) and y (o outputs).
+        weight: original weights, (o, p) float64.
+        bias: original bias, (o,) float64.
+        unit: unit (channel) of each column, (p,) int64; -1 for a column of no unit of the group, which is always kept.
     """
 
     moments: Moments
@@ -73,11 +75,11 @@ class Regression:
             raise ValueError(f"unit needs one entry for each of {columns} columns, found {self.unit.shape}")
 
     def half(self, number: int) -> Regression:
-        """The regression on the even (0) or the odd (1) half alone."""
+        """Return the regression on the even (0) or the odd (1) half alone."""
         return replace(self, moments=self.moments.half(number))
 
     def scale(self, part: Part | None = None) -> float:
-        """What turns an absolute error of this consumer into its share of the sum; 0 if y never varies."""
+        """Return the factor from absolute to relative errors of this consumer; 0 if y never varies."""
         power = float((part or self.moments.total).power.sum())
         return 1.0 / power if power > 0 else 0.0
 
@@ -89,7 +91,7 @@ def _check(flag: str, value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectOptions:
-    """How the channels to keep are chosen.
+    """Options of the selection of channels.
 
     Raises:
         UsageError: a number is negative or not finite.
@@ -118,9 +120,12 @@ class SelectOptions:
 
 @dataclass(frozen=True)
 class Selection:
-    """``kept``: (k,) int64, sorted unit ids. ``alpha``: the LASSO's penalty, None where there is none.
+    """Selected channels.
 
-    ``status``: one line on how the count was reached.
+    Attributes:
+        kept: units to keep, (k,) int64, sorted.
+        alpha: penalty of the LASSO; None for other selectors.
+        status: "ok", or one line on how the count was reached.
     """
 
     kept: Indices
@@ -130,7 +135,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class RefitOptions:
-    """How the weights of what is kept are fitted.
+    """Options of the refit of weights.
 
     Raises:
         UsageError: `ridge` or `rounds` is negative or not finite.
@@ -138,7 +143,7 @@ class RefitOptions:
 
     refit: Refit = "auto"
     """Fit: auto (behind the ReLU, Clip or LeakyRelu that follows, else linear), linear (toward the original weights),
-    ridge (toward zero), scale-only (one factor a channel) or none."""
+    ridge (toward zero), scale-only (one factor per channel) or none."""
 
     basis: Basis = "data"
     "Weighting of a spatial decomposition's singular values: data (second moments) or plain (none, as published)."
@@ -153,10 +158,10 @@ class RefitOptions:
     "Strengths of refit linear to choose among, relative to each column's variance; inf keeps the original weights."
 
     relu_steps: tuple[tuple[float, int], ...] = ((1.0, 6), (5.0, 14))
-    "Refit auto behind an activation: penalty and most turns of each step, in order."
+    "Refit auto behind an activation: penalty and largest number of iterations of each step, in order."
 
     judged: bool = True
-    "Refit auto behind an activation: stop where held-out samples gain no more."
+    "Refit auto behind an activation: early stopping by the error on held-out samples."
 
     downstream: bool = True
     "Refit of layers whose inputs change although none of their channels is removed."
@@ -168,12 +173,15 @@ class RefitOptions:
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw rows for the solvers that are not quadratic.
+    """Raw samples for the solvers whose error is not quadratic.
 
-    ``x``: (n, p) float32, all columns of the regression. ``y``: (n, o) float32, the target BEFORE the
-    activation, the original network's shortcut included. ``half``: (n,) integers, 0 or 1. ``offset``: (n, o)
-    float32 or None, what is added to the layer's response before the activation (the current network's
-    shortcut). ``activation``: what follows.
+    Attributes:
+        x: inputs, (n, p) float32, all columns of the regression.
+        y: target outputs BEFORE the activation, (n, o) float32, including the original network's shortcut.
+        half: half of each sample, (n,) integers 0 or 1.
+        offset: shortcut of the current network, (n, o) float32, added to the layer's output before the activation; None
+            without one.
+        activation: activation that follows.
     """
 
     x: Array32
@@ -185,12 +193,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Solution:
-    """What every refit returns.
+    """Solution of a refit.
 
-    ``weight``: (o, k) float64, columns in the order of the kept columns. ``bias``: (o,) float64. ``error``:
-    relative, on all samples. ``error_even``, ``error_odd``: relative, on one half, fitted on the other.
-    ``ridge``: the strength that was used; infinity: the original weights. ``status``: "ok" or what a reader
-    should know.
+    Attributes:
+        weight: weights, (o, k) float64, columns in the order of the kept columns.
+        bias: bias, (o,) float64.
+        error: relative squared error on all samples.
+        error_even: relative squared error on the even half of a fit to the odd half.
+        error_odd: relative squared error on the odd half of a fit to the even half.
+        ridge: strength of the ridge; infinity for the original weights.
+        status: "ok", or remarks for the report.
     """
 
     weight: Array
@@ -203,13 +215,13 @@ class Solution:
 
 
 def kept_columns(problem: Regression, kept: npt.ArrayLike) -> Indices:
-    """The columns that stay when the units ``kept`` stay, those of no unit included: (k,) int64."""
+    """Return the columns of the units ``kept`` and of no unit: (k,) int64, sorted."""
     stays = np.isin(problem.unit, np.asarray(kept, dtype=np.int64)) | (problem.unit < 0)
     return np.flatnonzero(stays).astype(np.int64)
 
 
 def dead_units(problems: Sequence[Regression], units: int) -> npt.NDArray[np.bool_]:
-    """(units,) bool: the units none of whose columns varies, so that a bias replaces them exactly."""
+    """Find the units none of whose columns varies, so that a bias replaces them exactly: (units,) bool."""
     dead = np.ones(units, dtype=np.bool_)
     for problem in problems:
         total = problem.moments.total

@@ -1,13 +1,13 @@
-"""The error as a function of one factor per channel, from second moments.
+"""Error as a quadratic function of one factor per channel, from second moments.
 
-With z_c = W_c x_c the response of channel c alone (all centred)::
+With z_c = W_c x_c the output of channel c alone (all centred)::
 
     E||y - sum_c beta_c z_c||^2 = E||y||^2 - 2 q^T beta + beta^T Q beta
 
     Q[c, d] = E<z_c, z_d>    the block sums of (W^T W) * gram
     q[c]    = E<z_c, y>      the block sums of W * cross^T
 
-A column that belongs to no unit always answers, with factor 1: its response is subtracted from y.
+A column of no unit has factor 1: its output is subtracted from y.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ class Quadratic:
 
     @property
     def alpha_max(self) -> float:
-        """The least penalty at which no unit is left."""
+        """Least penalty at which no unit is kept."""
         return float(np.abs(self.linear).max(initial=0.0))
 
     def importance(self, beta: Array) -> Array:
-        """|beta_c| E^(1/2)||z_c||^2: the size of what each unit adds, (units,)."""
+        """Compute the size of each unit's contribution, |beta_c| (E||z_c||^2)^(1/2): (units,)."""
         return np.asarray(np.abs(beta) * scale_of(self.matrix), dtype=np.float64)
 
     def alone(self) -> Array:
-        """How well each unit alone would answer: |q_c| / Q_cc^(1/2), (units,)."""
+        """Compute the fit of each unit alone, |q_c| / Q_cc^(1/2): (units,)."""
         scale = scale_of(self.matrix)
         return np.divide(np.abs(self.linear), scale, out=np.zeros_like(scale), where=scale > 0)
 
     def restrict(self, index: Indices) -> Quadratic:
-        """The same for the units ``index``: (k,) int64."""
+        """Restrict the quadratic to the units ``index``: (k,) int64."""
         return Quadratic(self.matrix[np.ix_(index, index)], self.linear[index])
 
 
 def channel_quadratic(part: Part, weight: Array, unit: Indices, units: int) -> Quadratic:
-    """Q and q of one consumer, absolute: weight (o, p), unit (p,) with -1 for columns that always answer."""
+    """Compute the absolute Q and q of one consumer: weight (o, p), unit (p,) with -1 for columns of no unit."""
     # One slot more than there are units collects the columns of no unit.
     slot = np.where(unit < 0, units, unit)
     by_slot = np.argsort(slot, kind="stable")
@@ -71,7 +71,7 @@ def channel_quadratic(part: Part, weight: Array, unit: Indices, units: int) -> Q
 
 
 def sum_quadratics(problems: Sequence[Regression], weights: Sequence[Array], units: int) -> Quadratic:
-    """The mean over consumers of their relative Q and q; weights: (o, p) each."""
+    """Average the relative Q and q over consumers; weights: (o, p) each."""
     matrix, linear = np.zeros((units, units)), np.zeros(units)
     for problem, weight in zip(problems, weights, strict=True):
         one = channel_quadratic(problem.moments.total, weight, problem.unit, units)

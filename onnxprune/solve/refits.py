@@ -1,23 +1,23 @@
-"""Fitting the weights of the columns that stay. All errors are relative to E||y - E y||^2.
+"""Refits of the weights of the kept columns. All errors are relative to E||y - E y||^2.
 
 ==============  ========================================================================================
-``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights; rare
-                columns (see ``moments``) keep theirs
-``ridge``       E||y - W x - b||^2 + ridge mean(diag(gram)) ||W||^2: the classic one, toward zero
-``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor a channel, columns of no unit and channels of
-                nothing but rare columns keep theirs
-``relu``        the error behind the activation, see ``nonlinear``
+``linear``      E||y - W x - b||^2 + ridge ||(W - W0) D||^2, D = diag(gram)^(1/2), W0 the original weights; the
+                weights of rare columns (see ``moments``) are kept
+``ridge``       E||y - W x - b||^2 + ridge mean(diag(gram)) ||W||^2: ordinary ridge regression, toward zero
+``scale-only``  E||y - sum_c beta_c W0_c x_c - b||^2: one factor per channel; 1 for columns of no unit and for
+                channels with rare columns only
+``auto``        the error behind the activation, see ``nonlinear``
 ``none``        the original weights and bias
 ==============  ========================================================================================
 
-With a rank asked for, W is the reduced-rank regression (Zhang et al. 2016): the fit, projected on the leading
-eigenvectors of the second moments of its answers, so that the error added is the sum of the eigenvalues discarded;
-``none`` projects by the singular values of the weights alone, the published data-free way.
+With a rank, W is the reduced-rank regression (Zhang et al. 2016): the fit, projected on the leading eigenvectors of the
+second moments of its outputs, so that the added error is the sum of the discarded eigenvalues; ``none`` projects by the
+singular values of the weights alone, as published for the data-free case.
 
 ``linear`` chooses its ridge from a few ``strengths`` by two-fold cross-validation between the halves: each candidate
-is fitted on one half and judged on the other in closed form. Infinity, the original weights with a refitted
-bias, is in the grid, so the result is never worse there than they are. What is solved for is W - W0, so that
-W0 comes back to the last digit when nothing has changed.
+is fitted to one half and judged on the other in closed form. The default grid contains infinity, the original weights
+with a refitted bias, so the cross-validated error never exceeds theirs. The unknown is W - W0, so that W0 is returned
+to the last digit if nothing has changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from onnxprune.solve.quadratic import channel_quadratic
 __all__ = ["refit"]
 
 _UNTUNED_RIDGE = 1e-2
-# Below this share of the response's power a gain is the rounding of sums made in float32.
+# A gain below this share of the output's power is the rounding of float32 sums.
 _NOISE = 1e-7
 _ROWS_PER_COLUMN = 10
 _PATIENCE = 2
@@ -52,17 +52,24 @@ def refit(
     samples: Samples | None = None,
     rank: int | None = None,
 ) -> Solution:
-    """Fit the weights of ``kept_columns`` ((k,) int64, see ``problem.kept_columns``) to the response.
+    """Fit the weights of some columns to the target outputs.
 
-    ``samples`` are needed by ``relu`` alone; their columns are those of the whole regression. ``rank``: of the
-    weights returned; None: any.
+    Args:
+        problem: the regression, with p columns.
+        kept_columns: columns to fit, (k,) int64, see ``problem.kept_columns``.
+        options: kind and strength of the refit.
+        samples: raw samples with all p columns; needed by ``auto`` only.
+        rank: largest rank of the weights; None for any.
+
+    Raises:
+        ValueError: there are no samples, or no raw samples for ``auto``.
     """
     kept_columns = np.asarray(kept_columns, dtype=np.int64)
     if not problem.moments.count:
-        raise ValueError("no samples: moments of at least one sample are needed")
+        raise ValueError("expected moments of at least one sample, found none")
     if options.refit == "auto":
         if samples is None:
-            raise ValueError("refit 'auto' needs samples: the error behind a ReLU is no function of moments")
+            raise ValueError("refit 'auto' needs raw samples: moments do not give the error behind an activation")
         linear = refit(problem, kept_columns, replace(options, refit="linear"), rank=rank)
         original = problem.weight[:, kept_columns]
         return refit_nonlinear(linear, original, samples, kept_columns, problem.moments.count, options, rank)
@@ -79,7 +86,7 @@ def refit(
 
 @dataclass(frozen=True)
 class _Kept:
-    """What stays: moments of k columns, weight (o, k) and bias (o,) as they were, unit (k,); rank of the result."""
+    """Restricted problem: moments of k columns, original weight (o, k) and bias (o,), unit (k,); rank of the result."""
 
     moments: Moments
     weight: Array
@@ -88,7 +95,7 @@ class _Kept:
     rank: int | None
 
     def low(self, fit: _Fit) -> _Fit:
-        """The same fit, with weights of the rank."""
+        """Return the fit with its weights projected to the rank."""
 
         def reduced(part: Part) -> tuple[Array, Array]:
             weight, _ = fit(part)
@@ -106,7 +113,7 @@ def _linear(kept: _Kept, options: RefitOptions) -> Solution:
         return _solution(kept, kept.low(_toward(kept.weight, scale, options.strengths[0])), options.strengths[0])
     folds = _folds(options.strengths, lambda s: _cross_errors(moments, kept.low(_toward(kept.weight, scale, s))))
     totals = {ridge: sum(errors) for ridge, errors in folds.items()}
-    # The strongest ridge that is as good as the best: gains within rounding are no reason to move.
+    # The strongest ridge as good as the best: a gain within rounding is no reason to change the weights.
     enough = min(totals.values()) + _NOISE
     ridge = max(ridge for ridge, total in totals.items() if total <= enough)
     return _solution(kept, kept.low(_toward(kept.weight, scale, ridge)), ridge, folds[ridge])
@@ -115,7 +122,7 @@ def _linear(kept: _Kept, options: RefitOptions) -> Solution:
 def _folds(
     strengths: Sequence[float], cross: Callable[[float], tuple[float, float]]
 ) -> dict[float, tuple[float, float]]:
-    """Errors of both halves at the strongest pull, and from the weakest up until they only grow."""
+    """Cross-validate the strongest ridge, then the others from the weakest up until the error only grows."""
     order = sorted(strengths)
     found = {order[-1]: cross(order[-1])}
     before, grown = math.inf, 0
@@ -167,7 +174,7 @@ _REFITS: dict[str, Callable[[_Kept, RefitOptions], Solution]] = {
 
 
 def _toward(original: Array, scale: Array, ridge: float) -> _Fit:
-    """Least squares pulled toward ``original`` (o, k) with strength ``ridge`` relative to scale^2."""
+    """Make the ridge regression toward ``original`` (o, k), with strength ``ridge`` relative to scale^2."""
 
     def fit(part: Part) -> tuple[Array, Array]:
         if np.isinf(ridge):
@@ -184,7 +191,7 @@ def _with_bias(weight: Array, part: Part) -> tuple[Array, Array]:
 
 
 def _cross_errors(moments: Moments, fit: _Fit) -> tuple[float, float]:
-    """Relative errors on the even and on the odd half, each fitted on the other one."""
+    """Return the relative errors on the even and on the odd half, each of a fit to the other half."""
     power = float(moments.total.power.sum()) or 1.0
     return moments.even.error(*fit(moments.odd)) / power, moments.odd.error(*fit(moments.even)) / power
 

@@ -1,7 +1,7 @@
-"""Choosing which channels to keep: one table of selectors behind one interface.
+"""Selection of the channels to keep: one table of selectors with a common interface.
 
-Every selector orders all units, first removed first, so what a count keeps is part of what any larger count
-keeps. The LASSO may also choose a count directly, which need not be nested.
+Every selector orders all units, first removed first, so the units kept at one count are a subset of the units kept at
+any larger count. The LASSO may also select for one count directly, without this nesting.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ __all__ = ["SELECTORS", "removal_order", "select"]
 
 
 def removal_order(problems: Sequence[Regression], units: int, options: SelectOptions) -> Indices:
-    """All units, first removed first: (units,) int64."""
+    """Order all units by the selector, first removed first: (units,) int64."""
     return SELECTORS[options.selector](problems, units)
 
 
 def select(problems: Sequence[Regression], units: int, keep: int | None, options: SelectOptions) -> Selection:
-    """Choose the ``keep`` units to keep.
+    """Select ``keep`` units to keep; None lets the LASSO with a fixed penalty find the count.
 
-    ``keep`` may be None for the LASSO with a fixed penalty only, which then finds its own count.
+    Args:
+        problems: regressions of all consumers.
+        units: number of units.
+        keep: number of units to keep, 0..units; None for the LASSO with a fixed penalty only.
+        options: selector and its parameters.
+
+    Raises:
+        UsageError: `keep` is None, and the selector finds no count.
+        ValueError: `keep` is out of range.
     """
     if keep is None and (options.selector, options.lasso) != ("lasso", "fixed"):
         raise UsageError(
@@ -43,4 +51,4 @@ def select(problems: Sequence[Regression], units: int, keep: int | None, options
 
 
 SELECTORS: dict[str, Callable[[Sequence[Regression], int], Indices]] = {"obs": obs_order, "lasso": lasso_order}
-"""From the regressions of all consumers and the number of units to the order of removal."""
+"""Selectors by name: functions of the consumers' regressions and the number of units that return the removal order."""

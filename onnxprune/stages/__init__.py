@@ -1,2 +1,1 @@
-"""The stages between a loaded network and a verified one. Each is a function of frozen values; `pipeline` has their
-order."""
+"""Stages between a loaded network and a verified one: functions of frozen values, called in order by `pipeline`."""

@@ -1,4 +1,4 @@
-"""Which inputs run together, and what shapes they have."""
+"""Batches of inputs, their shapes, and the bytes of activations."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _MOST = 100
 
 @dataclass(frozen=True)
 class Move:
-    """Where a frontier moves to, and the tensors that it returns on the way."""
+    """Move of a frontier to a place `cut` in the order of execution, and the tensors that it returns on the way."""
 
     cut: int
     sources: tuple[str, ...]
 
 
 def sample_shapes(calibration: Calibration, specs: Sequence[InputSpec], batch: int = 1) -> dict[str, tuple[int, ...]]:
-    """Shape of each input as the calibration gives it, for a batch (or the model's own, where that is fixed)."""
+    """Return the shape of each input in the calibration, for `batch` samples, or the batch that the model fixes."""
     first = calibration.load([0])
     return {spec.name: (spec.shape[0] or batch, *first[spec.name].shape[1:]) for spec in specs}
 
 
 def tensor_bytes(net: Net, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Bytes of every input and activation whose size is known, for one sample of inputs of these shapes."""
+    """Return the bytes per sample of every input and activation whose size follows from these input shapes."""
     batch = max(int(shape[0]) for shape in shapes.values())
     found = {}
     for name, tensor in with_shapes(net, shapes).tensors().items():
@@ -55,12 +55,12 @@ def tensor_bytes(net: Net, shapes: Mapping[str, Sequence[int]]) -> dict[str, int
 
 
 def batch_size(order: Schedule, sizes: Mapping[str, int], room: int) -> int:
-    """How many samples run together: as many as fit, and as keep the largest activation in the processor's caches.
+    """Choose the batch size, 1..100: as many samples as fit in memory, with the largest activation below 32 MiB.
 
     Args:
-        order: of the network's nodes.
+        order: order of the network's nodes.
         sizes: bytes of each tensor for one sample, see `tensor_bytes`.
-        room: bytes for what the engine holds at its peak, and for what waits at any cut and is returned.
+        room: bytes for the tensors of the engine at its peak together with the tensors held at a cut.
     """
     largest = max((sizes.get(name, 0) for name, made in order.made.items() if made >= 0), default=0)
     most = _peak(order, sizes) + max(_waiting(order, sizes))
@@ -68,17 +68,17 @@ def batch_size(order: Schedule, sizes: Mapping[str, int], room: int) -> int:
 
 
 def _waiting(order: Schedule, sizes: Mapping[str, int]) -> list[int]:
-    """Bytes of the tensors live at each cut."""
+    """Return the bytes of the tensors live at each cut."""
     return _totals(order, sizes, {name: made + 1 for name, made in order.made.items()})
 
 
 def _peak(order: Schedule, sizes: Mapping[str, int]) -> int:
-    """Most bytes live at once while a node runs: what it reads, what it makes, and what waits for later ones."""
+    """Return the most bytes live while a node runs: its inputs, its outputs, and tensors that later nodes read."""
     return max(_totals(order, sizes, {name: max(made, 0) for name, made in order.made.items()}))
 
 
 def _totals(order: Schedule, sizes: Mapping[str, int], start: Mapping[str, int]) -> list[int]:
-    """Per place in the order, bytes of all tensors from their start to where they are last read."""
+    """Sum the bytes of live tensors at each place in the order; a tensor lives from `start` to its last reader."""
     changes = [0] * (len(order.order) + 2)
     for name, first in start.items():
         last = max(order.last_read.get(name, -1), first)
@@ -88,14 +88,14 @@ def _totals(order: Schedule, sizes: Mapping[str, int], start: Mapping[str, int])
 
 
 def moves(order: Schedule, sizes: Mapping[str, int], sources: Iterable[str], room: int) -> tuple[Move, ...]:
-    """Moves of a frontier that together return each source once: as few as keep within the room what one returns.
+    """Plan the fewest moves of a frontier that together return each source once, within `room` bytes per move.
 
-    A move ends where the fewest bytes wait, behind the last of its sources and before the next one.
+    A move ends where the fewest bytes are live, behind its last source and before the next one.
 
     Args:
-        order: of the network's nodes.
+        order: order of the network's nodes.
         sizes: bytes of each tensor.
-        sources: tensors to return.
+        sources: names of the tensors to return.
         room: bytes that one move may return; a single source may be larger.
     """
     waiting = _waiting(order, sizes)
@@ -117,6 +117,6 @@ def moves(order: Schedule, sizes: Mapping[str, int], sources: Iterable[str], roo
 
 
 def group_batches(indices: Iterable[int], specs: Sequence[InputSpec], size: int) -> tuple[Batch, ...]:
-    """Batches of the given samples, see `runtime.inputs.batches`."""
+    """Group samples into batches, see `runtime.inputs.batches`."""
     chosen = [int(index) for index in indices]
     return tuple(Batch(tuple(samples), real) for samples, real in batches(chosen, specs, size))

@@ -1,4 +1,4 @@
-"""How fast a network of planned sizes is, before a single weight is fitted: times do not depend on weights."""
+"""Latency of a network of planned sizes, before any weight is fitted: times do not depend on weights."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "machine"]
 
-_SECONDS = 1.5  # for one pair of networks
+_SECONDS = 1.5  # measurement of one pair of networks
 
 
 def machine(engine: Engine, options: Options) -> tuple[object, ...]:
-    """What times depend on beside the network."""
+    """Return everything that times depend on besides the network, as the key of a checkpoint."""
     return platform.node(), engine.version, engine.providers, options.engine, options.bench_batch
 
 
 class Bench:
-    """The original against what a plan would make of it."""
+    """Latency measurement of the original against networks of planned sizes."""
 
     def __init__(self, work: Workload, cost: CostModel, inputs: Inputs, options: Options) -> None:
         self._work, self._cost, self._seed = work, cost, options.seed
@@ -52,7 +52,7 @@ class Bench:
         return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.quiet_ms
 
     def timing(self, keep: Mapping[str, int], forms: Mapping[str, Form], *, again: bool = False) -> Timing:
-        """Time the original against a network of these sizes; `again`: for twice as long, in another order."""
+        """Time the original against a network of these sizes; with `again` for twice as long, in another order."""
         session = self._work.engine.session(self._sized(keep, forms).to_model(), label="a network of the planned sizes")
         seconds, seed = _SECONDS * (1 + again), self._seed + again
         return interleaved(self._original, session, self._feeds, seconds=seconds, seed=seed)
@@ -69,7 +69,7 @@ class Bench:
         return with_chains(net, chains) if chains else net
 
     def _chain(self, name: str, form: Form, keep: Mapping[str, int]) -> Chain:
-        """Factors of the right sizes, drawn at random: zeros and denormal numbers may be faster or slower."""
+        """Draw factors of the planned sizes at random: zeros and denormal numbers may run faster or slower."""
         site, (inputs, outputs) = self._work.channels.sites[name], self._cost.channels(name, keep)
         kernel = site.window.kernel if site.window is not None else ()
         elements, along = math.prod(kernel), kernel[form.first] if kernel else 1

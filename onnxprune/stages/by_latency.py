@@ -1,9 +1,9 @@
-"""Plan by milliseconds: by the clocks of layers, and again and again by what whole networks take.
+"""Planning to a latency budget: by the clocks of layers, corrected by the measured times of whole networks.
 
 Times do not depend on weights, so a network of the planned sizes tells how fast the plan is before a single weight
-is fitted. A plan whose time is about what was asked for is timed again, for longer, and only that counts: the best of
-several uncertain numbers is too good. The speed-up is promised where the machine was idle and the interval of its
-measurement does not reach below what was asked for (less 3 %), and else called an estimate.
+is fitted. A plan whose time is near the budget is timed again, for longer, and only the second time counts: the best of
+several uncertain numbers is biased. The speed-up is certain if the machine was idle and the confidence interval of
+its measurement does not reach below 97 % of the target; else it is reported as an estimate.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["plan_by_latency"]
 
 _MOST_PLANS = 8
-_TOLERANCE = 0.03  # of the asked speed-up
-_NUMBERS = ("asked", "predicted", "reached", "low", "high", "stretch")  # of a plan that was timed, as they are kept
+_TOLERANCE = 0.03  # share of the target speed-up
+_NUMBERS = ("asked", "predicted", "reached", "low", "high", "stretch")  # fields of `_Tried` in the checkpoint
 
 
 def plan_by_latency(
@@ -47,19 +47,19 @@ def plan_by_latency(
     checkpoint: Checkpoint,
     droppable: Sequence[str] = (),
 ) -> tuple[dict[str, int], dict[str, Form], tuple[Note, ...]]:
-    """Plan by the clocks, time a network of the planned sizes, and plan anew until the asked speed-up is met.
+    """Plan by the clocks, time a network of the planned sizes, and repeat until the target speed-up is reached.
 
     Args:
         work: the original and the inputs.
-        cost: of it, with clocks.
-        probed: errors of what may be done.
-        options: the budget and how it is spread.
-        inputs: of the network.
-        checkpoint: for the plan, so that a run that goes on does not time another one.
-        droppable: groups of branches that may go whole.
+        cost: cost model of the original, with clocks.
+        probed: errors of removals and forms.
+        options: budget, allocation and alignment.
+        inputs: inputs of the network.
+        checkpoint: storage of the plan, so that a continued run times no other one.
+        droppable: groups of residual branches that may be removed.
 
     Returns:
-        Channels to keep, forms, and what was measured.
+        Number of channels to keep per group, forms per site, and a note on the measurement.
 
     Raises:
         PlanError: the original is fast enough.
@@ -76,17 +76,17 @@ def plan_by_latency(
 
 @dataclass(frozen=True)
 class _Tried:
-    """A plan that was timed.
+    """Timed plan.
 
     Attributes:
         choice: the plan.
-        plans: how many were timed.
-        asked: speed-up that was asked for.
+        plans: number of plans timed.
+        asked: target speed-up.
         predicted: speed-up by the clocks of layers.
         reached: measured speed-up.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        stretch: see `Timing`.
+        low: lower end of the 95 % confidence interval of `reached`.
+        high: upper end of the 95 % confidence interval of `reached`.
+        stretch: time of a run divided by its time on an idle machine, see `Timing`.
     """
 
     choice: Choice
@@ -100,7 +100,7 @@ class _Tried:
 
     @property
     def near(self) -> bool:
-        """Whether a measurement's error decides if the plan is fast enough, or the fitting one."""
+        """Whether the plan is so near the target that the error of the measurement decides about it."""
         return self.asked * (1 - _TOLERANCE) <= self.reached <= self.asked * (1 + 2 * _TOLERANCE)
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ class _Tried:
         )
         if self.low >= self.asked * (1 - _TOLERANCE) and not busy:
             return measured
-        return f"{measured}; AN ESTIMATE: {self.asked:.2f}x is not certain, plan again when nothing else runs"
+        return f"{measured}; AN ESTIMATE: {self.asked:.2f}x is not certain, plan again on an idle machine"
 
 
 def _raced(
@@ -123,7 +123,7 @@ def _raced(
     budget, before = options.budget, bench.before_ms
     asked = before / budget.ms if budget.ms is not None else 1 / budget.fraction
     if asked <= 1:
-        raise PlanError(f"{budget.text}: the original takes {before:.3g} ms, that is fast enough")
+        raise PlanError(f"{budget.text}: the original takes {before:.3g} ms and meets the budget: nothing to prune")
     tried: list[_Tried] = []
     wanted = asked
     while len(tried) < _MOST_PLANS:
@@ -151,7 +151,7 @@ def _raced(
     enough = [one for one in tried if one.reached >= asked * (1 - _TOLERANCE)]
     if not enough:
         most = max(tried, key=lambda one: one.reached)
-        busy = ", timed beside other programs: try again when nothing else runs" if most.stretch > BUSY else ""
+        busy = ", timed beside other programs: try again on an idle machine" if most.stretch > BUSY else ""
         raise OutOfReachError(
             f"{budget.text} is out of reach: the fastest of {len(tried)} plans was {most.reached:.2f}x faster{busy}"
         )
@@ -159,8 +159,7 @@ def _raced(
 
 
 def _timed(bench: Bench, cost: CostModel, choice: Choice, asked: float, plans: int) -> _Tried:
-    """Time a network of the planned sizes: once, or again for longer where the first measurement is about what was
-    asked for."""
+    """Time a network of the planned sizes, a second time for longer if the first measurement is near the target."""
     predicted = cost.latency({}) / cost.latency(choice.keep, choice.forms)
     for again in (False, True):
         timing = bench.timing(choice.keep, choice.forms, again=again)

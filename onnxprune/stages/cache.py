@@ -1,4 +1,4 @@
-"""Checkpoints of one run, keyed by all that their content depends on."""
+"""Checkpoints of one run, keyed by everything that their content depends on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Cache"]
 
 
 class Cache:
-    """Where the stages of a run keep their results, and find those of an earlier run like it."""
+    """Storage of the stages' results, and access to the results of an equal earlier run."""
 
     def __init__(self, options: Options, original: onnx.ModelProto, inputs: Inputs) -> None:
         self._folder = options.cache_dir
@@ -37,13 +37,13 @@ class Cache:
             }
 
     def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
-        """Where a stage keeps its results."""
+        """Open the checkpoint of a stage, for the given dependencies."""
         if self._folder is None:
             return Checkpoint(None)
         self._opened.append(open_checkpoint(self._folder, {**self._parts, "stage": stage, "on": repr(depends)}))
         return self._opened[-1]
 
     def notes(self) -> tuple[Note, ...]:
-        """What was not computed anew."""
+        """Note the number of results that were reused."""
         reused = sum(checkpoint.reused for checkpoint in self._opened)
-        return (Note("cache", f"{reused} results of an earlier run used; --no-cache does without"),) if reused else ()
+        return (Note("cache", f"{reused} results of an earlier run reused, see --no-cache"),) if reused else ()

@@ -1,4 +1,4 @@
-"""Between the solver's factors, one set for each group of a grouped conv, and the graph's chains."""
+"""Conversion between the solver's factors, one set per group of a grouped conv, and the graph's chains."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def fit_chain(
     options: RefitOptions,
     samples: tuple[Samples, ...] | None,
 ) -> tuple[list[Solution], Chain]:
-    """Fit factors for every group of a site; see `solve.decompose`.
+    """Fit factors for every group of a site, see `solve.decompose`.
 
     Returns:
-        One solution a group for all columns, and all factors; their ranks are lower than the form's where less is full
-        rank.
+        One solution per group on all columns, and the chain of factors; its ranks are lower than the form's if the
+        full rank is lower.
     """
     split = _split(site, form, len(columns))
     found = [
@@ -53,7 +53,7 @@ def fit_chain(
 
 
 def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
-    """The same answers in a simpler form: neighbours multiplied together."""
+    """Multiply neighbouring factors of a chain into a simpler form with equal outputs."""
     if chain.form == form:
         return chain
     split = None
@@ -77,13 +77,13 @@ def merge_chain(site: Site, chain: Chain, form: Form) -> Chain:
 
 
 def chain_arrays(chain: Chain) -> dict[str, Array]:
-    """Plain arrays by name, for a checkpoint."""
+    """Convert a chain to plain arrays by name, for a checkpoint."""
     known = {"first": chain.first, "second": chain.second, "last": chain.last}
     return {"axis": np.array(chain.form.first)} | {f: array for f, array in known.items() if array is not None}
 
 
 def read_chain(arrays: Mapping[str, Array], position: int) -> Chain:
-    """What `chain_arrays` gave, its names followed by a dot and a position.
+    """Restore a chain from the arrays of `chain_arrays`, their names followed by a dot and a position.
 
     Raises:
         KeyError: an array is missing.
@@ -93,7 +93,7 @@ def read_chain(arrays: Mapping[str, Array], position: int) -> Chain:
 
 
 def _split(site: Site, form: Form, columns: int) -> Indices | None:
-    """How the columns of one group, as many as are left, are split for a spatial form."""
+    """Return the split of the remaining columns of one group for a spatial form; None for other forms."""
     if form.spatial is None or site.window is None:
         return None
     kernel = site.window.kernel

@@ -1,8 +1,8 @@
-"""What a killed run leaves behind, and how the next one finds it.
+"""Checkpoints: finished work of a killed run, found again by the next run.
 
-A run's folder is named by a hash of everything that its results depend on. Each finished piece of work is one
-``.npz`` file of plain arrays, written whole or not at all; a file that cannot be read counts as missing. The oldest
-runs go when all together take too much room.
+The folder of a run is named by a hash of everything that its results depend on. Each finished piece of work is one
+``.npz`` file of plain arrays, written completely or not at all; an unreadable file counts as missing. The oldest runs
+are deleted when all runs together exceed 2 GiB.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 __all__ = ["SCRATCH_PREFIX", "Checkpoint", "default_cache_dir", "make_cache_dir", "open_checkpoint", "own_folder"]
 
 SCRATCH_PREFIX = "onnxprune-"
-"""Folders of held activations are named so; a run deletes its own at its end, unless it is killed."""
+"""Prefix of the folders of held activations; a run deletes its own at its end, unless it is killed."""
 _MOST_BYTES = 2 << 30
 _DIGITS = 32
 _STALE_SECONDS = 3 * 24 * 3600
 
 
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/onnxprune``, or ``~/.cache/onnxprune``."""
+    """Return ``$XDG_CACHE_HOME/onnxprune``, or ``~/.cache/onnxprune``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
 
 
 class Checkpoint:
-    """Arrays of one run by name, in a folder; or nowhere, if that is None. ``reused``: how many were found."""
+    """Arrays of one run by name, in a folder, or nowhere if it is None; `reused` counts the successful loads."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.reused = 0
 
     def load(self, name: str) -> dict[str, Array] | None:
-        """What was saved under a name by this run or an earlier one like it; None if there is nothing usable."""
+        """Load the arrays that this run or an equal earlier one saved under a name; None if there are none."""
         if self.folder is None:
             return None
         try:
@@ -63,11 +63,11 @@ class Checkpoint:
         return arrays
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> None:
-        """Save arrays under a name; a full disk is no reason to stop."""
+        """Save arrays under a name; a failure to write, such as a full disk, is ignored."""
         if self.folder is None:
             return
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez would, which takes some names for its options
+        with zipfile.ZipFile(buffer, "w") as archive:  # like np.savez, whose parameters exclude some array names
             for key, array in arrays.items():
                 with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
@@ -78,7 +78,7 @@ class Checkpoint:
 
 
 def open_checkpoint(cache_dir: Path, parts: Mapping[str, object]) -> Checkpoint:
-    """The checkpoint of the run that ``parts`` (JSON-able) describe completely.
+    """Open the checkpoint of the run that `parts` (JSON-able) describe completely.
 
     Raises:
         UsageError: the folder cannot be made.
@@ -93,7 +93,7 @@ def open_checkpoint(cache_dir: Path, parts: Mapping[str, object]) -> Checkpoint:
 
 
 def own_folder(cache_dir: Path) -> Path:
-    """Where in it everything of ours lies, and nothing else: old files are deleted there."""
+    """Return the subfolder that holds only files of this package, because old files in it are deleted."""
     return cache_dir / "onnxprune-cache"
 
 
@@ -101,7 +101,7 @@ def make_cache_dir(folder: Path) -> None:
     """Make a folder of the cache.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def make_cache_dir(folder: Path) -> None:
 
 
 def _trim(own: Path, current: Path) -> None:
-    """Delete the oldest runs beyond the limit, and what killed runs left. Only folders named as ours are touched."""
+    """Delete the oldest runs beyond the limit, and stale folders of killed runs; other folders are not touched."""
     runs, leavings = [], []
     for folder in own.iterdir():
         with suppress(OSError):  # another run may be deleting it too

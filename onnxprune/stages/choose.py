@@ -1,4 +1,4 @@
-"""Which groups take part: what the user asks for, and what can be sampled and solved at all."""
+"""Choice of the groups, sites and branches to compress, by the user's patterns and by what can be fitted."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["eligible_branches", "eligible_groups", "eligible_sites", "forbidden_
 
 
 def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
-    """Sites that cannot be fitted, and why.
+    """Find the sites that cannot be fitted; return the reasons by name.
 
     Args:
         net: the network.
-        shapes: of its inputs, for two samples unless its batch is fixed.
-        memory: bytes for moments.
+        shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
+        memory: bytes for the moments of a site and for solving.
     """
     batch = max(int(shape[0]) for shape in shapes.values())
     concrete = with_shapes(net, shapes).tensors()
@@ -44,7 +44,7 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
         needed = moment_bytes(weight.shape, answered=True) + solving_bytes([weight.shape])
         if needed > memory and not is_depthwise(net, site):
             reasons[site.name] = (
-                f"{site.op} '{site.name}': its {weight.shape[2]} inputs an output need {needed / (1 << 30):.1f} GB, "
+                f"{site.op} '{site.name}': its {weight.shape[2]} inputs per output need {needed / (1 << 30):.1f} GB, "
                 f"--memory leaves {memory / (1 << 30):.1f} GB for it"
             )
     return reasons
@@ -53,13 +53,13 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
 def eligible_groups(
     net: Net, channels: ChannelMap, include: Sequence[str], exclude: Sequence[str], memory: int
 ) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
-    """Groups that may lose channels, and for the other prunable ones the reason, by name.
+    """Return the groups that may lose channels, and the reasons for the other prunable groups, by name.
 
     Args:
         net: the network.
         channels: its channel map.
-        include: globs of the layers that may lose channels; none: all.
-        exclude: globs of the layers that may not.
+        include: globs of the layers that may lose channels; empty for all.
+        exclude: globs of the layers to keep unchanged.
         memory: bytes for the moments of all consumers of one group, and for solving with them.
 
     Raises:
@@ -69,7 +69,7 @@ def eligible_groups(
         for pattern in patterns:
             if not meant_by(pattern, channels.sites):
                 some = ", ".join(repr(name) for name in list(channels.sites)[:3])
-                raise UsageError(f"{flag} {pattern!r} matches no layer; layers here are {some} ...")
+                raise UsageError(f"{flag} {pattern!r} matches no layer, expected a node name or glob, such as {some}")
     chosen, skipped = [], {}
     for group in channels.prunable:
         reason = _why_not(group, channels.sites, include, exclude) or _too_large(net, channels, group, memory)
@@ -83,7 +83,7 @@ def eligible_groups(
 def eligible_sites(
     net: Net, channels: ChannelMap, forbidden: Mapping[str, str], include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Site, ...]:
-    """Sites that may be decomposed."""
+    """Return the sites that may be decomposed."""
     stay, named = meant(exclude, channels.sites), meant(include, channels.sites)
     return tuple(
         site
@@ -99,7 +99,7 @@ def eligible_sites(
 def eligible_branches(
     channels: ChannelMap, branches: Iterable[Branch], include: Sequence[str], exclude: Sequence[str]
 ) -> frozenset[str]:
-    """Groups of the branches that may go whole: none of their layers is to stay."""
+    """Return the groups of the residual branches that may be removed: no pattern keeps one of their layers."""
     layers = {*channels.sites, *channels.fixed}
     stay, named = meant(exclude, layers), meant(include, layers)
     return frozenset(
@@ -110,14 +110,14 @@ def eligible_branches(
 
 
 def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
-    """Why no group is left, in one line."""
+    """Describe in one line why no group may be pruned."""
     reasons = Counter(skipped[g.name] if g.name in skipped else g.pins[0] for g in channels.groups)
     if not reasons:
-        return "no layer makes channels that another one reads: there is nothing to prune"
+        return "no layer produces channels that another layer consumes: there is nothing to prune"
     reason, times = reasons.most_common(1)[0]
     return (
-        f"no group of channels may be pruned; of {reasons.total()} groups {times} because: {reason}; "
-        "see the others with --dry-run"
+        f"no group of channels may be pruned; reason for {times} of {reasons.total()} groups: {reason}; "
+        "see the other reasons with --dry-run"
     )
 
 

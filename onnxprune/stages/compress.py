@@ -1,6 +1,6 @@
-"""Compress: step by step in order of execution, fit, remove, write the weights, keep what a killed run needs.
+"""Compression in steps, in order of execution: fit, remove channels, write the weights, save a checkpoint.
 
-Both networks, the original and the one compressed so far, move through the calibration inputs on a frontier.
+The original and the network compressed so far each run through the calibration inputs on a frontier.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ Settle = Callable[[Mapping[str, Form]], Mapping[str, Form]]
 
 @dataclass(frozen=True)
 class Compressed:
-    """The result.
+    """Result of the compression.
 
     Attributes:
         net: the compressed network.
-        dense: the same with one node for each layer: weights of low rank in the place of V, H and P, and of zero in
-            branches that have gone whole.
-        alive: which units are left in `dense`.
-        kept: per group name, the channels that stay, (k,) int64 sorted.
-        forms: per site that is not dense.
-        outcomes: per site name.
+        dense: the compressed network with one node per layer: low-rank weights instead of V, H and P, and zero weights
+            in removed residual branches.
+        alive: (units,) bool, units left in `dense`.
+        kept: channels kept per group name, (k,) int64 sorted.
+        forms: form per decomposed site.
+        outcomes: quality of the fit per site name.
     """
 
     net: Net
@@ -78,19 +78,19 @@ def compress(
 
     Args:
         work: the original network and the inputs.
-        steps: see `plan_steps`.
-        keep: channels to keep, per group name.
-        kept: which ones, where that is settled: by a plan file, or for the groups that are selected early.
-        forms: of the sites that are to be decomposed.
-        branches: those that go whole.
-        settle: the cheapest forms with the same answers, once it is known what is left.
-        select_options: for the groups that are not in `kept`.
-        refit_options: how weights are fitted.
-        checkpoint: where finished steps are kept, and found.
+        steps: steps in order of execution, see `plan_steps`.
+        keep: number of channels to keep, per group name.
+        kept: channels to keep, for the groups that a plan file settles or that are selected before the first step.
+        forms: forms of the sites to decompose.
+        branches: residual branches to remove.
+        settle: function from the fitted forms to the cheapest forms with equal outputs, by the channels left.
+        select_options: options of the selection for the groups that are not in `kept`.
+        refit_options: options of the refit.
+        checkpoint: storage of finished steps.
     """
     gone = {branch.group: np.zeros(0, dtype=np.int64) for branch in branches}
     chosen = {name: indices for name, indices in kept.items() if name not in gone}
-    # A branch that goes runs to the end, so that all tensors are there; it answers zero.
+    # A residual branch to remove still runs, with zero output, so that all tensors exist.
     silent = with_weights(work.net, silence(work.net, work.channels, branches))
     net, alive = _without(work, silent, work.channels.all_alive(), _early(steps, chosen))
     outcomes: dict[str, SiteOutcome] = {}
@@ -132,7 +132,7 @@ def compress(
 def _settled(
     work: Workload, chains: Mapping[Site, tuple[Chain, Mask]], alive: Mask, settle: Settle
 ) -> dict[Site, Chain]:
-    """The chains with the outputs that are left, neighbours multiplied together where that is cheaper."""
+    """Restrict the chains to the outputs left, and merge neighbouring factors if that is cheaper."""
     wanted = settle({site.name: chain.form for site, (chain, _) in chains.items()})
     found = {}
     for site, (chain, before) in chains.items():
@@ -145,7 +145,7 @@ def _settled(
 
 
 def _share(progress: Progress, number: int, steps: int) -> Progress:
-    """Progress of one step as a part of all."""
+    """Scale the progress of one step to its part of all steps."""
 
     def show(stage: str, done: int, total: int, detail: str = "", /) -> None:
         progress(stage, number * total + done, steps * total)
@@ -154,13 +154,13 @@ def _share(progress: Progress, number: int, steps: int) -> Progress:
 
 
 def _early(steps: Sequence[Step], kept: Mapping[str, Indices]) -> dict[str, Indices]:
-    """Groups that go before the first step: settled, and not of any step."""
+    """Return the selected groups that belong to no step and are pruned before the first one."""
     waiting = {group.name for step in steps for group in step.groups}
     return {name: indices for name, indices in kept.items() if name not in waiting}
 
 
 def _without(work: Workload, net: Net, alive: Mask, kept: Mapping[str, Indices]) -> tuple[Net, Mask]:
-    """The network with only the channels `kept` of the groups named there."""
+    """Remove all but the channels `kept` of the groups named in it; return the network and its units."""
     after = alive.copy()
     for group in work.channels.prunable:
         if group.name in kept:
@@ -171,7 +171,7 @@ def _without(work: Workload, net: Net, alive: Mask, kept: Mapping[str, Indices])
 
 
 def _apply(work: Workload, state: State, step: Step, done: Fitted) -> State:
-    """Remove the channels, narrow what is held, write the weights."""
+    """Remove the channels, narrow the held activations, write the weights."""
     net, alive = _without(work, state.net, state.alive, done.kept)
     if alive is not state.alive:
         for axis in work.channels.labels:
@@ -188,7 +188,7 @@ def _narrow(work: Workload, state: State, axis: Axis, alive: Mask) -> None:
 
 
 def _arrays(done: Fitted) -> dict[str, Array]:
-    """A step's result as plain arrays by name, for the checkpoint."""
+    """Convert the result of a step to plain arrays by name, for the checkpoint."""
     arrays: dict[str, Array] = {"names": np.array([*done.kept, "", *done.weights])}
     for position, indices in enumerate(done.kept.values()):
         arrays[f"kept.{position}"] = indices
@@ -205,7 +205,7 @@ def _arrays(done: Fitted) -> dict[str, Array]:
 
 
 def _restore(arrays: Mapping[str, Array] | None, step: Step, forms: Mapping[str, Form]) -> Fitted | None:
-    """What `_arrays` saved; None if it is missing or not of this step."""
+    """Restore the result of a step from the arrays of `_arrays`; None if they are missing or of another step."""
     try:
         return None if arrays is None else _read(arrays, step, forms)
     except (KeyError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What the network's outputs lose when some layers get other weights."""
+"""Damage to the network's outputs when the weights of some layers are replaced."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MEMORY_SHARE = 8
 
 
 class Damage:
-    """Runs the original once, and then as often as asked with other weights."""
+    """Measurement of the outputs with replaced weights, against one run of the original."""
 
     def __init__(self, work: Workload, batches: Sequence[Batch]) -> None:
-        """``batches``: what it is measured on, as many of them as fit in a share of the memory, and one in any case."""
+        """Run the original on `batches`: at least the first, and as many as fit in an eighth of the memory."""
         self._work = work
         self._engine = work.engine.for_pieces()
         session = self._engine.session(work.net.to_model(), label="the original")
@@ -42,7 +42,7 @@ class Damage:
                 break
 
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
-        """Of every output, with these weights and biases in the place of some sites'."""
+        """Return the difference of every output with these weights and biases in place of the sites' own."""
         label = ", ".join(f"'{site.name}'" for site in weights)
         net = with_weights(self._work.net, weights)
         session = self._engine.session(net.to_model(), label=f"the network with {label} changed")
@@ -52,17 +52,17 @@ class Damage:
         return meter.finish()
 
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
-        """The distance of the outputs from the original's, mean over outputs; 0: equal, about 1: a constant answer."""
+        """Return the mean distance of the outputs from the original's: 0 if equal, about 1 for constant outputs."""
         return mean_distance(self.divergence(weights))
 
 
 def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:
-    """Choose samples of some batches, evenly spread over all of them.
+    """Choose samples evenly spread over some batches, and return them in batches.
 
     Args:
         batches: all samples, in batches of one size.
-        count: how many to choose, about; exactly, where batches need no fixed size.
-        fixed: choose full batches only.
+        count: number of samples to choose; rounded down to full batches if `fixed`.
+        fixed: return full batches only.
     """
     samples = [sample for batch in batches for sample in batch.samples[: batch.real]]
     size = len(batches[0].samples)

@@ -1,4 +1,4 @@
-"""Decide: from a budget or a plan file to what every group keeps and how every layer is carried out."""
+"""Decide from a budget or a plan file which channels every group keeps and which form every layer takes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["Decision", "counted", "decide", "shapes_of", "survey_options"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done.
+    """Plan to carry out.
 
     Attributes:
-        keep: channels to keep, per group name.
-        kept: which ones, where that is settled.
-        forms: per site that is not to stay dense.
-        notes: what was asked for and is not done.
-        explanation: why it is this; None where nothing was weighed.
+        keep: number of channels to keep, per group name.
+        kept: channels to keep, (k,) int64 sorted, for the groups that are selected already.
+        forms: form per site that is decomposed.
+        notes: requests that are not carried out, and residual branches that are removed.
+        explanation: reasons of the plan; None without an allocation.
     """
 
     keep: dict[str, int]
@@ -53,7 +53,7 @@ class Decision:
 
 
 def counted(options: Options) -> Unit:
-    """The cost in force: what must get less."""
+    """Return the cost that the budget limits: MACs, parameters or latency."""
     return options.budget.unit
 
 
@@ -67,20 +67,21 @@ def decide(
     inputs: Inputs,
     cache: Cache,
 ) -> Decision:
-    """Follow the plan, or find one.
+    """Resolve a given plan, or find one for the budget.
 
     Args:
         work: the original and the inputs.
-        cost: of it, with clocks where latency is the cost in force.
-        groups: those that may lose channels.
-        skipped: why others may not, by name.
-        plan: what to do; None: what the budget allows.
-        options: see there.
-        inputs: of the network.
-        cache: for what the probe finds.
+        cost: cost model of the original, with clocks if the budget limits latency.
+        groups: groups that may lose channels.
+        skipped: reasons why other groups may not, by name.
+        plan: plan to carry out; None to find one for the budget.
+        options: budget, allocation, selection and sensitivity.
+        inputs: inputs of the network.
+        cache: storage of the probe's results.
 
     Raises:
-        PlanError: the plan does not fit, or the budget is out of reach.
+        PlanError: the plan does not fit the model, or the original is within the budget already.
+        OutOfReachError: no plan meets the budget.
     """
     if plan is not None:
         return _followed(work, cost, groups, skipped, plan, options)
@@ -118,11 +119,11 @@ def _followed(
     kept = {name: indices for name, indices in kept.items() if keep[name] == listed[name]}
     for group in work.channels.prunable:
         if group.name in skipped and keep.get(group.name, group.size) < group.size:
-            raise PlanError(f"the plan takes channels of '{group.name}', but {skipped[group.name]}")
+            raise PlanError(f"the plan removes channels of '{group.name}', but {skipped[group.name]}")
     may_go = eligible_branches(work.channels, cost.branches.values(), options.include, options.exclude)
     for name in (name for name, count in listed.items() if count == 0 and name not in may_go):
-        held = "some of its branch is to stay, see --include and --exclude" if name in cost.branches else ""
-        why = held or "they are in no residual branch that may go"
+        held = "--include or --exclude keeps a layer of its residual branch" if name in cost.branches else ""
+        why = held or "they are in no residual branch that may be removed"
         raise PlanError(f"the plan keeps none of the channels of '{name}': {why}")
     asked = here.resolve_forms(work.channels)
     eligible = {s.name for s in eligible_sites(work.net, work.channels, work.forbidden, (), options.exclude)}
@@ -137,39 +138,43 @@ def _followed(
     rankings = probe(work, waiting, options.select).rankings if waiting else {}
     for group in waiting:
         kept[group.name] = np.sort(rankings[group.name].order[group.size - keep[group.name] :])
-    inner = [Note(name, "goes with its branch, however many are kept") for name in keep if keep[name] != listed[name]]
+    inner = [
+        Note(name, "is removed with its residual branch, whatever number of channels the plan keeps")
+        for name in keep
+        if keep[name] != listed[name]
+    ]
     return Decision(keep, kept, forms, (*_dropped(cost, keep), *inner, *_declined(cost, keep, asked, forms)))
 
 
 def _dropped(cost: CostModel, keep: Mapping[str, int]) -> list[Note]:
-    """Which branches go whole."""
+    """Note which residual branches are removed."""
     names = [name for name, count in keep.items() if count == 0]
-    told = f"{len(names)} of {len(cost.branches)} go whole: those of {', '.join(names)}"
+    told = f"{len(names)} of {len(cost.branches)} are removed whole: the branches of {', '.join(names)}"
     return [Note("residual branches", told)] if names else []
 
 
 def _declined(
     cost: CostModel, keep: Mapping[str, int], asked: Mapping[str, Form], forms: Mapping[str, Form]
 ) -> list[Note]:
-    """What the plan asks for and is not done, since it would cost more than doing without, or there is no need."""
+    """Note the planned forms that are not carried out, because a simpler form costs no more or the layer is removed."""
     notes = []
     for name, form in asked.items():
         if not any(cost.layer_axes(name, keep)):
-            notes.append(Note(name, "goes with its branch, whatever its form"))
+            notes.append(Note(name, "is removed with its residual branch, whatever its planned form"))
             continue
         done, remarks = forms.get(name, DENSE), []
         if done.dense and not form.dense:
-            remarks.append("stays one layer: decomposed as planned it would cost no less")
+            remarks.append("is kept as one layer: decomposed as planned it would cost no less")
         elif form.spatial is not None and form.channel is not None and None in (done.spatial, done.channel):
             left = "H and P are" if done.spatial is not None else "V and H are"
-            remarks.append(f"{left} one conv: apart they would cost no less")
+            remarks.append(f"{left} one conv: two convs would cost no less")
         if remarks:
             notes.append(Note(name, "; ".join(remarks)))
     return notes
 
 
 def shapes_of(work: Workload, cost: CostModel, options: Options) -> dict[str, LayerShape]:
-    """Find the shapes of the sites whose forms are to be surveyed."""
+    """Return the shapes of the sites whose forms are to be surveyed, by name."""
     uses = options.uses
     if not (uses.spatial or uses.channel):
         return {}
@@ -195,32 +200,32 @@ def _probed(
 
 
 def _last(work: Workload, groups: Sequence[ChannelGroup]) -> frozenset[str]:
-    """Name the sites, and the groups all of whose consumers are such sites, behind which nothing is fitted."""
+    """Return the names of the sites behind which no other site is fitted, and of the groups that only they consume."""
     sites = last_sites(work.net, work.order, work.channels)
     return sites.union(group.name for group in groups if sites.issuperset(group.consumers))
 
 
 def survey_options(options: Options) -> SurveyOptions:
-    """Say how forms are surveyed."""
-    # What takes no fewer MACs is no faster: forms are told apart by MACs and error, and chosen by the cost in force.
+    """Return the options of the survey of forms."""
+    # A form with no fewer MACs is no faster: forms are compared by MACs and error, and chosen by the budget's cost.
     unit: Unit = "params" if counted(options) == "params" else "macs"
     return SurveyOptions(options.uses, options.alignment, unit, options.refit.basis)
 
 
 def _weighed(options: Options, shapes: Mapping[str, LayerShape]) -> bool:
-    """Whether errors are weighed by the damage that they do."""
+    """Return True if errors are weighted by sensitivity."""
     asked = options.sensitivity and options.budget.kind not in ("selector", "keep-ratio")
     return asked and (bool(shapes) or options.allocation == "greedy")
 
 
 def _asked(options: Options, shapes: Mapping[str, LayerShape]) -> tuple[object, ...]:
-    """All that the probe depends on, beside the model and the inputs."""
+    """Return everything that the probe depends on besides the model and the inputs, as the key of its checkpoint."""
     surveyed = survey_options(options) if shapes else None
     return options.select, options.include, options.exclude, options.recipe_used, surveyed, _weighed(options, shapes)
 
 
 def _droppable(work: Workload, cost: CostModel, groups: Sequence[ChannelGroup], options: Options) -> tuple[str, ...]:
-    """Groups of branches that may go whole, sorted."""
+    """Return the groups of the residual branches that may be removed, sorted by name."""
     if not options.drop_branches:
         return ()
     found = eligible_branches(work.channels, cost.branches.values(), options.include, options.exclude)
@@ -230,7 +235,7 @@ def _droppable(work: Workload, cost: CostModel, groups: Sequence[ChannelGroup], 
 def _explained(
     cost: CostModel, probed: Probed, choice: Choice, options: Options, droppable: Sequence[str]
 ) -> Explanation | None:
-    """Nothing to explain where counts were given, or found by the selector."""
+    """Explain a plan; None if its counts were given, or found by the selector."""
     if options.budget.kind in ("keep-ratio", "selector"):
         return None
     curves = {name: ranking.curve for name, ranking in probed.rankings.items()}

@@ -1,8 +1,8 @@
-"""One step: sample the sites that read a tensor, select the channels on it, fit the weights.
+"""Fit of one step: sample the sites that read a tensor, select its channels, refit the weights.
 
-The patches come from the network as compressed so far, the answers that they should give from the original one. In
-front of a residual sum the wanted answer is the original sum less what the compressed network's shortcut brings to
-it, so that the branch puts the shortcut's error right.
+The inputs (patches) come from the network compressed so far, the target outputs from the original. In front of a
+residual sum the target is the original's sum minus the compressed network's shortcut, so that the branch corrects the
+error of the shortcut.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "Sampled", "SiteOutcome", "State", "fit_step", "regressions_of", "sample_step"]
 
 _ROWS_PER_COLUMN = 10
-_RELU_ROWS = 16384  # or ten a column if those are more
+_RELU_ROWS = 16384  # raw samples per site, or `_ROWS_PER_COLUMN` per column if those are more
 
 
 @dataclass(frozen=True)
 class SiteOutcome:
-    """How well a site was fitted.
+    """Quality of the fit of a site.
 
     Attributes:
-        error: relative, over all samples, of what it answers now.
-        held_error: the same on the half of the images that it was not fitted on, mean of both ways.
-        samples: rows.
-        columns: unknowns an output.
-        status: "ok", or what a reader should know.
+        error: relative squared error of its output over all samples.
+        held_error: relative squared error on one half of the samples after a fit to the other, mean of both ways.
+        samples: number of rows.
+        columns: number of unknowns per output.
+        status: "ok", or remarks for the report.
     """
 
     error: float
@@ -62,13 +62,14 @@ class SiteOutcome:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One step's result.
+    """Result of one step.
 
     Attributes:
-        kept: channels per group.
-        weights: per site its weights (groups, outputs, columns) and bias; of a decomposed one, what its factors make.
-        outcomes: per site.
-        chains: the factors, per decomposed site.
+        kept: channels to keep per group, (k,) int64 sorted.
+        weights: per site its weights (groups, outputs, columns) and bias; for a decomposed site the product of its
+            factors.
+        outcomes: quality of the fit per site.
+        chains: factors per decomposed site.
     """
 
     kept: Mapping[str, Indices]
@@ -79,7 +80,7 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """How far the compression is: the network and the units left in it, and where both networks stand."""
+    """Compression so far: current network, surviving units, and the two activation frontiers."""
 
     net: Net
     alive: Mask
@@ -98,18 +99,18 @@ def fit_step(
     select_options: SelectOptions,
     refit_options: RefitOptions,
 ) -> Fitted:
-    """Sample, select and fit what belongs to one step; nothing is applied.
+    """Sample the sites of one step, select its channels and fit its weights, without changing the network.
 
     Args:
         work: the original network and the inputs.
-        state: how far the compression is.
-        step: what to fit.
-        later: tensors of the original network that later steps aim at: they stay held.
-        keep: channels to keep, per group name.
-        settled: which ones, where that is settled.
-        forms: of the sites that are to be decomposed.
-        select_options: for the other groups.
-        refit_options: how weights are fitted.
+        state: compression so far.
+        step: sites and groups to fit.
+        later: target tensors of later steps in the original network, which must be kept.
+        keep: number of channels to keep, per group name.
+        settled: channels to keep, for the groups that are selected already.
+        forms: forms of the sites to decompose.
+        select_options: options of the selection of the other groups.
+        refit_options: options of the refit.
     """
     sampled = sample_step(work, state, step, later, refit_options)
     problems = {
@@ -120,7 +121,7 @@ def fit_step(
     kept: dict[str, Indices] = {}
     alive = state.alive
     for group in step.groups:
-        there = (name for name in group.consumers if name in problems)  # and not in a branch that goes whole
+        there = (name for name in group.consumers if name in problems)  # not in a residual branch that is removed
         here = {name: _restricted(work, problems[name], name, group, alive, columns[name]) for name in there}
         if group.name in settled:
             kept[group.name] = settled[group.name]
@@ -154,14 +155,14 @@ def fit_step(
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was sampled of a site: one entry a group of a grouped conv."""
+    """Moments and raw samples of a site, one entry per group of a grouped conv; `samples` is None if not needed."""
 
     moments: tuple[Moments, ...]
     samples: tuple[Samples, ...] | None
 
 
 def sample_step(work: Workload, state: State, step: Step, later: set[str], options: RefitOptions) -> dict[str, Sampled]:
-    """Moments and, where the fit needs them, raw samples of the sites of a step, by name."""
+    """Gather moments and, if the fit needs them, raw samples of the sites of a step; return them by name."""
     meters: dict[str, SiteMeter] = {}
     pools: dict[str, Reservoir] = {}
     images = sum(batch.real for batch in work.batches)
@@ -203,7 +204,7 @@ def sample_step(work: Workload, state: State, step: Step, later: set[str], optio
 
 
 def _pool_rows(room: int, weight: Sequence[int]) -> int:
-    """Raw samples to hold, in so many bytes, for a site whose weight is (groups, outputs, columns)."""
+    """Return the number of raw samples to hold in `room` bytes for a site of weight (groups, outputs, columns)."""
     groups, outputs, columns = weight
     fitting = room // (4 * groups * (columns + 2 * outputs))
     return max(1, min(fitting, max(_RELU_ROWS, _ROWS_PER_COLUMN * columns)))
@@ -219,7 +220,7 @@ def _rows(
     now: Mapping[str, Array],
     columns: int,
 ) -> tuple[Array, Array, Array | None]:
-    """Patches (n, columns), the original's answers (n, outputs left), and the shortcut's part of them, if any."""
+    """Sample patches (n, columns), target outputs (n, outputs left), and the shortcut's part of the targets, if any."""
     batch, site = work.batches[number], target.site
     source = now[step.source][: batch.real]
     where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), columns)
@@ -232,7 +233,7 @@ def _rows(
 
 
 def _split(samples: Samples, meter: SiteMeter) -> tuple[Samples, ...]:
-    """Samples of a grouped conv, group by group."""
+    """Split the samples of a grouped conv by group."""
     groups = samples.x.shape[1] // meter.columns
     if groups == 1:
         return (samples,)
@@ -246,7 +247,7 @@ def _split(samples: Samples, meter: SiteMeter) -> tuple[Samples, ...]:
 
 
 def regressions_of(net: Net, site: Site, moments: tuple[Moments, ...]) -> list[Regression]:
-    """One regression a group of a grouped conv, every input channel a unit of its own."""
+    """Make one regression per group of a grouped conv; every input channel is a unit."""
     weight, bias = matrix(net, site)
     unit = channel_of_column(site, weight.shape[2])
     parts = bias.reshape(weight.shape[0], -1)
@@ -261,7 +262,7 @@ def _restricted(
     alive: Mask,
     columns: Indices,
 ) -> list[Regression]:
-    """The regressions on the columns that are still there, with the group's channels as units."""
+    """Restrict regressions to the remaining columns; the group's channels are the units."""
     unit = unit_of_column(work.channels, work.channels.sites[name], group, alive, len(columns))
     whole = len(columns) == len(problems[0].unit)
     return [
@@ -290,14 +291,14 @@ def _refit(
 
 
 def _possible(options: RefitOptions, samples: tuple[Samples, ...] | None) -> RefitOptions:
-    """What can be done: behind an activation that cannot be seen through, linear."""
+    """Fall back to a linear refit if the activation is not piecewise linear."""
     return replace(options, refit="linear") if options.refit == "auto" and samples is None else options
 
 
 def _told(solution: Solution, asked: RefitOptions, done: RefitOptions) -> Solution:
     if asked.refit == done.refit:
         return solution
-    return replace(solution, status=_joined(solution.status, "no ReLU, Clip or LeakyRelu behind it: linear"))
+    return replace(solution, status=_joined(solution.status, "no ReLU, Clip or LeakyRelu follows: linear refit"))
 
 
 def _joined(status: str, remark: str) -> str:

@@ -1,4 +1,4 @@
-"""Moments and samples of one site, group by group of a grouped conv."""
+"""Gathering moments and raw samples of one site, by group of a grouped conv."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Reservoir", "SiteMeter", "channel_of_column", "unit_of_column"]
 
 
 class SiteMeter:
-    """Second moments of one site; ``groups`` regressions with ``columns`` and ``outputs`` each."""
+    """Accumulator of the second moments of one site: ``groups`` regressions with ``columns`` and ``outputs`` each."""
 
     def __init__(self, groups: int, columns: int, outputs: int) -> None:
         self.columns, self.outputs = columns, outputs
@@ -41,20 +41,21 @@ class SiteMeter:
                 builder.add(rows[:, part], answer, half)
 
     def finish(self) -> tuple[Moments, ...]:
-        """The moments, one for each group; nothing can be added afterwards."""
+        """Return the moments, one per group; nothing can be added afterwards."""
         return tuple(builder.finish() for builder in self._builders)
 
 
 class Reservoir:
-    """A bounded share of the rows, spread evenly over all of them."""
+    """Bounded number of raw samples, spread evenly over all rows."""
 
     def __init__(self, limit: int, expected: int) -> None:
-        """Keep up to ``limit`` of ``expected`` rows."""
+        """Prepare to keep up to ``limit`` of ``expected`` rows."""
         self._limit, self._expected, self._seen, self._kept = limit, max(expected, 1), 0, 0
         self._rows: list[Array] = []
 
     def add(self, x: Array, y: Array, halves: Indices, offset: Array | None) -> None:
-        """Take some of the rows; see `Samples` for what they are. Rows beyond those expected are not taken."""
+        """Add rows, of which an even share is kept; the arrays are the fields of `Samples`. Rows beyond the expected
+        number are ignored."""
         parts = [x, y, halves] if offset is None else [x, y, halves, offset]
         numbers = np.arange(self._seen, self._seen + len(x), dtype=np.int64)
         self._seen += len(x)
@@ -71,19 +72,19 @@ class Reservoir:
         self._kept = place.stop
 
     def finish(self) -> Samples:
-        """All rows that were taken."""
+        """Return all rows that were kept."""
         x, y, halves, *offset = (rows[: self._kept] for rows in self._rows)
         self._rows = []
         return Samples(x, y, halves, offset[0] if offset else None)
 
 
 def unit_of_column(channels: ChannelMap, site: Site, group: ChannelGroup, alive: Mask, columns: int) -> Indices:
-    """For each of a site's columns, the index of its channel in the group, or -1."""
+    """Return for each column of a site the index of its channel in the group, or -1."""
     units = channels.unit_of_slots(site.input_axis, group, alive)
     return np.repeat(units, columns // max(len(units), 1))
 
 
 def channel_of_column(site: Site, columns: int) -> Indices:
-    """For each column the index of its input channel: a Conv's kernel elements belong together."""
+    """Return for each column the index of its input channel; a channel of a Conv has one column per kernel element."""
     kernel = int(np.prod(site.window.kernel)) if site.window is not None else 1
     return np.arange(columns, dtype=np.int64) // kernel

@@ -1,4 +1,4 @@
-"""A clock for every layer: all convs that it is or may become, timed at a few numbers of channels."""
+"""Clocks of layers: the convs that each layer is or may become, timed at a few numbers of channels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ _FUSED = frozenset({"Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 
 
 def timed_cost(work: Workload, cost: CostModel, inputs: Inputs, options: Options, cache: Cache) -> CostModel:
-    """The cost model with a clock for every layer; the rest takes what the whole network takes beyond its layers.
+    """Add a clock for every layer to the cost model; the time of all other nodes is the network's minus its layers'.
+
+    Args:
+        work: the original and the inputs.
+        cost: cost model of the original.
+        inputs: inputs of the network.
+        options: engine and bench batch.
+        cache: storage of the times.
 
     Raises:
         EngineError: the engine cannot run a layer.
@@ -65,7 +72,7 @@ def _digest(tasks: Iterable[Task]) -> str:
 
 
 class _Layer:
-    """One site and the convs that may stand for it."""
+    """Site, and the convs that may replace it."""
 
     def __init__(self, work: Workload, concrete: Net, site: Site) -> None:
         self.site = site
@@ -80,7 +87,7 @@ class _Layer:
         self.extents = tuple(source[2:]) if site.window is not None else (max(math.prod(source[1:-1]), 1),)
 
     def tasks(self, batch: int) -> list[Task]:
-        """All that its clock asks for."""
+        """Return the tasks whose times the clock needs."""
         found: list[Task] = []
 
         def asked(kernel: Kernel, inputs: int, outputs: int) -> float:
@@ -91,7 +98,7 @@ class _Layer:
         return found
 
     def clock(self, ms: Ms) -> Clock:
-        """Its times in all forms."""
+        """Make the clock of the site from the times of its convs in milliseconds."""
         window = self.site.window
         whole = Kernel(window, self.groups, self.extents, self.activation)
         if self.depthwise:
@@ -128,7 +135,7 @@ class _Layer:
 
 
 def _activation(net: Net, site: Site) -> str:
-    """What alone reads a layer's answer and runs with it."""
+    """Return the operator that is the only reader of a layer's output and is fused with it; empty if there is none."""
     readers = net.tensors()[site.response].outputs
     fused = len(readers) == 1 and site.response not in net.output_names and readers[0].op in _FUSED
     return str(readers[0].op) if fused else ""

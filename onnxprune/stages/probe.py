@@ -1,9 +1,7 @@
-"""Probe: in which order each group would give up its channels, which forms each layer could take, and at what error,
-on the original network.
+"""Probe of the original network: removal order of each group's channels, forms of each layer, and their errors.
 
-One pass over the calibration inputs gathers the second moments of what each consumer reads; what it answers follows
-in closed form. Where the moments of all consumers do not fit in memory together, there are as many passes as
-needed.
+One pass over the calibration inputs gathers the second moments of the inputs of each consumer; those of its outputs
+follow in closed form. If the moments of all consumers do not fit in memory together, several passes gather them.
 """
 
 from __future__ import annotations
@@ -54,20 +52,20 @@ __all__ = [
     "site_problems",
 ]
 
-_MOST_RETURNED = 128 << 20  # bytes of one run; more gain nothing
+_MOST_RETURNED = 128 << 20  # bytes returned by one run; more gain nothing
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is known of a group before anything is removed.
+    """Removal order and error curve of a group, before anything is removed.
 
     Attributes:
-        order: (size,) int64 channels, first removed first: on all samples where the group must be selected before the
-            first step, else as `first_order`.
-        first_order: the order found on the first half of the samples.
-        curve: (size + 1,) float64, relative error of all consumers together on samples that were not fitted on, when
-            so many are gone and the rest is refitted.
-        count: channels that a selector without a budget keeps; else None.
+        order: (size,) int64 channels, first removed first: found on all samples if the group must be selected before
+            the first step, else equal to `first_order`.
+        first_order: (size,) int64, removal order found on the first half of the samples.
+        curve: (size + 1,) float64, relative held-out error of all consumers together by number of removed channels,
+            the others refitted.
+        count: number of channels that a selector without a budget keeps; else None.
     """
 
     order: Array
@@ -78,9 +76,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Probed:
-    """What is known before anything is changed: of each group, and of each site that may be decomposed, by name.
+    """Results of the probe, before anything is changed.
 
-    ``sensitivity``: empty where it was not asked for.
+    Attributes:
+        rankings: per group name.
+        candidates: forms and their errors, per name of a site that may be decomposed.
+        sensitivity: sensitivity of groups and sites; empty if it was not requested.
     """
 
     rankings: dict[str, Ranking]
@@ -101,11 +102,11 @@ def probe(
 
     Args:
         work: the original and the inputs.
-        groups: to rank.
-        options: how.
-        shapes: of the sites to survey.
-        survey_options: how; needed if there are any.
-        sensitivity: also try what errors do to the network's outputs.
+        groups: groups to rank.
+        options: options of the selection.
+        shapes: shapes of the sites to survey, by name.
+        survey_options: options of the survey; required if `shapes` is not empty.
+        sensitivity: also measure by trials how errors change the network's outputs.
     """
     rankings: dict[str, Ranking] = {}
     candidates: dict[str, Candidates] = {}
@@ -146,7 +147,7 @@ def probe(
 
 @dataclass(frozen=True)
 class Job:
-    """Something to find out, and the sites whose moments it needs; ``group``: to rank, None: a site to survey."""
+    """Group to rank or site to survey (``group`` is None), with the names of the sites whose moments it needs."""
 
     name: str
     needs: tuple[str, ...]
@@ -154,7 +155,7 @@ class Job:
 
 
 def parts_of(work: Workload, jobs: Sequence[Job]) -> Iterable[list[Job]]:
-    """Part the jobs into those whose moments fit into the room for them, beside what solving any of them takes."""
+    """Split the jobs into parts whose moments fit in memory together with the arrays of solving one of them."""
     part: list[Job] = []
     held: dict[str, int] = {}
     solving = 0
@@ -173,7 +174,7 @@ def parts_of(work: Workload, jobs: Sequence[Job]) -> Iterable[list[Job]]:
 
 
 def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
-    """Gather the moments of what the sites of some jobs read, in one pass over the inputs: pass `index` of `passes`."""
+    """Gather the moments of the inputs of the jobs' sites in one pass over the data, pass `index` of `passes`."""
     sites = {name: work.channels.sites[name] for job in jobs for name in job.needs}
     meters = {}
     for name, site in sites.items():
@@ -182,7 +183,7 @@ def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> di
     sources = dict.fromkeys(site.source for site in sites.values())
     label = "sample activations" if passes == 1 else f"sample activations ({index + 1} of {passes})"
     room = Room(work.memory)
-    # What a run returns is held twice for a moment: by the engine, and as arrays of ours.
+    # The outputs of a run are held twice for a moment: by the engine, and as our arrays.
     returned = min(room.running // 2, _MOST_RETURNED) // len(work.batches[0].samples)
     planned = moves(work.order, work.sizes, sources, returned)
     total = len(planned) * len(work.batches)
@@ -214,7 +215,7 @@ def _add(work: Workload, meter: SiteMeter, site: Site, source: Array, number: in
 def group_problems(
     work: Workload, group: ChannelGroup, moments: Mapping[str, tuple[Moments, ...]]
 ) -> dict[str, list[Regression]]:
-    """What every consumer of a group answers now, the group's channels being the units."""
+    """Make the regressions of a group's consumers on their own outputs, by name; units are the group's channels."""
     alive = work.channels.all_alive()
     found: dict[str, list[Regression]] = {}
     for name in group.consumers:
@@ -240,7 +241,7 @@ def _rank(
 
 
 def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
-    """What a site answers now: a regression a group of a grouped conv, every input channel a unit."""
+    """Make the regressions of a site on its own output, one per group of a grouped conv; units are input channels."""
     site = work.channels.sites[name]
     weight, bias = matrix(work.net, site)
     unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
@@ -251,7 +252,7 @@ def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list
 
 
 def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
-    """Keep what was found for the next run."""
+    """Save the results for the next run."""
     arrays: dict[str, Array] = {}
     for position, ranking in enumerate(probed.rankings.values()):
         arrays[f"order.{position}"], arrays[f"curve.{position}"] = ranking.order, ranking.curve
@@ -270,7 +271,7 @@ def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
 
 
 def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Probed | None:
-    """What an earlier run kept; None if there is nothing usable for these groups and sites."""
+    """Load the results of an earlier run; None if there are none for these groups and sites."""
     arrays = checkpoint.load("probed")
     if arrays is None or len(arrays) != 4 * len(groups) + 2 * len(sites) + 2:
         return None

@@ -1,13 +1,13 @@
-"""What `--memory` is spent on, and what counts against it.
+"""Shares of the memory limit (`--memory`), and the bytes that count against them.
 
-=============  ======  ==========================================================================
-``solving``    1/2     moments of the layers that are looked at together, and the solvers' arrays
-``held``       1/4     activations that wait at a cut of the network; what is more goes to files
-``running``    1/8     what one run of a network makes and returns
+=============  ======  ============================================================================
+``solving``    1/2     moments of the layers that are solved together, and the arrays of the solver
+``held``       1/4     activations held at a cut of the network; further ones are stored in files
+``running``    1/8     tensors that one run of a network makes and returns
 ``samples``    1/8     raw samples of a step; inputs and outputs that trials are judged by
-=============  ======  ==========================================================================
+=============  ======  ============================================================================
 
-The counts are of arrays of float64, p columns by o outputs; tests hold them against what is allocated.
+Counted are float64 arrays for p columns and o outputs; tests compare the counts with the allocated bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Room", "moment_bytes", "solving_bytes"]
 
 @dataclass(frozen=True)
 class Room:
-    """Shares of ``memory`` bytes."""
+    """Shares of a memory limit of ``memory`` bytes."""
 
     memory: int
 
@@ -33,7 +33,7 @@ class Room:
 
     @property
     def held(self) -> int:
-        """Bytes for activations that wait at a cut."""
+        """Bytes for activations held at a cut."""
         return self.memory // 4
 
     @property
@@ -48,25 +48,25 @@ class Room:
 
 
 def moment_bytes(shape: Sequence[int], *, answered: bool) -> int:
-    """Bytes that the moments of a site hold while they are gathered and afterwards.
+    """Return the bytes of the moments of a site while they are gathered and afterwards.
 
     Args:
-        shape: of its weight, (groups, outputs, columns) as `graph.sites.matrix` gives it.
-        answered: whether its responses are gathered, too.
+        shape: shape of the site's weight, (groups, outputs, columns), as of `graph.sites.matrix`.
+        answered: whether moments of its outputs are gathered, too.
     """
     groups, outputs, columns = shape
     return int(groups * held_bytes(columns, outputs if answered else 0))
 
 
 def solving_bytes(shapes: Iterable[Sequence[int]]) -> int:
-    """Bytes that solving for some sites together takes at its peak, beside their moments.
+    """Return the peak bytes of solving for some sites together, besides their moments.
 
-    Each regression keeps its pooled moments, its inverse, and responses of both halves and of all: 2 p^2 + 4 p o. The
-    one that is being solved takes 10 p^2 + 8 p o more: moments in another order of the columns, about other means, and
-    whitened.
+    Each regression keeps its pooled moments, its inverse, and the responses of both halves and of all: 2 p^2 + 4 p o
+    numbers. The regression being solved takes 10 p^2 + 8 p o more: moments with permuted columns, about other means,
+    and whitened.
 
     Args:
-        shapes: of their weights, (groups, outputs, columns).
+        shapes: shapes of the sites' weights, (groups, outputs, columns).
     """
     kept, most = 0, 0
     for groups, outputs, columns in shapes:

@@ -1,9 +1,9 @@
-"""How far two networks that compute the same may differ by rounding: measured on the network, not assumed.
+"""Rounding differences between equivalent networks: measured on the network, not assumed.
 
-The engine adds the same products in another order once channels are gone, and every layer rounds. What that does to
-an output depends on the network: next to nothing where the output is a large sum, several per cent of a sigmoid of
--12. The same perturbation is made on purpose: inputs and weights are moved by one unit in the last place, up or down
-at random, a few times over. An output that differs by a modest multiple of what it moves by then differs by rounding.
+Once channels are removed, the engine adds products in another order, and every layer rounds. The effect on an output
+depends on the network: negligible for a large sum, several per cent for a sigmoid of -12. A perturbation of this size
+is therefore applied on purpose: inputs and weights are moved by one unit in the last place, up or down at random,
+several times. A difference of up to 16 times the resulting movement of the output counts as rounding.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 __all__ = ["MULTIPLE", "Excess", "beyond_rounding", "difference", "least_difference", "moved", "rounding_noise"]
 
 MULTIPLE = 16
-"""An output may differ by so many times what it moves by: on the networks this was tried on, by up to 2 times, and by
-10 times where that is a few units in the last place."""
+"""Largest ratio of an output's difference to its movement that counts as rounding; measured ratios reach 2, and 10 if
+the movement is a few units in the last place."""
 
-_LEAST_UNITS = 32  # units in the last place of a tensor's largest value that are never called a difference
-_LEAST_FLIPPED = 1e-2  # share of integers that rounding may flip in any case
+_LEAST_UNITS = 32  # difference in units in the last place of a tensor's largest value that is always allowed
+_LEAST_FLIPPED = 1e-2  # share of differing integers that is always allowed
 _RUNS = 4
-_TF32_UNITS = 2**13  # GPUs multiply float32 with 13 bits less; they move by as much
+_TF32_UNITS = 2**13  # GPUs multiply float32 with 13 bits less: the movement on them, in units of float32
 
 
 def difference(found: Array, reference: Array) -> float:
-    """Largest difference over the largest finite magnitude of the reference; of integers, the share that differs.
+    """Return the largest difference divided by the largest finite magnitude of the reference; for integers, the share
+    that differs.
 
-    Infinite where the shapes differ, absolute where the reference is zero, NaN where one of the two is NaN alone.
+    The result is infinite if the shapes differ, an absolute difference if the reference is zero, and NaN if an element
+    is NaN in one of the arrays only.
     """
     if found.shape != reference.shape:
         return np.inf
@@ -58,19 +60,19 @@ def difference(found: Array, reference: Array) -> float:
 
 
 def least_difference(dtype: np.dtype[Any]) -> float:
-    """Difference (see `difference`) that is taken for rounding without a measurement."""
+    """Return the largest `difference` that counts as rounding without a measurement."""
     return _LEAST_UNITS * float(np.finfo(dtype).eps) if dtype.kind == "f" else _LEAST_FLIPPED
 
 
 @dataclass(frozen=True)
 class Excess:
-    """A tensor that differs by more than rounding explains; both numbers as `difference` gives them.
+    """Tensor that differs by more than rounding explains.
 
     Attributes:
-        name: of the tensor.
-        found: the difference.
-        explained: the largest difference that rounding explains.
-        whole: what both are shares of.
+        name: name of the tensor.
+        found: its `difference`.
+        explained: largest `difference` that rounding explains.
+        whole: quantity that both numbers are shares of.
     """
 
     name: str
@@ -94,20 +96,20 @@ def beyond_rounding(
     share: float = 0.0,
     cut: Cut = lambda _, values: values,
 ) -> Excess | None:
-    """Find the first tensor that two networks differ in by more than rounding explains; None: there is none.
+    """Find the first tensor in which two networks differ by more than rounding explains; None if there is none.
 
     Args:
-        engine: what ran them.
-        found: tensors of one network by name.
-        reference: tensors of the other, in the order in which they are looked at.
-        models: networks that have the tensors as outputs, to measure rounding on; the largest counts. They are run
-            only where a difference is more than the least one.
-        feeds: inputs of both.
-        share: difference that is allowed whatever rounding does.
-        cut: the part of a tensor of `models` to look at, given its name and values.
+        engine: engine that ran both.
+        found: tensors of one network, by name.
+        reference: tensors of the other network, by name, in the order of the search.
+        models: networks with the tensors as outputs, to measure rounding on; the largest movement counts. They are run
+            only if a difference exceeds `least_difference`.
+        feeds: inputs of both networks.
+        share: difference that is always allowed, 0 by default.
+        cut: function (name, values) that returns the part of a tensor of `models` to compare; default all of it.
 
     Raises:
-        EngineError: one of the models cannot be run.
+        EngineError: onnxruntime cannot run one of the models.
     """
     allowed = {name: max(share, least_difference(values.dtype)) for name, values in reference.items()}
     apart = {name: difference(found[name], values) for name, values in reference.items()}
@@ -133,21 +135,21 @@ def rounding_noise(
     cut: Cut = lambda _, values: values,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Measure by how much tensors move when inputs and weights move by one unit in the last place.
+    """Measure how far tensors move when inputs and weights are moved by one unit in the last place.
 
     Args:
-        engine: what runs the model; TensorRT is left out, which builds for minutes.
-        model: with all of `names` among its outputs.
-        feeds: inputs of it, and maybe more.
-        names: tensors to look at.
-        cut: see `beyond_rounding`.
-        seed: of the directions.
+        engine: engine that runs the model, without TensorRT, which builds for minutes.
+        model: model with all of `names` among its outputs.
+        feeds: inputs of the model; others are ignored.
+        names: names of the tensors.
+        cut: function (name, values) that returns the part of a tensor to measure; default all of it.
+        seed: seed of the directions.
 
     Returns:
-        Per name, the largest difference of some runs, see `difference`.
+        Largest `difference` of 4 runs, per name.
 
     Raises:
-        EngineError: the model cannot be run.
+        EngineError: onnxruntime cannot run the model.
     """
     pieces = engine.for_pieces()
     units = 1 if pieces.provider == "CPU" else _TF32_UNITS  # of float32
@@ -168,7 +170,7 @@ def rounding_noise(
 
 
 def moved(values: Array, generator: np.random.Generator, units: int = 1) -> Array:
-    """Move floats by one unit in the last place (of float32: by `units`), up or down at random; zeros stay zeros."""
+    """Move floats by one unit in the last place (float32 by `units`), up or down at random; zeros are kept."""
     if values.dtype.kind != "f":
         return values
     units = units if values.dtype == np.float32 else 1
@@ -178,7 +180,7 @@ def moved(values: Array, generator: np.random.Generator, units: int = 1) -> Arra
 
 
 def _moved_weights(model: onnx.ModelProto, generator: np.random.Generator, units: int) -> onnx.ModelProto:
-    """The model with the weights and biases of its layers moved: no other constant, which may be a size or a bound."""
+    """Copy the model with weights and biases of its layers moved; other constants may be sizes or bounds."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
     read = {name for node in found.graph.node if node.op_type in LAYERS for name in node.input[1:]}

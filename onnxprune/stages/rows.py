@@ -1,4 +1,4 @@
-"""Whether the inputs give each layer rows enough to be fitted on, and how many inputs would."""
+"""Check that the inputs give each layer enough rows for its fit, and the number of inputs that would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Rows:
-    """What a layer is fitted on: ``rows`` of samples for ``columns`` unknowns an output."""
+    """Number of sampled rows that a layer is fitted on, and of unknowns (columns) per output."""
 
     name: str
     rows: int
@@ -29,16 +29,16 @@ class Rows:
 
     @property
     def too_few(self) -> bool:
-        """Fewer than ten rows an unknown."""
+        """Whether there are fewer than 10 rows per unknown."""
         return self.rows < _ROWS_PER_COLUMN * self.columns
 
     def needed(self, inputs: int) -> int:
-        """Inputs that would be enough, where so many give these rows."""
+        """Return the number of inputs that would be enough, given the number that gives these rows."""
         return -(-inputs * _ROWS_PER_COLUMN * self.columns // max(self.rows, 1))
 
 
 def expected_rows(work: Workload, cost: CostModel, names: Iterable[str]) -> tuple[Rows, ...]:
-    """The rows of some sites before anything is removed from what they read."""
+    """Return the expected rows of some sites, before any of their input channels is removed."""
     found = []
     for name in names:
         columns = matrix(work.net, work.channels.sites[name])[0].shape[2]
@@ -48,12 +48,12 @@ def expected_rows(work: Workload, cost: CostModel, names: Iterable[str]) -> tupl
 
 
 def few_inputs(layers: Sequence[Rows], inputs: int) -> str:
-    """Say before the work which layers will have too few rows, the worst first; empty where none will."""
+    """Warn before the work of layers that will have too few rows, the worst first; empty if there are none."""
     return _told("FEW INPUTS", "will be", layers, inputs)
 
 
 def few_samples(layers: Sequence[Rows], inputs: int) -> str:
-    """The same of layers that were fitted."""
+    """Warn after the work of layers that had too few rows, the worst first; empty if there are none."""
     return _told("FEW SAMPLES", "were", layers, inputs)
 
 
@@ -65,6 +65,6 @@ def _told(title: str, tense: str, layers: Sequence[Rows], inputs: int) -> str:
     more = f" and {len(few) - _MOST_NAMED} more" if len(few) > _MOST_NAMED else ""
     needed = max(layer.needed(inputs) for layer in few)
     return (
-        f"{title}: these layers {tense} fitted on fewer than ten samples an unknown: {named}{more}; instead of "
+        f"{title}: these layers {tense} fitted on fewer than 10 samples per unknown: {named}{more}; instead of "
         f"{inputs} inputs to fit on (--samples), {needed} would be enough for all of them"
     )

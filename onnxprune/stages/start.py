@@ -1,4 +1,4 @@
-"""How every job starts: the network made plain, its inputs opened, and what the stages work on gathered."""
+"""Start of every job: prepare the network, open its inputs, and make the workload of the stages."""
 
 from __future__ import annotations
 
@@ -40,30 +40,34 @@ __all__ = ["open_inputs", "prepared", "workload"]
 
 
 def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
-    """The network to work on, what was done to it, and the number of its parameters before.
+    """Load and fold a model; return the network to work on, notes on the changes, and the number of its parameters.
+
+    Args:
+        original: the model.
+        label: name of the model in errors.
 
     Raises:
-        ModelError: it cannot be loaded, or would not pass the checks at the end whatever was done to it.
+        ModelError: the model cannot be loaded, or does not pass onnx's checks before any compression.
     """
     net, loaded = load(original, label=label)
     plain, folded = fold(net)
     ready = ensure_biases(plain)
     found = complaint(ready)
     if found:
-        raise ModelError(f"{label}: it does not pass onnx's own checks as it is: {found}")
+        raise ModelError(f"{label}: the model does not pass onnx's own checks: {found}")
     return ready, (*loaded, *folded), net.parameters()
 
 
 def open_inputs(
     source: object, data: CalibrationSource | None, net: Net, options: Options, *, choosing: bool = False
 ) -> Inputs:
-    """Open the calibration inputs, part them, and find out what the outputs mean.
+    """Open and split the calibration inputs, and derive the meanings of the outputs.
 
     Args:
-        source: the model; inputs may lie beside it.
-        data: see `open_calibration`.
+        source: the model; if it is a path, inputs may be next to it.
+        data: calibration inputs, see `open_calibration`.
         net: the network.
-        options: see there.
+        options: preprocessing, number of samples, seed, and meanings of outputs.
         choosing: set some inputs apart to choose between results by.
 
     Raises:
@@ -80,7 +84,7 @@ def open_inputs(
 
 @contextmanager
 def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
-    """What the stages work on; held activations are deleted at the end."""
+    """Make the workload of the stages; its held activations are deleted when the context ends."""
     memory = options.memory_bytes
     room = Room(memory)
     forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), room.solving)
@@ -106,7 +110,7 @@ def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> 
 
 
 def _scratch(options: Options) -> Path | None:
-    """Held activations go where the cache is, or to the system's folder for temporary files."""
+    """Return the folder for held activations: in the cache, or None for the system's folder for temporary files."""
     if options.cache_dir is None:
         return None
     own = own_folder(options.cache_dir)

@@ -1,8 +1,8 @@
-"""The order in which sites are fitted, decided before anything runs.
+"""Order in which sites are fitted, decided before anything runs.
 
-One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read the
-same tensor is selected in that step, on what the compressed network really gives; a group whose consumers read
-several (a residual stream) cannot wait and is selected beforehand.
+One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read one
+tensor is selected in that step, on the tensor of the compressed network; a group whose consumers read several tensors
+(a residual stream) is selected before the first step.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ __all__ = ["Step", "Target", "early_groups", "is_depthwise", "last_sites", "plan
 
 @dataclass(frozen=True)
 class Target:
-    """What a site should answer.
+    """Target of the fit of a site.
 
     Attributes:
         site: the layer.
-        tensor: the original network's tensor that is aimed at: the site's own answer, or the sum that it goes into.
-        shortcut: the compressed network's other operand of that sum, known when the site is fitted; None without a sum.
-        activation: what alone reads `tensor`, if the fit can see through it; else None.
+        tensor: target tensor of the original network: the site's own output, or the residual sum that it is added to.
+        shortcut: other operand of that sum in the compressed network, known when the site is fitted; None without a
+            sum.
+        activation: piecewise linear activation that is the only reader of `tensor`; None if there is none.
     """
 
     site: Site
@@ -50,12 +51,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor, its sites, and the groups that are selected when it is reached.
+    """Tensor, the sites that read it, and the groups of channels that are selected on it.
 
     Attributes:
-        source: the tensor.
-        cut: where the compressed network stands when it is done.
-        targets: the sites.
+        source: name of the tensor.
+        cut: place in the order of execution to which the compressed network has run.
+        targets: sites to fit, with their targets.
         groups: groups of channels on `source`, in topological order.
     """
 
@@ -66,12 +67,12 @@ class Step:
 
 
 def is_depthwise(net: Net, site: Site) -> bool:
-    """Whether each group of a conv has one input channel: it carries channels and mixes none."""
+    """Return True if each group of a conv has one input channel, so that it mixes no channels."""
     return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
 
 
 def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str]:
-    """Name the sites behind which no other one is fitted, so that nothing can put their errors right."""
+    """Return the names of the sites behind which no other site is fitted, so that nothing corrects their errors."""
     nodes = {node.name: node for node in net.nodes}
     fitted = {site.name for site in channels.sites.values() if not is_depthwise(net, site)}
     before: set[str] = set()  # tensors in front of a fitted site
@@ -89,8 +90,8 @@ def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str
 def early_groups(
     channels: ChannelMap, groups: Iterable[ChannelGroup], branches: Iterable[Branch] = ()
 ) -> tuple[ChannelGroup, ...]:
-    """Groups that must be selected before the first step: their consumers read different tensors, or are in branches
-    that go whole."""
+    """Return the groups to select before the first step: their consumers read different tensors, or are all in
+    residual branches that are removed."""
     gone = {name for branch in branches for name in branch.nodes}
     return tuple(
         group
@@ -110,17 +111,17 @@ def plan_steps(
     reformed: Collection[str] = (),
     branches: Collection[Branch] = (),
 ) -> tuple[Step, ...]:
-    """Steps for the groups that lose channels, in order of execution.
+    """Plan the steps, in order of execution.
 
     Args:
         net: the original network.
         order: its schedule.
         channels: its channel map.
         shrinking: groups that lose channels.
-        downstream: also fit the sites anew whose inputs change because of what is removed before them.
-        frozen: names of sites that must not change.
-        reformed: names of sites that take another form.
-        branches: those that go whole; nothing in them is fitted.
+        downstream: also refit the sites whose inputs change although none of their channels is removed.
+        frozen: names of sites that must not be refitted as downstream sites.
+        reformed: names of sites that are decomposed.
+        branches: residual branches that are removed; nothing in them is fitted.
     """
     gone = {name for branch in branches for name in branch.nodes}
     consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
@@ -153,7 +154,7 @@ def _changed_tensors(
     first: Collection[ChannelGroup],
     reformed: Collection[str],
 ) -> set[str]:
-    """Tensors that depend on a site that loses inputs or takes another form, or on a group that shrinks first."""
+    """Find the tensors that depend on a site that loses inputs or is decomposed, or on a group in `first`."""
     starts = {name for group in shrinking for name in group.consumers}.union(reformed)
     for group in first:
         starts.update(group.producers)
@@ -177,7 +178,7 @@ def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: i
 
 
 def _activation(net: Net, tensor: Any) -> Activation | None:
-    """The piecewise linear activation that alone reads a tensor, all of its readers being the same."""
+    """Return the piecewise linear activation that all readers of a tensor compute; None if there is none."""
     if not tensor.outputs or tensor.name in net.output_names:
         return None
     found = {_READ.get(reader.op, lambda _: None)(reader) for reader in tensor.outputs}

@@ -1,4 +1,4 @@
-"""The forms that a layer may take, each with the error of fitted factors on samples that were not fitted on."""
+"""Survey of the forms that a layer may take, each with the held-out error of its fitted factors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ __all__ = ["SurveyOptions", "survey"]
 
 @dataclass(frozen=True)
 class SurveyOptions:
-    """``uses``: which forms. ``align``: of ranks and widths. ``unit``: what must get cheaper. ``basis``: of V."""
+    """Options of the survey.
+
+    Attributes:
+        uses: forms that are allowed.
+        align: multiple to which ranks and widths are rounded.
+        unit: cost by which forms must be cheaper than the layer.
+        basis: basis of the first factor of a spatial decomposition.
+    """
 
     uses: Uses
     align: int
@@ -37,12 +44,12 @@ class SurveyOptions:
 
 
 def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions) -> Candidates:
-    """All forms of one layer that cost less than it does, without those that another beats in cost and error.
+    """Return the forms of one layer that cost less than it, except forms that another beats in cost and error.
 
     Args:
-        problems: one a group of a grouped conv, the wanted answer being the layer's own, every input channel a unit.
-        shape: of the layer.
-        options: see there.
+        problems: regressions on the layer's own output, one per group of a grouped conv; units are input channels.
+        shape: shape of the layer.
+        options: allowed forms, alignment, cost and basis.
     """
     columns = problems[0].weight.shape[1]
     inputs = columns // int(np.prod(shape.kernel))
@@ -112,5 +119,5 @@ def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: f
 
 
 def _share(problem: Regression, power: float) -> float:
-    """Of one group of a grouped conv in the power of all answers."""
+    """Return the share of one group of a grouped conv in the power of all outputs."""
     return float(problem.moments.total.power.sum()) / power

@@ -1,9 +1,9 @@
-"""Trials: what an error in one place does to the network's outputs, measured on the original.
+"""Trials: the sensitivity of the network's outputs to errors of each layer, measured on the original.
 
-Relative errors of layers do not compare: the outputs may depend on a few directions of one layer, and hardly on
-another. So one compression of each group, and one of each kind of form of each site, is fitted to one half of the
-samples and put into the network, alone. The damage at the outputs, on inputs of the other half, is divided by the
-layer's held-out error.
+Relative errors of layers are not comparable: the outputs may depend on a few directions of one layer, and hardly on
+another. So one compression of each group, and one form of each kind of each site, is fitted to one half of the
+samples and put into the original network, alone. The sensitivity is the damage at the outputs, on inputs of the other
+half, divided by the layer's held-out error.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Trials", "fit_of", "ratio", "stacked"]
 
-_PASSES = 2.0  # over the calibration inputs, for all trials together
-_LEAST, _MOST = 32, 256  # inputs
+_PASSES = 2.0  # passes over the calibration inputs, for all trials together
+_LEAST, _MOST = 32, 256  # inputs of one trial
 _RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
 
 
 class Trials:
-    """Damage at the outputs per relative error of a layer."""
+    """Measurement of sensitivities: damage at the outputs divided by the relative error of a layer."""
 
     def __init__(self, work: Workload, trials: int) -> None:
-        """``trials``: how many there are going to be; the more, the fewer inputs for each."""
+        """Choose the inputs of each trial, 32..256: the fewer, the more `trials` there are."""
         self._work = work
         total = sum(batch.real for batch in work.batches)
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
@@ -48,16 +48,16 @@ class Trials:
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
     ) -> float:
-        """Remove half of a group's channels.
+        """Remove half of a group's channels, and return the sensitivity.
 
         Args:
-            group: the channels.
-            order: first removed first, as found on the first half of the samples.
-            curve: held-out errors by number of channels that are gone.
-            problems: of each consumer, the group's channels being units.
+            group: the group.
+            order: (size,) channels, first removed first, as found on the first half of the samples.
+            curve: (size + 1,) held-out errors by number of removed channels.
+            problems: regressions of each consumer; units are the group's channels.
 
         Returns:
-            Damage over error; NaN where there is no error.
+            Damage divided by error; NaN without an error.
         """
         gone = group.size // 2
         kept = np.sort(order[gone:])
@@ -75,10 +75,15 @@ class Trials:
         return ratio(self._damage.of(weights), float(curve[gone]))
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
-        """One form of each kind, the middle one of those that there are; ``problems``: every input channel a unit.
+        """Try the middle one of a site's forms of each kind, and return the sensitivities.
+
+        Args:
+            name: the site.
+            candidates: forms of the site and their errors.
+            problems: regressions of the site; units are input channels.
 
         Returns:
-            Damage over error, per kind; NaN where there is no error.
+            Damage divided by error, per kind; NaN without an error.
         """
         site = self._work.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
@@ -93,16 +98,16 @@ class Trials:
 
 
 def fit_of(problem: Regression, columns: int) -> RefitOptions:
-    """How a trial is fitted: with a ridge that grows with the unknowns over the rows of one half."""
+    """Return the options of the fit of a trial: a linear refit whose ridge grows with unknowns per row of one half."""
     share = columns / max(problem.moments.even.count, 1)
     return RefitOptions(refit="linear", strengths=(float(np.clip(_RIDGE_SHARE * share, *_RIDGES)),))
 
 
 def stacked(parts: Sequence[Solution]) -> tuple[Array, Array]:
-    """Weights and bias of a site from those of its groups."""
+    """Stack the weights and biases of a site's groups."""
     return np.stack([part.weight for part in parts]), np.concatenate([part.bias for part in parts])
 
 
 def ratio(damage: float, error: float) -> float:
-    """Damage over error; NaN where it means nothing."""
+    """Return damage divided by error; NaN if the error is not positive or the damage not finite."""
     return damage / error if error > 0 and np.isfinite(damage) else float("nan")

@@ -1,8 +1,8 @@
-"""Verify: the result is run against the original before anything is written.
+"""Verification of the result against the original, before anything is written.
 
-Three questions, each with its own answer when it fails: does removing channels equal zeroing them on this very
-network, is every output finite and of the original's shape, and is the difference from the original within what was
-asked for. Two networks that compute the same may differ by what rounding does to them, see `rounding`.
+Three checks, each with its own error: removing channels equals zeroing them on this network, every output is finite
+and has the original's shape, and the difference from the original is within the largest drop. Equivalent networks may
+differ by rounding, see `rounding`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,24 @@ if TYPE_CHECKING:
 
 __all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
 
-_SENSELESS = 10.0  # difference over size of an output, of whatever network
+_SENSELESS = 10.0  # difference divided by size of an output at which any result is refused
 
 
 def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
-    """Run the original, and the network that loading and folding made of it: both must give the same outputs.
+    """Check that the network after loading and folding has the outputs of the original.
+
+    Args:
+        engine: engine that runs both.
+        original: the model as read.
+        net: the network after loading and folding.
+        calibration: inputs.
+        batch: samples to run.
 
     Raises:
         ModelError: the shapes that the model declares contradict its nodes.
         DataError: an output of the original is not finite.
         VerifyError: an output differs by more than rounding explains.
-        EngineError: one of them cannot be run.
+        EngineError: onnxruntime cannot run one of them.
     """
     try:
         plain = finished_model(net)
@@ -71,13 +78,18 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
 
 
 def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
-    """Run the original with channels removed, and with them zeroed, before any weight is fitted anew.
+    """Check on the original's weights that removing channels equals zeroing them.
+
+    Args:
+        work: the original and the inputs.
+        alive: (units,) bool, units to keep.
+        batch: samples to run.
 
     Returns:
-        The largest difference, as a share of the largest value of the output.
+        Largest difference of an output, as a share of its largest value.
 
     Raises:
-        VerifyError: an output differs by more than rounding explains; the message has the first tensor that does.
+        VerifyError: an output differs by more than rounding explains; the message names the first tensor that does.
     """
     smaller = remove(work.net, work.channels, work.channels.all_alive(), alive)
     masked = zero(work.net, work.channels, alive)
@@ -89,25 +101,31 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
     if wrong:
         wrong = first_difference(work, smaller, masked, alive, batch, share=0.0) or wrong
         raise VerifyError(
-            f"removing channels is not the same as zeroing them in this model: tensor '{wrong.name}' is the first to "
+            f"removing channels does not equal zeroing them in this model: tensor '{wrong.name}' is the first to "
             f"differ, {wrong}; exclude the layers around it with --exclude, and report the model"
         )
     return max((difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
 
 
 def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibration: Calibration, batch: Batch) -> None:
-    """Run the result, and the network in which one node stands for every V, H and P and no branch is cut: both must
-    give the same outputs.
+    """Check that the result has the outputs of the network before layers were decomposed and branches cut.
+
+    Args:
+        engine: engine that runs both.
+        dense: the network with one node per layer, and with zero weights in removed branches.
+        model: the result.
+        calibration: inputs.
+        batch: samples to run.
 
     Raises:
         VerifyError: an output differs by more than rounding explains.
-        EngineError: one of them cannot be run.
+        EngineError: onnxruntime cannot run one of them.
     """
     feeds = calibration.load(batch.samples)
     whole = finished_model(dense)
     wanted = engine.session(whole, label="the result in one piece a layer").run(feeds)
     found = engine.session(model, label="the result").run(feeds)
-    # Factors may round where their product does not: both networks say by how much.
+    # Factors may round where their product does not, so the rounding is measured on both networks.
     wrong = beyond_rounding(engine, found, wanted, (whole, model), feeds)
     if wrong:
         raise VerifyError(
@@ -117,7 +135,7 @@ def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibrat
 
 
 def _piece(work: Workload, net: Net, names: Sequence[str]) -> onnx.ModelProto:
-    """The whole network as a model with these tensors among its outputs."""
+    """Export the whole network as a model with these tensors as its outputs."""
     model: onnx.ModelProto = gs.export_onnx(
         segment(net, work.order, 0, len(work.order.order), names), do_type_check=False
     )
@@ -128,7 +146,7 @@ def _piece(work: Workload, net: Net, names: Sequence[str]) -> onnx.ModelProto:
 def _run(work: Workload, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
     session = work.engine.for_pieces().session(piece, label="self check")
     results = session.run({name: feeds[name] for name in session.input_names}, list(session.output_names))
-    # A graph may hand an input straight through.
+    # An input of the graph may be one of the tensors.
     return {name: results.get(name, feeds.get(name, np.zeros(0))) for name in names}
 
 
@@ -145,17 +163,17 @@ def first_difference(
     """Find the first tensor, in order of execution, in which two networks differ on the channels that both have.
 
     Args:
-        work: the original.
-        smaller: a network with only the channels of `alive`.
-        full: one with all channels.
-        alive: (units,) bool.
-        batch: inputs.
-        share: difference that is allowed, as a share of the tensor's largest value; a difference that rounding
-            explains is allowed in any case.
-        among: names of the tensors to look at; None: all.
+        work: the original and the inputs.
+        smaller: network with only the channels of `alive`.
+        full: network with all channels.
+        alive: (units,) bool, units of `smaller`.
+        batch: samples to run.
+        share: difference that is allowed, as a share of the tensor's largest value, 0.5 by default; a difference that
+            rounding explains is always allowed.
+        among: names of the tensors to compare; None for all.
 
     Returns:
-        The tensor and by how much it differs; None if there is none.
+        The tensor and its difference; None if no tensor differs.
     """
     tensors = full.tensors()
     names = [
@@ -193,10 +211,21 @@ def compare_outputs(
 ) -> tuple[OutputDivergence, ...]:
     """Compare the outputs of two models on batches of the inputs.
 
+    Args:
+        engine: engine that runs both.
+        original: the original.
+        result: the result.
+        inputs: inputs of both, and the meanings of the outputs.
+        batches: held-out samples, or samples to choose by.
+        progress: callback (stage, done, total).
+
+    Returns:
+        Difference of each output.
+
     Raises:
-        DataError: the original gives NaN or infinity on these inputs.
-        VerifyError: the result does, or an output has another shape.
-        EngineError: one of them cannot be run.
+        DataError: an output of the original is NaN or infinite on these inputs.
+        VerifyError: an output of the result is not finite, or has another shape than the original's.
+        EngineError: onnxruntime cannot run one of them.
     """
     before = engine.session(original, label="the original")
     after = engine.session(result, label="the result")
@@ -208,11 +237,11 @@ def compare_outputs(
         for name, array in reference.items():
             if not _finite(array):
                 raise DataError(
-                    f"the original's output '{name}' is not finite on held-back inputs: nothing to verify against"
+                    f"the original's output '{name}' is not finite on held-out inputs: check the preprocessing"
                 )
         for name, array in candidate.items():
             if not _finite(array):
-                raise VerifyError(f"the result's output '{name}' is not finite on held-back inputs")
+                raise VerifyError(f"the result's output '{name}' is not finite on held-out inputs")
         meter.add(reference, candidate, batch.real, len(batch.samples))
     progress("verify", len(batches), len(batches))
     return meter.finish(inputs.distinct)
@@ -223,21 +252,21 @@ def _finite(array: Array) -> bool:
 
 
 def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -> None:
-    """Hold the result to what was asked for, and to what makes any sense.
+    """Check the outputs against the largest drop, and against a senselessly large difference.
 
     Args:
-        divergence: see `compare_outputs`.
-        max_drop: percentage points of agreement that outputs of classes and pixels may lose; for values, relative error
-            in per cent; undecided outputs are held to both.
+        divergence: differences of the outputs, see `compare_outputs`.
+        max_drop: largest drop allowed: percentage points of agreement for classes and pixels, relative error in per
+            cent for values, both for undecided outputs; None for any.
 
     Raises:
-        LostTooMuchError: an output is further away, or its difference is ten times as large as itself.
+        LostTooMuchError: an output loses more, or its difference exceeds 10 times its size.
     """
     for output in divergence:
         if not output.of_size <= _SENSELESS:
             raise LostTooMuchError(
                 f"output '{output.name}' differs from the original's by {output.of_size:.3g} times its size on "
-                "held-back inputs: ask for less, or give more --samples"
+                "held-out inputs: choose a milder budget, or give more --samples"
             )
     if max_drop is None:
         return
@@ -245,6 +274,6 @@ def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -
         if not lost.amount <= max_drop:
             hint = f"; {settles(lost.output)}" if lost.undecided else ""
             raise LostTooMuchError(
-                f"output '{lost.output}': {lost.amount:.2f} {lost.words} on {lost.samples} held-back inputs, "
-                f"--max-drop allows {max_drop:g}: ask for less, or give more --samples{hint}"
+                f"output '{lost.output}': {lost.amount:.2f} {lost.words} on {lost.samples} held-out inputs, "
+                f"--max-drop allows {max_drop:g}: choose a milder budget, or give more --samples{hint}"
             )

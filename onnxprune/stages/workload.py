@@ -1,4 +1,4 @@
-"""What all stages work on, gathered once."""
+"""Workload of all stages: the original network, its inputs, the engine and the memory limits."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ __all__ = ["Inputs", "Progress", "Workload", "silent"]
 
 
 class Progress(Protocol):
-    """Called with the stage, how much of it is done, how much there is, and from some stages how it goes in words."""
+    """Callback (stage, done, total, detail): the stage's name, units done, units in all, and a remark of some
+    stages."""
 
     def __call__(self, stage: str, done: int, total: int, detail: str = ..., /) -> None:
-        """Show it."""
+        """Show the progress of a stage."""
 
 
 def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
@@ -40,13 +41,13 @@ def silent(stage: str, done: int, total: int, detail: str = "", /) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job reads: the model's inputs, the calibration, and which of its samples serve for what.
+    """Inputs of a job: the model's inputs, the calibration, and the split of its samples.
 
     Attributes:
         specs: the model's inputs.
         calibration: the samples.
-        parts: which samples are fitted on, chosen by and reported on.
-        outputs: what each output means, by name.
+        parts: samples to fit on, to choose by, and held-out.
+        outputs: meaning of each output, by name.
     """
 
     specs: tuple[InputSpec, ...]
@@ -56,44 +57,44 @@ class Inputs:
 
     @property
     def fit(self) -> Indices:
-        """(n,) samples to fit on."""
+        """Samples to fit on, (n,)."""
         return self.parts.fit
 
     @property
     def choose(self) -> Indices:
-        """(n,) samples to choose by."""
+        """Samples to choose between results by, (n,)."""
         return self.parts.choose
 
     @property
     def held(self) -> Indices:
-        """(n,) samples to report on."""
+        """Held-out samples, to report on, (n,)."""
         return self.parts.held
 
     @property
     def distinct(self) -> int:
-        """Number of samples to report on, near-duplicates counted once."""
+        """Number of held-out samples, near-duplicates counted once."""
         return self.parts.distinct_held
 
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """The original network, and what its stages have in common.
+    """The original network, and the common arguments of its stages.
 
     Attributes:
-        net: folded, every MatMul site with a bias.
-        channels: its channel map.
-        forbidden: names of sites that cannot be fitted, and why.
-        order: the order in which both networks run.
-        engine: onnxruntime.
+        net: the original network, folded, every MatMul site with a bias.
+        channels: channel map of `net`.
+        forbidden: reasons why sites cannot be fitted, by name.
+        order: order in which both networks run.
+        engine: onnxruntime with its provider and threads.
         calibration: inputs.
-        batches: those to fit on.
-        half_of: (samples,) half (0 or 1) of each sample that is fitted on.
-        positions: where layers are sampled.
-        memory: bytes that all stages together may take, see `room.Room`.
-        sizes: bytes of each tensor for one sample, where they are known.
-        scratch: folder for what does not fit in memory.
-        progress: told how far a stage is.
-        outputs: what each output of the network means, by name.
+        batches: batches of the samples to fit on.
+        half_of: (samples,) int8, half (0 or 1) of each sample to fit on.
+        positions: positions at which layers are sampled.
+        memory: memory limit of all stages together in bytes, see `room.Room`.
+        sizes: bytes of each tensor for one sample, if known.
+        scratch: folder for held activations that do not fit in memory.
+        progress: callback (stage, done, total, detail).
+        outputs: meaning of each output of the network, by name.
     """
 
     net: Net
@@ -112,17 +113,17 @@ class Workload:
     outputs: Mapping[str, Meaning] = field(default_factory=dict)
 
     def halves(self, batch: Batch, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Half (0 or 1) of each of the rows that the real images of a batch gave, image by image."""
+        """Return the half (0 or 1) of each row of a batch: equally many rows per real image, padding left out."""
         images = self.half_of[list(batch.samples[: batch.real])].astype(np.int64)
         return np.repeat(images, rows // len(images))
 
     @property
     def fixed(self) -> bool:
-        """Whether the model runs batches of one size only."""
+        """Whether the model fixes the batch size."""
         return any(spec.shape[0] is not None for spec in input_specs(self.net))
 
     def batches_of(self, half: int) -> tuple[Batch, ...]:
-        """Batches of the samples of one half; batches of a fixed size are filled up with their last sample."""
+        """Return the batches restricted to one half; batches of a fixed size are padded with their last sample."""
         found = []
         for batch in self.batches:
             own = [sample for sample in batch.samples[: batch.real] if self.half_of[sample] == half]

@@ -169,14 +169,14 @@ def test_a_member_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, mo
     assert len(open_calibration(tmp_path / "x.npz", [nchw()], NO_OPTIONS)) == 200
     monkeypatch.setattr(archive, "BOMB_BYTES", 10_000)
     monkeypatch.setattr(archive, "BOMB_RATIO", 50)
-    with pytest.raises(DataError, match=r"taken for a decompression bomb: save it as \.npy"):
+    with pytest.raises(DataError, match=r"counts as a decompression bomb: save it as \.npy"):
         open_calibration(tmp_path / "x.npz", [nchw()], NO_OPTIONS)
 
 
 def test_a_member_that_is_no_array_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
         file.writestr("images", "hello")
-    with pytest.raises(DataError, match=r"x\.npz: 'images' is no NumPy array"):
+    with pytest.raises(DataError, match=r"x\.npz: 'images' is not a NumPy array"):
         open_calibration(tmp_path / "x.npz", [nchw()], NO_OPTIONS)
 
 

@@ -50,7 +50,7 @@ def test_floats_are_model_ready_unless_preprocessing_is_asked_for():
     as_pixels = pixels(3, 8, 8, 3).astype(np.float32)
     found = open_calibration(as_pixels, [nhwc()], DataOptions(preset="imagenet-tf"))
     np.testing.assert_allclose(found.load([0, 1, 2])["x"], as_pixels / 127.5 - 1, atol=1e-6)
-    assert "float values taken for pixels because of --preset" in notes(found)
+    assert "float values taken as pixels because of --preset" in notes(found)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_floats_are_model_ready_unless_preprocessing_is_asked_for():
         (0, 1, DataOptions(preset="imagenet-tf"), "add --scale 2,"),
         (0, 1, DataOptions(preset="caffe"), "add --scale 255,"),
         (-2, 2, DataOptions(resize=(8, 8)), "float values -2..2, expected pixels 0..255 for --resize"),
-        (0, 65535, DataOptions(mean=(0.5,)), "say how with --scale, or drop the preprocessing"),
+        (0, 65535, DataOptions(mean=(0.5,)), "give their factor with --scale, or drop the preprocessing"),
     ],
 )
 def test_floats_that_do_not_look_like_pixels_are_not_scaled_like_pixels(low, high, options, words):
@@ -118,9 +118,9 @@ def test_values_of_the_models_own_integer_type_pass_through(dtype):
         (np.zeros((5, 4, 4)), nchw(), "array: shape (5, 4, 4), expected (N, 3, 8, 8) for input 'x'"),
         (np.zeros((5, 3, 9, 8)), nchw(), "array: shape (5, 3, 9, 8), expected (N, 3, 8, 8)"),
         (np.zeros((5, 7, 8, 8)), nchw(None, None), "array: shape (5, 7, 8, 8), expected (N, 3, ?, ?)"),
-        (np.zeros(5), nchw(), "array: shape (5), expected one sample or more along the first axis"),
-        (np.zeros((0, 3, 8, 8)), nchw(), "array: shape (0, 3, 8, 8), expected one sample or more"),
-        (np.zeros((2, 3, 0, 8)), nchw(None, 8), "array: shape (2, 3, 0, 8), expected one sample or more"),
+        (np.zeros(5), nchw(), "array: shape (5), expected at least one sample along the first axis"),
+        (np.zeros((0, 3, 8, 8)), nchw(), "array: shape (0, 3, 8, 8), expected at least one sample"),
+        (np.zeros((2, 3, 0, 8)), nchw(None, 8), "array: shape (2, 3, 0, 8), expected at least one sample"),
         (pixels(5, 8, 8, 4), nchw(), "shape (5, 8, 8, 4) is no array of images"),
         (pixels(8, 8), nchw(), "shape (8, 8) is no array of images"),
         (pixels(5, 3, 8, 3), nchw(), "shape (5, 3, 8, 3) fits both"),

@@ -109,7 +109,7 @@ def test_a_thin_image_that_a_resize_would_blow_up_is_refused(tmp_path):
 
 def test_sixteen_bits_a_channel_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: more than 8 bits a channel"):
+    with pytest.raises(DataError, match=r"deep\.png: more than 8 bits per channel"):
         open_calibration(tmp_path, [nchw()], NO_OPTIONS)
 
 
@@ -155,7 +155,7 @@ def test_gray_and_colour_images_are_brought_to_the_models_channels_with_a_note(t
     save_image(tmp_path / "b.png", seed=2)
     found = open_calibration(tmp_path, [nchw()], AS_IS)
     np.testing.assert_array_equal(found.load([0])["x"][0], np.stack([gray] * 3))
-    assert "1 gray images repeated in 3 channels" in notes(found)
+    assert "1 gray images repeated to 3 channels" in notes(found)
     found = open_calibration(tmp_path, [nchw(channels=1)], AS_IS)
     np.testing.assert_array_equal(found.load([0])["x"][0, 0], gray)
     assert "1 colour images reduced to luma" in notes(found)

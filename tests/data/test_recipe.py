@@ -143,7 +143,7 @@ def test_a_size_that_the_model_does_not_take_is_refused_with_the_way_out(spec, o
         ),
         (nchw(channels=1), DataOptions(std=(1.0, 2.0, 3.0)), "std has 3 numbers (1 2 3)"),
         (nchw(channels=1), DataOptions(color="bgr"), "--color bgr: the model takes one channel"),
-        (nchw(dtype=np.uint8), DataOptions(mean=(1.0,)), "takes pixels as they are: drop --mean"),
+        (nchw(dtype=np.uint8), DataOptions(mean=(1.0,)), "takes unscaled pixels: drop --mean"),
         (InputSpec("x", (None,) * 4, FLOAT), NO_OPTIONS, "add --layout nchw or --layout nhwc"),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_recipe_in_the_file_is_used_field_by_field_where_no_option_says_otherw
     np.testing.assert_allclose(first(DataOptions(mean=(0.0,))), [5, 50, 100])
     np.testing.assert_allclose(first(DataOptions(preset="none")), [10, 100, 200])
     found = open_calibration(path, [nchw()], NO_OPTIONS)
-    assert "stored beside the images" in notes(found)
+    assert "stored with the images" in notes(found)
     assert "scaled to 0..1" not in notes(found)
 
 

@@ -141,7 +141,7 @@ def test_several_inputs_are_made_up_together():
 
 
 def test_integers_that_are_no_pixels_are_not_made_up():
-    with pytest.raises(DataError, match=r"--data synthetic: values for input 'ids' \(N, 8\) int64 cannot be made up"):
+    with pytest.raises(DataError, match=r"expected images or float inputs, found input 'ids' \(N, 8\) int64"):
         made(InputSpec("ids", (None, 8), np.dtype(np.int64)), NO_OPTIONS)
 
 
@@ -149,7 +149,7 @@ def test_integers_that_are_no_pixels_are_not_made_up():
 def test_without_data_nothing_is_made_up_and_both_ways_out_are_told(path):
     with pytest.raises(DataError, match=r"--data FOLDER.*--data synthetic") as caught:
         open_calibration(None, [nchw()], NO_OPTIONS, model_path=path)
-    assert ("net.calib.npz is not there" in str(caught.value)) == (path is not None)
+    assert ("net.calib.npz does not exist" in str(caught.value)) == (path is not None)
 
 
 @pytest.mark.parametrize("source", ["./synthetic", Path("synthetic")])

@@ -98,7 +98,7 @@ def test_explanations_add_up(seed, speedup) -> None:
     assert sum(reason.chosen.damage for reason in found.reasons) == pytest.approx(predicted(choice, curves, candidates))
     said = {reason.name: reason.chosen.what for reason in found.reasons if reason.name in choice.keep}
     for name, count in choice.keep.items():
-        assert (said[name] == "its branch goes") == (count == 0)
+        assert (said[name] == "branch removed") == (count == 0)
     assert any(count == 0 for count in choice.keep.values()) or speedup < 20
 
 

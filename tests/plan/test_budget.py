@@ -24,8 +24,8 @@ def test_no_flag_asks_for_the_least_time_within_the_drop() -> None:
 
 def test_a_default_holds_only_when_no_flag_is_given() -> None:
     default = Budget("selector", 1.0, "what the selector finds")
-    assert BudgetOptions(default=default).budget() is default
-    assert BudgetOptions(default=default, params=0.5).budget().kind == "params"
+    assert BudgetOptions().budget(default) is default
+    assert BudgetOptions(params=0.5).budget(default).kind == "params"
 
 
 @pytest.mark.parametrize(

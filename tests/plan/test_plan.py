@@ -262,7 +262,7 @@ def test_a_producer_that_another_head_pins_is_a_plan_error_with_the_reason() -> 
     net = net.copy()
     net.graph.outputs.append(net.node("stage2.conv1").outputs[0])
     pinned = channel_map(Net.from_model(net.to_model()))
-    with pytest.raises(PlanError, match=r"'stage2\.conv1' cannot go: graph output"):
+    with pytest.raises(PlanError, match=r"'stage2\.conv1' cannot be removed: graph output"):
         half(channels, named=False).resolve(pinned)
 
 
@@ -272,5 +272,5 @@ def test_a_missing_producer_is_a_plan_error_that_names_it() -> None:
 
 
 def test_another_number_of_channels_is_a_plan_error_with_both_numbers() -> None:
-    with pytest.raises(PlanError, match=r"'stage2\.conv1' makes 64 channels here, the plan is for 32"):
+    with pytest.raises(PlanError, match=r"'stage2\.conv1' produces 64 channels in this model, the plan expects 32"):
         Plan((GroupPlan("stage2.conv1", (), 32, 16),)).resolve(digits("vgg")[1])

@@ -91,7 +91,7 @@ def test_plan_files_come_back_as_they_were_written(name) -> None:
         ("layers", {}, "'layers' must be a list"),
         ("layers", [{"node": ""}], r"layers\[0\]: expected an object"),
         ("layers", [{"node": "a", "shape": [1, 1]}], "expected 'spatial' or 'channel'"),
-        ("layers", [{"node": "a", "shape": [1, 1], "channel": 1, "inputs": 1}], "reads all of its inputs since"),
+        ("layers", [{"node": "a", "shape": [1, 1], "channel": 1, "inputs": 1}], "a conv reads all inputs"),
         ("layers", [{"node": "a", "shape": [1], "channel": 1}], "a shape is a list"),
         ("layers", [{"node": "a", "shape": [1, 1], "channel": 0}], "'channel' must be a whole number from 1"),
         ("layers", [{"node": "a", "shape": [1, 1], "channel": 1}] * 2, "'a' is listed twice"),

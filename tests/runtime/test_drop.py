@@ -45,11 +45,11 @@ def test_thirty_inputs_cannot_promise_one_point_and_a_thousand_can():
 
 
 def test_before_the_work_an_estimate_is_said_where_agreement_is_going_to_decide():
-    assert "30 held-back inputs cannot show a drop of 1 points" in expected_estimate([CLASSES], 30, 1, "held-back")
-    assert expected_estimate([CLASSES], 1000, 1, "held-back") == ""
-    assert expected_estimate([VALUES], 30, 1, "held-back") == ""
-    assert expected_estimate([CLASSES], 30, None, "held-back") == ""
-    assert "no number of inputs" in expected_estimate([CLASSES], 30, 0, "held-back")
+    assert "30 held-out inputs cannot show a drop of 1 points" in expected_estimate([CLASSES], 30, 1, "held-out")
+    assert expected_estimate([CLASSES], 1000, 1, "held-out") == ""
+    assert expected_estimate([VALUES], 30, 1, "held-out") == ""
+    assert expected_estimate([CLASSES], 30, None, "held-out") == ""
+    assert "no number of inputs" in expected_estimate([CLASSES], 30, 0, "held-out")
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_before_the_work_an_estimate_is_said_where_agreement_is_going_to_decide(
     ],
 )
 def test_less_agreement_than_nine_tenths_or_an_error_above_a_fifth_is_damage(output, damaged):
-    line = damage([OutputDivergence("fine", 8, 0.0, 0.0), output], "held-back")
+    line = damage([OutputDivergence("fine", 8, 0.0, 0.0), output], "held-out")
     assert bool(line) == damaged
     if damaged:
         assert line.startswith("DAMAGED: ")
         assert "\n" not in line
         for word in ("'y'", f"on {output.samples}", "--recover", "--exclude", "speed-up"):
             assert word in line
-        assert "--recover" not in damage([output], "held-back", trained=True)
+        assert "--recover" not in damage([output], "held-out", trained=True)

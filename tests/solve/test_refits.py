@@ -248,7 +248,7 @@ def test_z_is_the_cheaper_of_the_two_candidates(target: float, response: float, 
 
 
 def test_relu_without_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs samples"):
+    with pytest.raises(ValueError, match="needs raw samples"):
         refit(make_case(0).problem, np.arange(12), RefitOptions(refit="auto"))
 
 
