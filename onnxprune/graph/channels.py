@@ -179,7 +179,7 @@ class _Slots:
         self.total = total
 
     def fits(self, tie: Tie) -> bool:
-        """Whether its slots are there: in a graph that is wrong they may not be."""
+        """Tell whether its slots exist: in an invalid graph they may not."""
         sides = ((tie.left, tie.left_slots), (tie.right, tie.right_slots))
         return all(
             not len(slots) or (int(slots.min()) >= 0 and int(slots.max()) < self.size[axis]) for axis, slots in sides
@@ -198,7 +198,7 @@ class _Slots:
 
 
 def _read_node(net: Net, node: Any, slots: _Slots, protected: frozenset[str]) -> tuple[list[Tie], list[Pin]]:
-    """What a node ties, and pins for every axis around it that it does not."""
+    """Collect the ties of a node, and a pin for every other axis around it."""
     known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
     found = rule_for(node.op, node.domain, revision_of(node.op, net.opset))
     label = f"{node.op} '{node.name}'"

@@ -46,7 +46,7 @@ class Chain:
     last: Array | None
 
     def outputs(self, kept: Indices) -> Chain:
-        """The same with only some of the layer's outputs: (k,) positions, as many of each group."""
+        """Keep only some of the layer's outputs: (k,) positions, as many of each group."""
         tail = self.second if self.last is None else self.last
         groups = len(tail)
         narrowed = tail.reshape(-1, tail.shape[2])[kept].reshape(groups, -1, tail.shape[2])
@@ -56,7 +56,7 @@ class Chain:
 
 
 def with_chains(net: Net, chains: Mapping[Site, Chain]) -> Net:
-    """The same network, each of these sites replaced by its chain; biases stay what they are."""
+    """Replace each of these sites by its chain in a copy of the network; biases are kept."""
     net = net.copy()
     nodes = {node.name: node for node in net.nodes}
     for site, chain in chains.items():

@@ -135,7 +135,7 @@ def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> N
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    """What a weight takes in memory, whatever its file says."""
+    """Bytes of a weight in memory, by its shape and type."""
     try:
         width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
@@ -144,7 +144,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _inside(file: Path, root: Path) -> bool:
-    """Whether a file lies below a folder with no link on the way."""
+    """Tell whether a file lies below a folder with no link on the way."""
     absolute = Path(os.path.normpath(file))
     return absolute.is_relative_to(root) and absolute.resolve() == absolute
 

@@ -141,7 +141,7 @@ class Net:
         )
 
     def with_input_shapes(self, shapes: Mapping[str, Sequence[int]]) -> Net:
-        """The same graph for inputs of exactly these shapes, every other shape inferred anew.
+        """Copy the graph for inputs of exactly these shapes, every other shape inferred anew.
 
         Raises:
             ModelError: the shapes contradict the graph.
@@ -174,7 +174,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_standard(node: Any) -> bool:
-    """Whether a node's operator is one of ONNX's own: another domain may have one of the same name."""
+    """Tell whether a node's operator is in ONNX's own domain: another domain may have one of that name."""
     return node.domain in (None, "", "ai.onnx")
 
 

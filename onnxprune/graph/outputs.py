@@ -1,4 +1,4 @@
-"""What the end of a graph says of its outputs: scores of classes, labels, or numbers.
+"""Meaning of outputs by the end of the graph: scores of classes, labels, or numbers.
 
 An output is followed backwards through nodes that only move or rename its elements (Identity, Cast, Reshape, Squeeze,
 Unsqueeze, Flatten, Transpose). A Softmax or LogSoftmax there makes it scores over the axis that
@@ -35,7 +35,7 @@ Says = Literal["probabilities", "logarithms", "labels", "numbers"]
 
 @dataclass(frozen=True)
 class Ending:
-    """What the graph says of one output.
+    """Evidence of the graph about one output.
 
     Attributes:
         says: ``probabilities`` (Softmax) or ``logarithms`` (LogSoftmax) of classes, ``labels`` (ArgMax), ``numbers``.
@@ -128,7 +128,7 @@ def _inserted(node: Any, axis: int, before: int, after: int) -> int | None:
 
 
 def _same_split(before: Sequence[Dim], axis: int, after: Sequence[Dim], place: int) -> bool:
-    """Whether as many elements lie behind (or in front of) an axis before a reshape as after it."""
+    """Tell whether as many elements lie behind (or in front of) an axis before a reshape as after it."""
     for left, right in ((before[axis + 1 :], after[place + 1 :]), (before[:axis], after[:place])):
         ours, theirs = _extent(left), _extent(right)
         if ours is not None and ours == theirs:
@@ -145,7 +145,7 @@ def _extent(sizes: Sequence[Dim]) -> tuple[int, tuple[str, ...]] | None:
 
 
 def _is_norm(tensor: Any) -> bool:
-    """Whether a divisor is a norm, seen through what keeps it positive or spreads it out."""
+    """Tell whether a divisor is a norm, seen through what keeps it positive or spreads it out."""
     for _ in range(_MOST_STEPS):
         if not tensor.inputs:
             return False

@@ -12,13 +12,13 @@ __all__ = ["meant", "meant_by"]
 
 
 def meant_by(pattern: str, names: Iterable[str]) -> set[str]:
-    """Those of some names that one pattern means: itself where it is a name (names may hold ``[`` and ``*``), else all
+    """Select the names that one pattern means: itself where it is a name (names may hold ``[`` and ``*``), else all
     that it matches as a glob."""
     known = set(names)
     return {pattern} if pattern in known else {name for name in known if fnmatchcase(name, pattern)}
 
 
 def meant(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
-    """Those of some names that any of the patterns means."""
+    """Select the names that any of the patterns means."""
     known = set(names)
     return set().union(*(meant_by(pattern, known) for pattern in patterns))

@@ -1,4 +1,4 @@
-"""What is known of a shape that a graph computes: integers where they are fixed, symbols where they follow an input.
+"""Values of shapes that a graph computes: integers where they are fixed, symbols where they follow an input.
 
 Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Unsqueeze and Concat. Evaluating that with symbols for the
 open sizes tells which entries of the result are copies of sizes of `x`.

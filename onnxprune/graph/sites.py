@@ -36,7 +36,7 @@ Operator = Literal["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
 @dataclass(frozen=True)
 class Window:
-    """How a conv's kernel moves over its input; one entry a spatial axis in every tuple.
+    """Kernel, strides, dilations and pads of a conv; one entry per spatial axis in every tuple.
 
     ``transposed``: over its output instead, the input's elements lying `strides` apart; ``tail`` is then what is added
     at each end (``output_padding``).
@@ -51,7 +51,7 @@ class Window:
     tail: tuple[int, ...] = ()
 
     def along(self, axes: Collection[int]) -> Window:
-        """What of it belongs to some kernel axes: on the others a kernel of one element that does not skip any."""
+        """Restrict it to some kernel axes: on the others a kernel of one element that does not skip any."""
         rank = len(self.kernel)
 
         def only(values: tuple[int, ...], otherwise: int) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class Window:
         )
 
     def attributes(self) -> dict[str, Any]:
-        """Those of a Conv or ConvTranspose that moves so."""
+        """Build the attributes of a Conv or ConvTranspose with this window."""
         found: dict[str, Any] = {
             "kernel_shape": list(self.kernel),
             "strides": list(self.strides),
@@ -274,7 +274,7 @@ def _bias_is_own(net: Net, node: Any, outputs: int) -> bool:
 
 
 def is_per_output(shape: Sequence[int], outputs: int) -> bool:
-    """Whether the C of a Gemm has one value an output, or one for all; it may also differ from row to row."""
+    """Tell whether the C of a Gemm has one value an output, or one for all; it may also differ from row to row."""
     size = int(np.prod(shape))
     return size == 1 or (size == outputs and int(shape[-1]) == outputs)
 

@@ -26,7 +26,7 @@ _SHIFT = 8  # at most an eighth of the side
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to inputs.
+    """Augmentation of inputs.
 
     Attributes:
         text: for the report.
@@ -48,7 +48,7 @@ class Augmentation:
 
 
 def augmentation_for(specs: Sequence[InputSpec], options: DataOptions, *, wanted: bool = True) -> Augmentation:
-    """What fits a model's inputs."""
+    """Choose the augmentation that fits a model's inputs."""
     if not wanted:
         return Augmentation("none, as asked")
     if len(specs) > 1:

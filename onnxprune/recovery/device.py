@@ -1,4 +1,4 @@
-"""What torch runs on: the same as onnxruntime."""
+"""Device of torch: that of onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the loss is taken: at the outputs, or in front of whatever stands behind the last layer and has no gradient."""
+"""Ends of two networks at which the loss is computed: outputs, or tensors in front of nodes without a gradient."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def loss_ends(
     known: Container[str] | None = None,
     outputs: Mapping[str, Meaning] | None = None,
 ) -> tuple[tuple[End, ...], tuple[Note, ...]]:
-    """Where two networks are compared, and what is to be said of it.
+    """Tensors at which two networks are compared, with notes on them.
 
     Args:
         net: the network to train.

@@ -157,7 +157,7 @@ class TorchNet(nn.Module):
         return found
 
     def _behind(self, names: tuple[str, ...], values: dict[str, Tensor]) -> None:
-        """What is done to a node's outputs; nothing here."""
+        """Change a node's outputs; here they are returned as they are."""
 
     @staticmethod
     def _input(tensor: Tensor) -> Tensor:

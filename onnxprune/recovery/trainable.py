@@ -1,4 +1,4 @@
-"""Which initializers are trained, and their scales balanced."""
+"""Choice of the initializers to train, and balance of their scales."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trainable(net: Net, freeze: Collection[str] = ()) -> tuple[str, ...]:
 
 
 def _weights(node: Any) -> Iterator[Any]:
-    """Those of a node's constants that training is meant to change."""
+    """Select the constants of a node that are trained."""
     if node.op in LAYERS or node.op in _SCALED:
         slots = range(len(node.inputs)) if node.op == "MatMul" else range(1, 3)
     elif node.op == "PRelu":
@@ -57,7 +57,7 @@ def _weights(node: Any) -> Iterator[Any]:
 
 
 def balanced(net: Net, names: Collection[str]) -> Net:
-    """The same network, the factors of every linear chain of convs scaled alike: channel by channel, what leaves the
+    """Scale the factors of every linear chain of convs alike in a copy of the network: channel by channel, what leaves the
     first conv has as large a norm in its weights as in those of the second. One learning rate then suits both.
 
     Args:

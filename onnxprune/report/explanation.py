@@ -33,7 +33,7 @@ def show_explanation(console: Console, found: Explanation, *, verbose: bool = Fa
         table.add_row(*_cells(reason, scale, verbose))
     console.print(table)
     console.print(
-        f"damage: relative error of the layer's answer times what trials said it counts; the next cheapest step down "
+        f"damage: relative error of the layer's output times its sensitivity; the next cheapest step down "
         f"costs {found.price:.3g} of it for each per cent of the original. The next best choice is that at this "
         "price, all others as they are; 'worse by' is in damage, below 0 where it would not fit the budget.",
         highlight=False,

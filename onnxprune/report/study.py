@@ -38,7 +38,7 @@ def show_study(console: Console, study: Study) -> None:
             table.add_row(escape(method), *(_cell(points.get((method, speedup))) for speedup in asked))
         console.print(table)
     console.print(
-        "per cent: relative squared error of the layer's answer, behind its activation where that can be seen through "
+        "per cent: relative squared error of the layer's output, behind its activation where that is piecewise linear "
         "(relative error of the network's outputs); sizes, exact speed-ups, KL and agreement: --json"
     )
 

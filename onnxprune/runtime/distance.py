@@ -126,7 +126,7 @@ class Scores:
 
     @classmethod
     def settled(cls, wanted: Array, found: Array, *, axis: int, temperature: float, probable: bool | None) -> Scores:
-        """Of the first inputs: whether they are ``probable`` (None: as their numbers look), and their mean."""
+        """Tell whether the first inputs are ``probable`` (None: by their numbers), and take their mean."""
         both = tuple(_probable(_rows(one, axis)) if probable is None else probable for one in (wanted, found))
         made = cls(axis, temperature, (both[0], both[1]), np.zeros(0))
         total, count = np.zeros(wanted.shape[axis]), 0
@@ -209,7 +209,7 @@ def _rows(array: Array, axis: int) -> Array:
 
 
 def _probable(rows: Array) -> bool:
-    """Whether all rows are probabilities."""
+    """Tell whether all rows are probabilities."""
     return bool((rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=_SUM_TOLERANCE))
 
 

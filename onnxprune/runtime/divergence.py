@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["TEMPERATURE", "DivergenceMeter", "OutputDivergence", "class_scores", "mean_distance"]
 
 TEMPERATURE = 4.0
-"""Of the softened KL: at 1, what a confident classifier says of a few hundred inputs is noise."""
+"""Softmax temperature of the KL: at 1, the KL of a confident classifier on a few hundred inputs is noise."""
 _FIRST, _LEAST_FIRST, _FIRST_BYTES = 64, 4, 64 << 20  # inputs that scales are measured on
 _SURE = 0.95
 
@@ -129,7 +129,7 @@ def class_scores(output: Array, axis: int | None = None) -> Array | None:
 
 @dataclass
 class _Sums:
-    """What is gathered of one output: plain sums, and a measure for each of its kinds."""
+    """Sums over the inputs for one output, and a measure for each kind that it may have."""
 
     meaning: Meaning
     temperature: float
@@ -196,7 +196,7 @@ class _Sums:
         self._measure(a, b)
 
     def _class_axis(self, array: Array) -> int | None:
-        """Of (n, k, ...) floats; None where they are values."""
+        """Measure (n, k, ...) floats; None for values."""
         kind = self.meaning.kind
         if kind == "values" or array.dtype.kind != "f":
             return None
@@ -288,7 +288,7 @@ def _agreement_bound(agreement: Array, kind: OutputKind, count: int) -> tuple[fl
 
 
 def _error_bound(parts: Array, count: int) -> tuple[float, float] | None:
-    """Of the relative error, from the inputs' contributions to its square."""
+    """Compute the interval of the relative error from the inputs' contributions to its square."""
     bound = _mean_bound(parts, count)
     return None if bound is None else (max(bound[0], 0.0) ** 0.5, bound[1] ** 0.5)
 

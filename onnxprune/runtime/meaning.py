@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["UNKNOWN", "AskedKind", "Meaning", "OutputKind", "checked_kinds", "meanings", "with_labels"]
 
 AskedKind = Literal["classes", "pixels", "values"]
-"""What a user may say of an output."""
+"""Kinds of outputs that a user may name."""
 OutputKind = Literal["classes", "pixels", "values", "undecided"]
 
 
@@ -58,7 +58,7 @@ _IMAGENET = (1000, 1001, 21841, 21843)
 """Numbers of classes of ImageNet, without and with a background, of its small and its whole set."""
 
 UNKNOWN = Meaning("undecided", None, "nothing is known of it")
-"""Of an output that nobody described: by its numbers either undecided, or values."""
+"""Meaning of an output that nothing describes: undecided or values, by its numbers."""
 
 
 def checked_kinds(asked: Sequence[str]) -> dict[str, AskedKind]:
@@ -142,7 +142,7 @@ def _known(name: str, kind: str) -> AskedKind:
 
 
 def _read(name: str, tensor: Any, end: Ending | None) -> Meaning:
-    """What the graph says, or may be by the shape."""
+    """Read the meaning from the end of the graph, the name or the shape."""
     shape = dims(tensor)
     if end is not None and end.says == "numbers":
         return Meaning("values", None, end.node)
@@ -166,7 +166,7 @@ def _read(name: str, tensor: Any, end: Ending | None) -> Meaning:
 
 
 def _asked(name: str, tensor: Any, kind: AskedKind, end: Ending | None) -> Meaning:
-    """What the user says, held against the shape."""
+    """Check the user's word against the shape."""
     word, shape = f"--output {name}={kind}", dims(tensor)
     if kind == "values":
         return Meaning("values", None, word)
@@ -213,7 +213,7 @@ def _single(shape: Sequence[Dim]) -> int | None:
 
 
 def _score_axis(shape: Sequence[Dim]) -> int | None:
-    """Where (N, C), (N, C, 1, 1) or (N, 1, 1, C) may have classes; (N, P, 1) rather has one number a position."""
+    """Find the class axis of (N, C), (N, C, 1, 1) or (N, 1, 1, C); None for (N, P, 1), one number a position."""
     wide = _single(shape)
     return None if wide is None or (len(shape) == 3 and wide == 1) else wide
 
@@ -231,7 +231,7 @@ def _pixel_axis(shape: Sequence[Dim] | None) -> int | None:
 
 
 def _holds(tensor: Any, axis: int | None, label: int) -> bool:
-    """Whether the largest label is a class of the output."""
+    """Tell whether the largest label is a class of the output."""
     shape = dims(tensor)
     size = None if shape is None or axis is None else shape[axis]
     return not isinstance(size, int) or label < size

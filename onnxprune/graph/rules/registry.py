@@ -1,4 +1,4 @@
-"""How an operator carries channels: the data that a rule returns, and the table of rules.
+"""Rules of how operators carry channels: the data that a rule returns, and the table of rules.
 
 A *slot* is one index on one axis of one value; weights are values like activations. A rule ties slots that must be
 removed together. It sees one node and returns data; it changes nothing. An axis of a known size that a node's rule
@@ -35,7 +35,7 @@ __all__ = [
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 MOST_SLOTS = 1 << 24
-"""Of one axis: longer ones are taken as of unknown size, so that a hostile graph cannot exhaust memory."""
+"""Longest axis that is followed; a longer one has unknown size, so that a hostile graph cannot exhaust memory."""
 
 
 class Axis(NamedTuple):
@@ -66,7 +66,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Coupling:
-    """What a rule says of one node."""
+    """Result of a rule for one node."""
 
     ties: tuple[Tie, ...] = ()
     free: frozenset[Axis] = frozenset()  # not tied, and not pinned either: whatever is left on them, the node is right
@@ -75,7 +75,7 @@ class Coupling:
 
 @dataclass(frozen=True)
 class Edit:
-    """What must change in a node after slots were removed around it."""
+    """Change of a node after slots were removed around it."""
 
     attributes: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[int, IntArray] = field(default_factory=dict)  # by input position
@@ -83,7 +83,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class NodeView:
-    """What a rule may see of a node."""
+    """View of a node for a rule."""
 
     node: Any
     opset: int
@@ -107,7 +107,7 @@ class NodeView:
         return self.node.attrs.get(name, default)
 
     def has_input(self, index: int) -> bool:
-        """Whether an optional input is there."""
+        """Tell whether an optional input is present."""
         return index < len(self.node.inputs) and not self.node.inputs[index].is_empty()
 
     def inputs(self) -> range:

@@ -14,7 +14,7 @@ from onnxprune.graph.rules.registry import Coupling, NodeView, rule
 __all__: list[str] = []
 
 _Entries = tuple[int | None, ...]
-"""Of a vector of sizes: the axis that an entry is the size of; None: of something else."""
+"""Axis whose size an entry of a vector of sizes is; None: another value."""
 _MOST_STEPS = 200
 
 
@@ -56,7 +56,7 @@ def _read_entries(node: NodeView, rank: int) -> set[int]:
 
 
 def _is_sizes(reader: Any, tensor: Any, source: str) -> bool:
-    """Whether a tensor is the sizes that another one is resized to, all axes of it, and nothing else."""
+    """Tell whether a tensor holds the sizes that another one is resized to, all axes of it, and nothing else."""
     if reader.op != "Resize" or not is_standard(reader) or reader.inputs[0].name != source:
         return False
     places = [place for place, given in enumerate(reader.inputs) if given is tensor]

@@ -145,7 +145,7 @@ def resize(node: NodeView) -> Coupling:
 
 
 def _scales(node: NodeView, rank: int) -> dict[int, float] | None:
-    """What each axis is scaled by, as far as it is written down; None: it is computed."""
+    """Read the factor of each axis; None where it is computed."""
     listed = node.attribute("scales", None)
     place = 1 if node.op == "Upsample" or node.opset < 11 else 2
     if listed is None and node.has_input(place):
@@ -170,7 +170,7 @@ def resize_sizes(node: NodeView) -> Edit:
 
 
 def _begins_with_shape(sizes: Any, source: Any) -> bool:
-    """Whether computed sizes are the batch and the channels of the very input, and constants or arithmetic on space."""
+    """Tell whether computed sizes are the batch and the channels of the very input, and constants or arithmetic on space."""
     if not sizes.inputs or sizes.inputs[0].op != "Concat":
         return False
     front = sizes.inputs[0].inputs[0]

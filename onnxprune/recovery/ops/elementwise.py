@@ -98,25 +98,25 @@ def power(call: Call, base: Tensor, exponent: Tensor) -> Tensor:
 
 @torch_op("Sum", since=(6, 8, 13))
 def total(call: Call, *tensors: Tensor) -> Tensor:
-    """Of any number of tensors."""
+    """Add any number of tensors."""
     return functools.reduce(torch.add, beside(*tensors))
 
 
 @torch_op("Mean", since=(6, 8, 13))
 def mean(call: Call, *tensors: Tensor) -> Tensor:
-    """Of any number of tensors."""
+    """Average any number of tensors."""
     return functools.reduce(torch.add, beside(*tensors)) / len(tensors)
 
 
 @torch_op("Max", since=(6, 8, 12, 13))
 def largest(call: Call, *tensors: Tensor) -> Tensor:
-    """Of any number of tensors."""
+    """Take the elementwise maximum of any number of tensors."""
     return functools.reduce(torch.maximum, beside(*tensors))
 
 
 @torch_op("Min", since=(6, 8, 12, 13))
 def least(call: Call, *tensors: Tensor) -> Tensor:
-    """Of any number of tensors."""
+    """Take the elementwise minimum of any number of tensors."""
     return functools.reduce(torch.minimum, beside(*tensors))
 
 
@@ -199,7 +199,7 @@ def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
 
 @torch_op("Identity", since=(1, 13, 14, 16, 19, 21, 23, 24, 25))
 def identity(call: Call, x: Tensor) -> Tensor:
-    """The same."""
+    """Return the input."""
     return x
 
 

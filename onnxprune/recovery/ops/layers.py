@@ -87,7 +87,7 @@ def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 @torch_op("MatMul", since=(1, 9, 13))
 def matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    """As numpy does it."""
+    """Multiply by numpy's rules of broadcasting."""
     return torch.matmul(*beside(a, b))
 
 

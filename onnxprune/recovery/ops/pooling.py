@@ -52,7 +52,7 @@ def average_pool(call: Call, x: Tensor) -> Tensor:
 
 
 def _overhang(size: int, kernel: int, stride: int) -> int:
-    """How far the last window reaches over the end, if one more than fits begins inside."""
+    """Compute by how much the last window exceeds the end, if one more than fits begins inside."""
     left = (size - kernel) % stride
     start = size - kernel - left + stride
     return stride - left if left and start < size else 0

@@ -1,4 +1,4 @@
-"""How an operator is computed with torch: the table of functions, and what one of them is told of its node.
+"""Operators as torch functions: the table, and the view of a node that a function gets.
 
 A function gets a `Call` and the node's input tensors, an absent optional one as None, and returns the output, or a
 tuple where there are several. It is written for the schema revisions that it names; an operator, revision or domain
@@ -30,7 +30,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """What a function is told of its node.
+    """View of a node for its function.
 
     Attributes:
         op: operator.

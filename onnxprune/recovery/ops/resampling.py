@@ -63,7 +63,7 @@ def resize(
 
 
 def _source(place: Tensor, how: str, before: int, after: int, scale: float) -> Tensor:
-    """Where each element of the result lies in the input."""
+    """Compute the place of each element of the result in the input."""
     if how == "asymmetric":
         return place / scale
     if how == "align_corners":

@@ -44,7 +44,7 @@ def _cut(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
 
 @torch_op("Gather", since=(1, 11, 13))
 def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    """Whole slices along ``axis``."""
+    """Gather whole slices along ``axis``."""
     axis = call.axis(x.dim(), 0)
     x, indices = beside(x, indices.long())
     flat = torch.where(indices < 0, indices + x.shape[axis], indices).reshape(-1)
