@@ -57,8 +57,10 @@ def _weights(node: Any) -> Iterator[Any]:
 
 
 def balanced(net: Net, names: Collection[str]) -> Net:
-    """Scale the factors of every linear chain of convs alike in a copy of the network: channel by channel, what leaves the
-    first conv has as large a norm in its weights as in those of the second. One learning rate then suits both.
+    """Scale the factors of every linear chain of convs alike in a copy of the network.
+
+    Channel by channel, the first conv's weights that make it get the norm of the second conv's weights that read it.
+    One learning rate then suits both.
 
     Args:
         net: the network.

@@ -170,7 +170,7 @@ def resize_sizes(node: NodeView) -> Edit:
 
 
 def _begins_with_shape(sizes: Any, source: Any) -> bool:
-    """Tell whether computed sizes are the batch and the channels of the very input, and constants or arithmetic on space."""
+    """Tell whether computed sizes are the input's batch and channels, then constants or arithmetic on space."""
     if not sizes.inputs or sizes.inputs[0].op != "Concat":
         return False
     front = sizes.inputs[0].inputs[0]
