@@ -156,12 +156,12 @@ def test_an_output_without_a_batch_is_given_for_one_whole_batch_and_refused_for_
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"pixels": np.zeros((1, 3, 8, 8))}, "takes x; found pixels"),
-        ({}, "takes x; found nothing"),
+        ({"pixels": np.zeros((1, 3, 8, 8))}, "expected inputs x; found pixels"),
+        ({}, "expected inputs x; found nothing"),
         ({"x": np.zeros((3, 8, 8))}, r"input 'x' \(N, 3, 8, 8\) float32, found float64 \(3, 8, 8\)"),
         ({"x": np.zeros((1, 3, 8, 8), complex)}, "found complex128"),
         ({"x": np.zeros((1, 3, 8, 9), np.float32)}, "onnxruntime cannot run it"),
-        ({"x": np.zeros((0, 3, 8, 8), np.float32)}, "at least one"),
+        ({"x": np.zeros((0, 3, 8, 8), np.float32)}, "at least 1"),
     ],
 )
 def test_inputs_that_do_not_fit_are_the_measures_mistake_with_its_line(inputs, message):

@@ -88,9 +88,9 @@ def test_a_form_that_would_cost_more_is_declined_aloud(vgg, asked, done, why):
     ("layer", "message"),
     [
         (LayerPlan("nobody", (1, 1), Form(channel=1)), "no layer named 'nobody'"),
-        (LayerPlan("stage1.conv2", (48, 47, 3, 3), Form(2)), "48x48x3x3 here"),
-        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(145)), "rank of 144 at most"),
-        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(channel=49)), "48 wide"),
+        (LayerPlan("stage1.conv2", (48, 47, 3, 3), Form(2)), "48x48x3x3 in this model, the plan expects 48x47x3x3"),
+        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(145)), "rank of at most 144"),
+        (LayerPlan("stage1.conv2", (48, 48, 3, 3), Form(channel=49)), "has 48 outputs, the plan expects a width of 49"),
         (LayerPlan("fc1", (64, 320), Form(2)), "cannot be split"),
     ],
 )

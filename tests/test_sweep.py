@@ -64,7 +64,9 @@ class FakeJob:
             raise OutOfReachError("out of reach")
         if speedup > (self.most if rehearsal else min(self.most, self.strict)) * (1 + 1e-9):
             raise LostTooMuchError("too far")
-        return SimpleNamespace(speedup=speedup, returned=False, report=SimpleNamespace(notes=(), timing=self.timing))
+        return SimpleNamespace(
+            speedup=speedup, returned=False, report=SimpleNamespace(notes=(), timing=self.timing, budget="")
+        )
 
 
 @contextmanager

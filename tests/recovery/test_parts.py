@@ -156,7 +156,7 @@ def test_what_is_no_image_is_left_alone_aloud(specs, options, word):
     "given,word",
     [
         ({"epochs": 0}, "--recover"),
-        ({"batch": 0}, "--train-batch"),
+        ({"train_batch": 0}, "--train-batch"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"temperature": float("inf")}, "--temperature"),
         ({"features": -1.0}, "--features"),
