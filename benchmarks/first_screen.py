@@ -121,20 +121,21 @@ def _plot(rows: list[tuple[Entry, float, float]], path: Path) -> None:
         "onnxprune": ("C0", "o-"),
         "smaller picture": ("C1", "s--"),
         "equal shares": ("C2", "^--"),
-        "onnxsim": ("C3", "x:"),
+        "onnxsim": ("C3", "x"),
     }
     ((_, start_ms, start_value),) = [row for row in rows if row[0].way == "original"]
     axes.plot([start_ms], [start_value], "k*", markersize=12, label="original")
     for way, (color, style) in styles.items():
         points = sorted((ms, value) for entry, ms, value in rows if entry.way == way)
         if points:
-            milliseconds, values = zip(*[*points, (start_ms, start_value)], strict=True)
+            line = [*points, (start_ms, start_value)] if "-" in style else points
+            milliseconds, values = zip(*line, strict=True)
             axes.plot(milliseconds, values, style, color=color, label=way)
     axes.set_xlabel("milliseconds a photo, one thread")
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_title("MobileNetV2, 525 ImageNet photos, no training")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.1))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
