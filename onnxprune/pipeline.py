@@ -237,7 +237,9 @@ class Job:
             raise AssertionError(f"{compressed.net.parameters()} parameters, planned {cost.params(keep, forms)}")
         with clock("verify"):
             samples = inputs.choose if rehearsal else inputs.held
-            model, divergence = _verified(work, self.original, compressed, inputs, samples, options)
+            model, divergence = _verified(
+                work, self.original, compressed, inputs, samples, options, rehearsal=rehearsal
+            )
         evaluation = None if options.recover is not None else self._evaluated(model, options, clock)
         with clock("bench"):
             timings = _timings(work, self.original, model, inputs, options) if options.bench else ()
@@ -346,6 +348,8 @@ def _verified(
     inputs: Inputs,
     samples: Indices,
     options: Options,
+    *,
+    rehearsal: bool,
 ) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...]]:
     batches = group_batches(samples, inputs.specs, len(work.batches[0].samples))
     check_removal(work, compressed.alive, batches[0])
@@ -358,7 +362,9 @@ def _verified(
             check_drop(divergence, _allowed(options))
     except VerifyError as error:
         left = compressed.net.tensors().keys()
-        place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
+        place = None
+        if not rehearsal:
+            place = first_difference(work, compressed.dense, work.net, compressed.alive, batches[0], among=left)
         where = f"; the first tensor that diverges is '{place.name}'" if place else ""
         raise type(error)(f"{error}{where}; nothing was written") from error
     return model, divergence

@@ -19,6 +19,7 @@ from onnxprune.graph.schedule import segment
 from onnxprune.graph.surgery import remove, zero
 from onnxprune.runtime.divergence import DivergenceMeter
 from onnxprune.runtime.drop import losses, settles
+from onnxprune.runtime.frontier import Batch
 from onnxprune.stages.rounding import Excess, beyond_rounding, difference
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from onnxprune.data import Calibration
     from onnxprune.graph.net import Net
     from onnxprune.runtime.divergence import OutputDivergence
-    from onnxprune.runtime.frontier import Batch
     from onnxprune.runtime.sessions import Engine
     from onnxprune.stages.workload import Inputs, Progress, Workload
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
 
+_HELD_AT_ONCE = 8  # of each tensor: two networks, the parts compared, and runs that measure rounding
 _SENSELESS = 10.0  # difference divided by size of an output at which any result is refused
 
 
@@ -173,7 +174,8 @@ def first_difference(
         among: names of the tensors to compare; None for all.
 
     Returns:
-        The tensor and its difference; None if no tensor differs.
+        The tensor and its difference; None if no tensor differs, or if the memory limit does not allow to hold all of
+        them for the smallest batch.
     """
     tensors = full.tensors()
     names = [
@@ -190,11 +192,25 @@ def first_difference(
             values = np.take(values, work.channels.alive_slots(axis, alive), axis=axis.axis)
         return values
 
-    feeds = work.calibration.load(batch.samples)
+    few = _affordable(work, names, batch)
+    if few is None:
+        return None
+    feeds = work.calibration.load(few.samples)
     pieces = [_piece(work, net, names) for net in (smaller, full)]
     ours, theirs = (_run(work, piece, feeds, names) for piece in pieces)
     theirs = {name: cut(name, values) for name, values in theirs.items()}
     return beyond_rounding(work.engine, ours, theirs, pieces[1:], feeds, share=share, cut=cut)
+
+
+def _affordable(work: Workload, names: Sequence[str], batch: Batch) -> Batch | None:
+    """Take as many samples of a batch as the memory limit allows for all of these tensors; None if too few."""
+    bytes_held = _HELD_AT_ONCE * sum(work.sizes.get(name, 0) for name in names)
+    count = work.memory // max(bytes_held, 1)
+    if count >= len(batch.samples):
+        return batch
+    if not count or work.fixed:
+        return None
+    return Batch(batch.samples[:count], min(batch.real, count))
 
 
 def _is_float(tensor: Any) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from runs import SMALL
 
 from onnxprune.errors import VerifyError
+from onnxprune.pipeline import opened
 from onnxprune.runtime.divergence import OutputDivergence
+from onnxprune.stages import verify
 from onnxprune.stages.verify import check_drop
+from onnxprune.stages.workload import silent
 
 
 @pytest.mark.parametrize("size", [10.5, 5933.0, float("inf"), float("nan")])
@@ -37,3 +43,23 @@ def test_an_undecided_output_is_held_to_both_criteria_and_says_what_would_settle
     with pytest.raises(VerifyError, match=f"{words}.*--output y=classes"):
         check_drop((output,), 5)
     check_drop((output,), 40)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10_000])
+def test_the_search_for_the_first_difference_holds_as_many_samples_as_the_memory_limit_allows(tiny, monkeypatch, count):
+    ran = []
+    real = verify._run
+
+    def run(work, piece, feeds, names):
+        ran.append(len(feeds["x"]))
+        return real(work, piece, feeds, names)
+
+    monkeypatch.setattr(verify, "_run", run)
+    with opened(tiny, None, SMALL, silent) as job:
+        work = job.started.work
+        batch = work.batches[0]
+        floats = [name for name in work.sizes if work.order.made.get(name, -1) >= 0]
+        each = verify._HELD_AT_ONCE * sum(work.sizes[name] for name in floats)
+        limited = replace(work, memory=each * count)
+        assert verify.first_difference(limited, work.net, work.net, work.channels.all_alive(), batch) is None
+    assert ran == ([min(count, len(batch.samples))] * 2 if count else [])
