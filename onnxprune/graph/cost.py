@@ -10,8 +10,9 @@ of linear terms. The nodes of a residual branch (see ``branches``) cost nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -98,6 +99,11 @@ class CostModel:
     def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
         """Return the milliseconds of one run, the sum over layers and the rest."""
         return self.rest + sum(self.layer_costs(keep, forms, "latency").values())
+
+    @cached_property
+    def _one_ms(self) -> Callable[[str, Form, int, int], float]:
+        """Milliseconds of a layer in one form with one number of inputs and outputs; a search asks again and again."""
+        return cache(lambda name, form, i, o: float(self._ms(self.layers[name], form, i, o)[0]))
 
     def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
         if layer.clock is None:
@@ -189,9 +195,9 @@ class CostModel:
         """Return the cost of each layer in a unit, by node name."""
         if unit == "latency":
             return {
-                name: float(self._ms(layer, forms.get(name, DENSE), *self.channels(name, keep))[0])
-                if not _gone(layer, keep)
-                else 0.0
+                name: 0.0
+                if _gone(layer, keep)
+                else self._one_ms(name, forms.get(name, DENSE), *self.channels(name, keep))
                 for name, layer in self.layers.items()
             }
         return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}

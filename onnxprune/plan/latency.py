@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,14 +45,19 @@ class Grid:
 
     def at(self, inputs: Number, outputs: Number) -> Array:
         """Interpolate at broadcast numbers of channels; beyond the measured range, the nearest end counts."""
+        (top, bottom), (left, right) = ((marked[0], marked[-1]) for marked in (self.inputs, self.outputs))
+        wanted = np.broadcast_arrays(np.clip(inputs, top, bottom), np.clip(outputs, left, right))
+        found = self._between(np.stack(wanted, axis=-1))
+        return np.asarray(found, dtype=np.float64).reshape(wanted[0].shape)
+
+    @cached_property
+    def _between(self) -> RegularGridInterpolator:
         rows, columns, ms = (np.array(marked, dtype=np.float64) for marked in (self.inputs, self.outputs, self.ms))
         if len(rows) == 1:
             rows, ms = np.append(rows, rows + 1), np.repeat(ms, 2, axis=0)
         if len(columns) == 1:
             columns, ms = np.append(columns, columns + 1), np.repeat(ms, 2, axis=1)
-        wanted = np.broadcast_arrays(np.clip(inputs, rows[0], rows[-1]), np.clip(outputs, columns[0], columns[-1]))
-        found = RegularGridInterpolator((rows, columns), ms)(np.stack(wanted, axis=-1))
-        return np.asarray(found, dtype=np.float64).reshape(wanted[0].shape)
+        return RegularGridInterpolator((rows, columns), ms)
 
 
 @dataclass(frozen=True)
