@@ -161,7 +161,7 @@ def prune(
         Training on the original's outputs, without labels: a number of epochs, or auto, the default of a bare
         --recover.
     effort
-        Time against quality: quick, normal or best; changes only options that are not given.
+        Time against quality: quick, normal or best; changes only options that are at their defaults.
     config
         TOML file of options, a table a group; options that are typed replace its.
     set_
@@ -191,19 +191,22 @@ def prune(
         recover=learnt,
         outputs=checked_kinds(output_kind),
     )
+    written = b""
     if config_out is not None:
         records = budget, planning, select, refit, training, inputs, cache, preprocessing, engine, bench
         chosen: dict[str, object] = {"data": data, "plan": plan, "max_drop": max_drop, "evaluate": evaluate}
         chosen |= {"recover": recover, "output_kind": output_kind or None, "effort": effort}
-        _write_config(config_out, records, chosen, read=[model, data, plan])
+        written = _config_bytes(records, chosen)
     if pareto is not None:
         _check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
-        check_targets([model, data], [show.json])
+        check_targets([model, data], [show.json, config_out])
         _write_points(model, data, options, pareto, show)
+        if config_out is not None:
+            write_bytes(config_out, written)
         return
     if output is None and not dry_run:
         output = model.with_name(f"{model.stem}-pruned.onnx")
-    check_targets([model, data, plan], [output, show.json, plan_out])
+    check_targets([model, data, plan], [output, show.json, plan_out, config_out])
     unweighed = plan is not None or options.budget.kind in ("keep-ratio", "selector")
     if explain and (show.quiet or unweighed):
         why = "with --quiet" if show.quiet else "without an allocation: with --plan, --keep-ratio or --lasso fixed"
@@ -217,6 +220,8 @@ def prune(
         report = replace(report, output=str(output))
     if plan_out is not None:
         write_bytes(plan_out, result.plan.to_json().encode())
+    if config_out is not None:
+        write_bytes(config_out, written)
     if show.json is not None:
         write_bytes(show.json, json_bytes({**report.to_dict(), "plan": result.plan.to_dict()}))
     if not show.quiet:
@@ -421,15 +426,12 @@ def doctor(*, show: ShowPanel = ShowFlags()) -> None:
         raise EngineError(found.problems[0])
 
 
-def _write_config(
-    path: Path, records: Sequence[object], chosen: Mapping[str, object], *, read: Sequence[Path | str | None]
-) -> None:
-    """Write the groups of options, and those that belong to none, as TOML."""
-    check_targets(read, [path])
+def _config_bytes(records: Sequence[object], chosen: Mapping[str, object]) -> bytes:
+    """Return the groups of options, and those that belong to none, as TOML."""
     names = {kind: name for name, kind in GROUPS.items()}
     groups = {names[type(record)]: differing(record) for record in records}
     left = {name: value for name, value in chosen.items() if value is not None}
-    write_bytes(path, config_text({RUN: left, **groups}).encode())
+    return config_text({RUN: left, **groups}).encode()
 
 
 def _check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]) -> None:
@@ -514,5 +516,7 @@ def _run(arguments: list[str]) -> object:
     given = ["--help" if argument == _EVERYTHING else argument for argument in arguments]
     if given and given[0] not in _COMMANDS:
         known = {RUN: _ALONE, **{name: [field.name for field in fields(kind)] for name, kind in GROUPS.items()}}
-        given = configured(given, known)
+        # The epochs and the seed of a recovery are no options of their own.
+        known["recover"] = [name for name in known["recover"] if name not in ("epochs", "seed")]
+        given = configured(filled(given), known)
     return app(filled(given), exit_on_error=False, print_error=False, result_action="return_value")

@@ -31,6 +31,7 @@ RUN = "run"
 """Name of the group for options that belong to no other group."""
 _CONFIG, _SET = "--config", "--set"
 _NEGATIVE = "--no-"
+_BUDGET = "budget"  # whose fields exclude each other
 
 
 def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) -> list[str]:
@@ -46,11 +47,12 @@ def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) 
     Raises:
         UsageError: the file cannot be read, or a group or a field is unknown.
     """
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
     left: list[str] = []
     files: list[str] = []
     settings: list[str] = []
     waiting: list[str] | None = None
-    for argument in arguments:
+    for argument in arguments[:end]:
         flag, equals, value = argument.partition("=")
         if waiting is not None:
             waiting.append(argument)
@@ -66,37 +68,49 @@ def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) 
         raise UsageError(f"{_CONFIG if waiting is files else _SET} needs a value, found none")
     if len(files) > 1:
         raise UsageError(f"{_CONFIG} takes one file, found {', '.join(files)}")
-    typed = {_positive(argument.partition("=")[0]) for argument in left if argument.startswith("-")}
-    if "-o" in typed:
-        typed.add("--output")
-    said: list[str] = []
+    typed = {_positive(argument) for argument in left if argument.startswith("-")}
+    said: dict[str, list[str]] = {}
     for text in settings:
-        flag, *values = _setting(text, groups)
-        typed.add(_positive(flag))
-        said += [flag, *values]
+        name, words = _setting(text, groups)
+        flag = _positive(words[0])
+        if flag in typed:
+            raise UsageError(f"{flag} and {_SET} {name} are one option: give it once")
+        said[flag] = words
+    typed.update(said)
+    instead = typed.intersection(("--plan", "--pareto", *(f"--{_dashed(field)}" for field in groups.get(_BUDGET, ()))))
     for path in files:
-        for flag, *values in _read(Path(path), groups):
-            if _positive(flag) not in typed:
-                said += [flag, *values]
-    return [*left, *said]
+        for group, words in _read(Path(path), groups):
+            if _positive(words[0]) not in typed and not (group == _BUDGET and instead):
+                said[_positive(words[0])] = words
+    return [*left, *(word for words in said.values() for word in words), *arguments[end:]]
 
 
-def _positive(flag: str) -> str:
+def _dashed(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _positive(argument: str) -> str:
+    """Return the option of an argument, without its value, ``--no-`` left out."""
+    flag = _dashed(argument.partition("=")[0])
     return f"--{flag.removeprefix(_NEGATIVE)}" if flag.startswith(_NEGATIVE) else flag
 
 
-def _setting(text: str, groups: Mapping[str, Collection[str]]) -> list[str]:
-    name, equals, value = text.partition("=")
-    group, dot, field = name.strip().partition(".")
+def _setting(text: str, groups: Mapping[str, Collection[str]]) -> tuple[str, list[str]]:
+    """Return the name and the arguments of ``GROUP.FIELD=VALUE``; the value is one of TOML, or else plain text."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    group, dot, field = name.partition(".")
     if not (equals and dot):
         raise UsageError(f"{_SET} {text}: expected GROUP.FIELD=VALUE, such as refit.rounds=2")
     _check(f"{_SET} {text}", group, field, groups)
-    if value.strip() in ("true", "false"):
-        return _flag(field, value.strip() == "true")
-    return _flag(field, value.strip())
+    try:
+        read = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        read = value
+    return name, _words(field, read)
 
 
-def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[list[str]]:
+def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[tuple[str, list[str]]]:
+    """Yield the group and the arguments of each option of a file."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -108,7 +122,7 @@ def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[list[st
             raise UsageError(f"{_CONFIG} {path}: '{group}' belongs to no group; put it under one of {_listed(groups)}")
         for field, value in table.items():
             _check(f"{_CONFIG} {path}", group, field, groups)
-            yield _flag(field, value)
+            yield group, _words(field, value)
 
 
 def _check(where: str, group: str, field: str, groups: Mapping[str, Collection[str]]) -> None:
@@ -124,14 +138,19 @@ def _listed(groups: Mapping[str, Collection[str]]) -> str:
     return ", ".join(groups)
 
 
-def _flag(field: str, value: object) -> list[str]:
-    """Return the arguments that give a field its value."""
-    name = field.replace("_", "-")
+def _words(field: str, value: object) -> list[str]:
+    """Return the arguments that give a field a value; texts follow an equals sign, since they may begin with -."""
+    flag = f"--{_dashed(field)}"
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"{_NEGATIVE}{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *(str(item) for item in value)]
-    return [f"--{name}", str(value)]
+        return [flag if value else f"{_NEGATIVE}{_dashed(field)}"]
+    items = _flat(value)
+    if any(isinstance(item, str) for item in items):
+        return [f"{flag}={item}" for item in items]
+    return [flag, *(str(item) for item in items)]
+
+
+def _flat(value: object) -> list[object]:
+    return [item for part in value for item in _flat(part)] if isinstance(value, list) else [value]
 
 
 def differing(record: object) -> dict[str, object]:

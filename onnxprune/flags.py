@@ -158,7 +158,7 @@ RARE = frozenset(
         "--install-completion",
         *_flags_of(PlanOptions, SelectOptions, RefitOptions, RecoverOptions, InputOptions, CacheFlags, BenchOptions),
     }
-    - {"--include", "--exclude", "--samples"}
+    - {"--include", "--exclude", "--samples", "--epochs"}
 )
 """Options shown by ``--help-all`` only."""
 

@@ -195,8 +195,8 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
                 beyond = asked
             between = 2 * within if beyond == math.inf else max((within * beyond) ** 0.5, _LEAST)
             asked = float(f"{between:.3g}")
-        if fast is not search and beyond < math.inf:
-            search.fits(beyond)  # the quick fit loses more
+        if fast is not search and beyond < math.inf and search.fits(beyond):  # the quick fit loses more
+            search.errors.pop()
         if not search.fitting:
             raise search.refusal()
         result = _reported(search, bench=shared.bench)

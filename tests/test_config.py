@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def read(tmp_path, text: str, *arguments: str) -> list[str]:
 
 def test_a_file_is_what_typing_its_options_would_be(tmp_path) -> None:
     text = '[run]\ndata = "a b"\n[refit]\nrounds = 2\njudged = false\n[data]\nmean = [0.5, 1]\n'
-    typed = ["m.onnx", "--data", "a b", "--rounds", "2", "--no-judged", "--mean", "0.5", "1"]
+    typed = ["m.onnx", "--data=a b", "--rounds", "2", "--no-judged", "--mean", "0.5", "1"]
     assert read(tmp_path, text) == typed
 
 
@@ -51,6 +52,7 @@ def test_what_is_typed_replaces_what_the_file_says(tmp_path, typed, left) -> Non
         (["--set", "refit.round=2"], "no 'round', only rounds, judged; did you mean 'rounds'"),
         (["--set", "fit.rounds=2"], "unknown group 'fit', expected one of run, refit, data"),
         (["--set", "rounds=2"], "expected GROUP.FIELD=VALUE"),
+        (["--rounds", "1", "--set", "refit.rounds=2"], "--rounds and --set refit.rounds are one option"),
         (["--set"], "--set needs a value"),
         (["--config", "no.toml"], "--config no.toml: cannot be read"),
         (["--config", "a.toml", "--config", "b.toml"], "takes one file"),
@@ -86,6 +88,43 @@ values = st.one_of(
 @given(st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("xyz"), values, min_size=1)))
 def test_what_is_written_is_read_again(groups) -> None:
     assert tomllib.loads(config_text(groups)) == groups
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("refit.relu_steps=[[0.5, 3]]", ["--relu-steps", "0.5", "3"]),
+        ("plan.exclude=-a*", ["--exclude=-a*"]),
+        ('plan.exclude=["a", "b"]', ["--exclude=a", "--exclude=b"]),
+        ("bench.bench=false", ["--no-bench"]),
+        ("data.scale=1/255", ["--scale=1/255"]),
+        ("refit.strengths=[inf, 0]", ["--strengths", "inf", "0"]),
+    ],
+)
+def test_a_value_is_one_of_toml_or_plain_text(text, words) -> None:
+    groups = {name: [field.name for field in fields(kind)] for name, kind in GROUPS.items()}
+    assert configured(["m.onnx", "--set", text], groups) == ["m.onnx", *words]
+
+
+@pytest.mark.parametrize("typed", [["--speedup", "2"], ["--plan", "p.json"], ["--pareto", "points"]])
+def test_a_typed_budget_takes_the_place_of_the_files(tmp_path, typed) -> None:
+    (tmp_path / "run.toml").write_text('[budget]\nmacs = "50%"\n[run]\ndata = "x"\n')
+    groups = {"run": ("data",), "budget": ("macs", "speedup")}
+    found = configured(["m.onnx", *typed, "--config", str(tmp_path / "run.toml")], groups)
+    assert found == ["m.onnx", *typed, "--data=x"]
+
+
+def test_what_follows_two_dashes_is_left_at_the_end(tmp_path) -> None:
+    assert configured(["--set", "refit.rounds=2", "--", "--set"], KNOWN) == ["--rounds", "2", "--", "--set"]
+
+
+def test_several_meanings_of_outputs_are_read_again_and_replaced(capsys, tmp_path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[run]\noutput_kind = ["a=classes", "b=values"]\n')
+    for arguments, kinds in (([], "a"), (["--output", "c=values"], "c")):
+        # The file does not exist: what is typed was read before that is said.
+        assert cli.main([str(tmp_path / "no.onnx"), "--config", str(path), *arguments]) == 3, kinds
+        assert "no such file" in capsys.readouterr().err
 
 
 def test_a_run_can_be_repeated_from_the_options_that_it_wrote(capsys, tiny, tmp_path) -> None:
