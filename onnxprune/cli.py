@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from cyclopts.help import DefaultFormatter, HelpPanel
-from rich.console import Console, ConsoleOptions
+from cyclopts.help import DefaultFormatter
 
 from onnxprune._version import __version__
 from onnxprune.compare import CompareOptions, run_comparison
 from onnxprune.config import RUN, config_text, configured, differing
+from onnxprune.consoles import UsualHelp, bars, paper
 from onnxprune.data import DataOptions
 from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.doctor import run_doctor
 from onnxprune.ending import EXIT_CODES, guarded
-from onnxprune.errors import DropError, EngineError, NothingFasterError, OutputError, UsageError
+from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
 from onnxprune.evaluation import load_function
 from onnxprune.files import check_targets, json_bytes
 from onnxprune.flags import (
     AUTO,
+    FIELDS,
     GROUPS,
-    RARE,
     BenchPanel,
     BudgetPanel,
     CacheFlags,
@@ -52,31 +50,26 @@ from onnxprune.flags import (
 from onnxprune.graph.save import write_bytes
 from onnxprune.idle import Rule, check_idle
 from onnxprune.inspection import run_inspection
-from onnxprune.note import RunWarning
-from onnxprune.options import BenchOptions, Effort, InputOptions, Options, PlanOptions
+from onnxprune.options import BenchOptions, Effort, InputOptions, PlanOptions
 from onnxprune.plan import BudgetOptions, Plan
+from onnxprune.points import check_points, write_points
 from onnxprune.recovery.options import RecoverOptions
 from onnxprune.recovery.pair import run_recovery
 from onnxprune.report.doctor import show_doctor
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
-from onnxprune.report.pareto import plot_pareto, show_pareto
-from onnxprune.report.progress import StageBars, StageLines
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_recovery, show_report
 from onnxprune.runtime.meaning import checked_kinds
 from onnxprune.runtime.providers import EngineOptions
 from onnxprune.solve import RefitOptions, SelectOptions
 from onnxprune.study import run_study
-from onnxprune.sweep import Pareto, Point, run_any, run_pareto
+from onnxprune.sweep import run_any
 
 __all__ = ["app", "main"]
 
 _EVERYTHING = "--help-all"
 _COMMANDS = ("compare", "recover", "study", "inspect", "doctor")
-_ALONE = ("data", "plan", "max_drop", "evaluate", "recover", "output_kind", "effort")
-"""Options of the main command that a configuration may hold and that belong to no group."""
-_NO_PLOT = "; a plot needs matplotlib: pip install 'onnxprune[plot]'"
 
 app = App(
     name="onnxprune",
@@ -90,9 +83,8 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+    help_formatter=UsualHelp(),
 )
-
-
 app.register_install_completion_command(help="Install the completion of this program for the shell in use.")
 
 
@@ -169,7 +161,7 @@ def prune(
     config_out
         File for the options of this run, as --config reads them.
     """
-    del config, set_  # `configured` has put what they stand for among the other arguments
+    del set_  # `configured` has replaced each --set by the option that it names
     learnt = recover_options(recover, training, inputs.seed)
     options = options_from(
         budget,
@@ -198,22 +190,22 @@ def prune(
         chosen |= {"recover": recover, "output_kind": output_kind or None, "effort": effort}
         written = _config_bytes(records, chosen)
     if pareto is not None:
-        _check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
-        check_targets([model, data], [show.json, config_out])
-        _write_points(model, data, options, pareto, show)
+        check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
+        check_targets([model, data, config], [show.json, config_out])
+        write_points(model, data, options, pareto, show)
         if config_out is not None:
             write_bytes(config_out, written)
         return
     if output is None and not dry_run:
         output = model.with_name(f"{model.stem}-pruned.onnx")
-    check_targets([model, data, plan], [output, show.json, plan_out, config_out])
+    check_targets([model, data, plan, config], [output, show.json, plan_out, config_out])
     unweighed = plan is not None or options.budget.kind in ("keep-ratio", "selector")
     if explain and (show.quiet or unweighed):
         why = "with --quiet" if show.quiet else "without an allocation: with --plan, --keep-ratio or --lasso fixed"
         raise UsageError(f"--explain does nothing {why}: leave it out")
     planned = None if plan is None else Plan.load(plan)
-    with _bars(show) as bars:
-        result = run_any(model, data, options, plan=planned, dry_run=dry_run, progress=bars)
+    with bars(show) as progress:
+        result = run_any(model, data, options, plan=planned, dry_run=dry_run, progress=progress)
     report = result.report
     if output is not None and not dry_run:
         result.save(output)
@@ -226,8 +218,8 @@ def prune(
         write_bytes(show.json, json_bytes({**report.to_dict(), "plan": result.plan.to_dict()}))
     if not show.quiet:
         if explain and report.explanation is not None:
-            show_explanation(_paper(), report.explanation, verbose=show.verbose)
-        show_report(_paper(), report, verbose=show.verbose)
+            show_explanation(paper(), report.explanation, verbose=show.verbose)
+        show_report(paper(), report, verbose=show.verbose)
     if result.returned:
         raise NothingFasterError(f"{report.budget}: nothing faster was found: the result is the original")
 
@@ -288,12 +280,12 @@ def compare(
         engine=engine,
         outputs=checked_kinds(output_kind),
     )
-    with _bars(show) as bars:
-        comparison = run_comparison(original, candidate, data, labels, options, bars)
+    with bars(show) as progress:
+        comparison = run_comparison(original, candidate, data, labels, options, progress)
     if show.json is not None:
         write_bytes(show.json, json_bytes(comparison.to_dict()))
     if not show.quiet:
-        show_comparison(_paper(), comparison)
+        show_comparison(paper(), comparison)
     if not comparison.within:
         hint = f"; {comparison.hint}" if comparison.hint else ""
         raise DropError(f"{comparison.drop:.3f} {comparison.drop_kind}, --max-drop allows {max_drop:g}{hint}")
@@ -341,14 +333,14 @@ def recover(
     learnt = recover_options(epochs, training, inputs.seed)
     outputs = checked_kinds(output_kind)
     chosen = replace(options, recover=learnt, evaluate=load_function(evaluate), outputs=outputs)
-    with _bars(show) as bars:
-        result = run_recovery(original, candidate, data, chosen, bars)
+    with bars(show) as progress:
+        result = run_recovery(original, candidate, data, chosen, progress)
     result.save(output)
     result = result.written_to(output)
     if show.json is not None:
         write_bytes(show.json, json_bytes(result.report.to_dict()))
     if not show.quiet:
-        show_recovery(_paper(), result.report, verbose=show.verbose)
+        show_recovery(paper(), result.report, verbose=show.verbose)
 
 
 @app.command
@@ -384,14 +376,14 @@ def study(
     if plot is not None:
         check_plot(plot)
     options = options_from(inputs=inputs, cache=cache, data=preprocessing, engine=engine)
-    with _bars(show) as bars:
-        found = run_study(model, data, site, options, speedups, bars)
+    with bars(show) as progress:
+        found = run_study(model, data, site, options, speedups, progress)
     if plot is not None:
         write_bytes(plot, plot_study(found, plot.suffix.lower()))
     if show.json is not None:
         write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
-        show_study(_paper(), found)
+        show_study(paper(), found)
 
 
 @app.command
@@ -410,7 +402,7 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
     if show.json is not None:
         write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
-        show_inspection(_paper(), found, verbose=show.verbose)
+        show_inspection(paper(), found, verbose=show.verbose)
 
 
 @app.command
@@ -421,88 +413,17 @@ def doctor(*, show: ShowPanel = ShowFlags()) -> None:
     if show.json is not None:
         write_bytes(show.json, json_bytes(found.to_dict()))
     if not show.quiet:
-        show_doctor(_paper(), found)
+        show_doctor(paper(), found)
     if found.problems:
         raise EngineError(found.problems[0])
 
 
 def _config_bytes(records: Sequence[object], chosen: Mapping[str, object]) -> bytes:
-    """Return the groups of options, and those that belong to none, as TOML."""
+    """Format the options of a run as TOML: a table per group, and ``[run]`` for `chosen`."""
     names = {kind: name for name, kind in GROUPS.items()}
     groups = {names[type(record)]: differing(record) for record in records}
     left = {name: value for name, value in chosen.items() if value is not None}
     return config_text({RUN: left, **groups}).encode()
-
-
-def _check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]) -> None:
-    """Check that the folder of ``--pareto`` can be made, and that no option is given that it does not use.
-
-    Args:
-        folder: the folder.
-        budget: budget of the command.
-        given: values of the options in `names`.
-    """
-    names = ["-o", "--plan", "--plan-out", "--dry-run", "--explain", "--verbose"]
-    others = [name for name, value in zip(names, given, strict=True) if value]
-    others += [f"--{name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
-    if others:
-        raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, expected a folder: choose another path")
-    if not folder.parent.is_dir():
-        raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
-
-
-def _write_points(model: Path, data: str | None, options: Options, folder: Path, show: ShowFlags) -> None:
-    """Write each model and the JSON as soon as the model is made, so that an interruption loses nothing."""
-    points: list[Point] = []
-    with _bars(show) as bars:
-        for point in run_pareto(model, data, options, bars):
-            folder.mkdir(exist_ok=True)
-            done = point
-            if point.result is not None:
-                path = folder / f"{model.stem}-{point.asked:g}x.onnx"
-                point.result.save(path)
-                done = replace(
-                    point, result=replace(point.result, report=replace(point.result.report, output=str(path)))
-                )
-            points.append(done)
-            found = Pareto(str(model), options.budget.unit, tuple(points))
-            for target in filter(None, (folder / "pareto.json", show.json)):
-                write_bytes(target, json_bytes(found.to_dict()))
-    drawn = find_spec("matplotlib") is not None
-    if drawn:
-        write_bytes(folder / "pareto.svg", plot_pareto(found, ".svg"))
-    if not show.quiet:
-        show_pareto(_paper(), found)
-        print(f"models, pareto.json{', pareto.svg' if drawn else ''} in {folder}" + ("" if drawn else _NO_PLOT))
-
-
-def _bars(show: ShowFlags) -> StageBars | StageLines:
-    warnings.simplefilter("ignore" if show.quiet else "always", RunWarning)
-    console = Console(stderr=True)
-    if show.quiet or console.is_terminal:
-        return StageBars(console, enabled=not show.quiet)
-    return StageLines(console)
-
-
-def _paper() -> Console:
-    """Return a console on stdout, wide enough for the tables if stdout is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 120))
-
-
-class _Usual(DefaultFormatter):
-    """Help without the rarely used options."""
-
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print a panel without its rarely used options, if any entry remains."""
-        panel.entries = [entry for entry in panel.entries if not RARE.intersection(entry.positive_names)]
-        if panel.entries:
-            super().__call__(console, options, panel)
-
-
-app.help_formatter = _Usual()
 
 
 def main(arguments: list[str] | None = None) -> Literal[0] | int:
@@ -512,11 +433,8 @@ def main(arguments: list[str] | None = None) -> Literal[0] | int:
 
 def _run(arguments: list[str]) -> object:
     everything = _EVERYTHING in arguments
-    app.help_formatter = DefaultFormatter() if everything else _Usual()
+    app.help_formatter = DefaultFormatter() if everything else UsualHelp()
     given = ["--help" if argument == _EVERYTHING else argument for argument in arguments]
     if given and given[0] not in _COMMANDS:
-        known = {RUN: _ALONE, **{name: [field.name for field in fields(kind)] for name, kind in GROUPS.items()}}
-        # The epochs and the seed of a recovery are no options of their own.
-        known["recover"] = [name for name in known["recover"] if name not in ("epochs", "seed")]
-        given = configured(filled(given), known)
+        given = configured(filled(given), FIELDS)
     return app(filled(given), exit_on_error=False, print_error=False, result_action="return_value")

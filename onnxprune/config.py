@@ -35,37 +35,22 @@ _BUDGET = "budget"  # whose fields exclude each other
 
 
 def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) -> list[str]:
-    """Replace ``--config FILE`` and ``--set GROUP.FIELD=VALUE`` by the options that they stand for.
+    """Replace ``--set GROUP.FIELD=VALUE`` and the content of ``--config FILE`` by the options of the command line.
 
     Args:
         arguments: arguments of the command.
         groups: names of the fields of each group.
 
     Returns:
-        The other arguments, then the options of ``--set``, then the options of the file that neither of them gives.
+        The other arguments, the options of ``--set``, the options of the file that neither of them gives, and
+        ``--config=FILE``, so that the command does not write over the file.
 
     Raises:
-        UsageError: the file cannot be read, or a group or a field is unknown.
+        UsageError: the file cannot be read, a group or a field is unknown, or an option is given twice.
     """
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
-    left: list[str] = []
-    files: list[str] = []
-    settings: list[str] = []
-    waiting: list[str] | None = None
-    for argument in arguments[:end]:
-        flag, equals, value = argument.partition("=")
-        if waiting is not None:
-            waiting.append(argument)
-            waiting = None
-        elif flag in (_CONFIG, _SET):
-            waiting = files if flag == _CONFIG else settings
-            if equals:
-                waiting.append(value)
-                waiting = None
-        else:
-            left.append(argument)
-    if waiting is not None:
-        raise UsageError(f"{_CONFIG if waiting is files else _SET} needs a value, found none")
+    files, left = _taken(_CONFIG, arguments[:end])
+    settings, left = _taken(_SET, left)
     if len(files) > 1:
         raise UsageError(f"{_CONFIG} takes one file, found {', '.join(files)}")
     typed = {_positive(argument) for argument in left if argument.startswith("-")}
@@ -77,12 +62,33 @@ def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) 
             raise UsageError(f"{flag} and {_SET} {name} are one option: give it once")
         said[flag] = words
     typed.update(said)
-    instead = typed.intersection(("--plan", "--pareto", *(f"--{_dashed(field)}" for field in groups.get(_BUDGET, ()))))
+    budgets = {f"--{_dashed(field)}" for field in groups.get(_BUDGET, ())}
+    settled = not typed.isdisjoint({*budgets, "--plan", "--pareto"})
     for path in files:
-        for group, words in _read(Path(path), groups):
-            if _positive(words[0]) not in typed and not (group == _BUDGET and instead):
-                said[_positive(words[0])] = words
-    return [*left, *(word for words in said.values() for word in words), *arguments[end:]]
+        for words in _read(Path(path), groups):
+            flag = _positive(words[0])
+            if flag not in typed and not (settled and flag in budgets):
+                said[flag] = words
+    options = [word for words in said.values() for word in words]
+    return [*left, *options, *(f"{_CONFIG}={path}" for path in files), *arguments[end:]]
+
+
+def _taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the values of an option, each its next argument or behind an equals sign, and the other arguments."""
+    values: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == flag:
+            value = next(rest, None)
+            if value is None:
+                raise UsageError(f"{flag} needs a value, found none")
+            values.append(value)
+        elif argument.startswith(f"{flag}="):
+            values.append(argument.removeprefix(f"{flag}="))
+        else:
+            others.append(argument)
+    return values, others
 
 
 def _dashed(field: str) -> str:
@@ -109,8 +115,8 @@ def _setting(text: str, groups: Mapping[str, Collection[str]]) -> tuple[str, lis
     return name, _words(field, read)
 
 
-def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[tuple[str, list[str]]]:
-    """Yield the group and the arguments of each option of a file."""
+def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[list[str]]:
+    """Yield the arguments of each option of a file."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,7 +128,7 @@ def _read(path: Path, groups: Mapping[str, Collection[str]]) -> Iterable[tuple[s
             raise UsageError(f"{_CONFIG} {path}: '{group}' belongs to no group; put it under one of {_listed(groups)}")
         for field, value in table.items():
             _check(f"{_CONFIG} {path}", group, field, groups)
-            yield group, _words(field, value)
+            yield _words(field, value)
 
 
 def _check(where: str, group: str, field: str, groups: Mapping[str, Collection[str]]) -> None:
@@ -157,15 +163,11 @@ def differing(record: object) -> dict[str, object]:
     """Return the fields of a group of options that differ from their defaults, with their values.
 
     Args:
-        record: a dataclass all of whose fields have defaults.
+        record: a dataclass whose fields have default values.
     """
     assert is_dataclass(record)
-    usual: object = type(record)()  # type: ignore[misc]
-    return {
-        field.name: getattr(record, field.name)
-        for field in fields(record)
-        if getattr(record, field.name) != getattr(usual, field.name)
-    }
+    values = {field: getattr(record, field.name) for field in fields(record)}
+    return {field.name: value for field, value in values.items() if value != field.default}
 
 
 def config_text(groups: Mapping[str, Mapping[str, object]]) -> str:

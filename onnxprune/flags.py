@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter, Token
 
+from onnxprune.config import RUN
 from onnxprune.data import DataOptions
 from onnxprune.errors import UsageError
 from onnxprune.idle import BY_PLAN, SETTLED, Rule, check_idle
@@ -24,6 +25,7 @@ from onnxprune.stages.checkpoint import default_cache_dir, make_cache_dir, own_f
 
 __all__ = [
     "AUTO",
+    "FIELDS",
     "GROUPS",
     "RARE",
     "BenchPanel",
@@ -141,6 +143,13 @@ GROUPS: Mapping[str, type] = {
     "bench": BenchOptions,
 }
 """Groups of options by their names in ``--set`` and ``--config``."""
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    RUN: ("data", "plan", "max_drop", "evaluate", "recover", "output_kind", "effort"),
+    **{name: tuple(field.name for field in fields(kind)) for name, kind in GROUPS.items()},
+    # Without epochs and seed, which are --recover EPOCHS and --seed.
+    "recover": tuple(field.name for field in fields(RecoverOptions) if field.name not in ("epochs", "seed")),
+}
+"""Fields of each group in ``--set`` and ``--config``; ``run``: options of the main command that belong to no group."""
 
 
 def _flags_of(*kinds: type) -> set[str]:
@@ -193,7 +202,7 @@ def options_from(
     engine: EngineOptions,
     planned: bool = False,
 ) -> Options:
-    """Combine the groups of a command into one record; a group that the command does not have is at its defaults.
+    """Combine the option groups of a command into one `Options`; groups that are None keep their defaults.
 
     Args:
         budget: limit on the result.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ import onnxprune
 from onnxprune import Options, RecoverOptions, RefitOptions, cli
 from onnxprune.config import config_text, configured
 from onnxprune.errors import UsageError
-from onnxprune.flags import GROUPS
+from onnxprune.flags import FIELDS, GROUPS
 
 KNOWN = {"run": ("data", "max_drop"), "refit": ("rounds", "judged"), "data": ("mean", "resize")}
 
@@ -23,7 +22,9 @@ KNOWN = {"run": ("data", "max_drop"), "refit": ("rounds", "judged"), "data": ("m
 def read(tmp_path, text: str, *arguments: str) -> list[str]:
     path = tmp_path / "run.toml"
     path.write_text(text)
-    return configured(["m.onnx", "--config", str(path), *arguments], KNOWN)
+    *found, last = configured(["m.onnx", "--config", str(path), *arguments], KNOWN)
+    assert last == f"--config={path}"
+    return found
 
 
 def test_a_file_is_what_typing_its_options_would_be(tmp_path) -> None:
@@ -102,8 +103,7 @@ def test_what_is_written_is_read_again(groups) -> None:
     ],
 )
 def test_a_value_is_one_of_toml_or_plain_text(text, words) -> None:
-    groups = {name: [field.name for field in fields(kind)] for name, kind in GROUPS.items()}
-    assert configured(["m.onnx", "--set", text], groups) == ["m.onnx", *words]
+    assert configured(["m.onnx", "--set", text], FIELDS) == ["m.onnx", *words]
 
 
 @pytest.mark.parametrize("typed", [["--speedup", "2"], ["--plan", "p.json"], ["--pareto", "points"]])
@@ -111,7 +111,7 @@ def test_a_typed_budget_takes_the_place_of_the_files(tmp_path, typed) -> None:
     (tmp_path / "run.toml").write_text('[budget]\nmacs = "50%"\n[run]\ndata = "x"\n')
     groups = {"run": ("data",), "budget": ("macs", "speedup")}
     found = configured(["m.onnx", *typed, "--config", str(tmp_path / "run.toml")], groups)
-    assert found == ["m.onnx", *typed, "--data=x"]
+    assert found == ["m.onnx", *typed, "--data=x", f"--config={tmp_path / 'run.toml'}"]
 
 
 def test_what_follows_two_dashes_is_left_at_the_end(tmp_path) -> None:
@@ -138,6 +138,14 @@ def test_a_run_can_be_repeated_from_the_options_that_it_wrote(capsys, tiny, tmp_
     assert reports[0]["options"] == reports[1]["options"]
     assert reports[0]["options"]["refit"]["rounds"] == 0
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_the_file_that_was_read_is_not_written_over(capsys, tiny, tmp_path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[budget]\nmacs = "50%"\n')
+    assert cli.main([str(tiny), "-o", str(tmp_path / "a.onnx"), "--config", str(path), "--config-out", str(path)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert path.read_text() == '[budget]\nmacs = "50%"\n'
 
 
 def test_every_group_is_a_record_of_the_options_and_of_the_package() -> None:
