@@ -70,7 +70,7 @@ class PlanOptions:
     """Methods and layers that are allowed, and the distribution of the budget over the layers."""
 
     recipe: Recipe | None = None
-    "Methods allowed: prune (channels), spatial or channel (decompositions), or 3c (all three, the default)."
+    "Methods: prune (channels), spatial or channel (decompositions), 3c (all); default 3c, with --keep-ratio prune."
 
     drop_branches: bool = True
     "Removal of whole residual branches, each with all of its layers."
