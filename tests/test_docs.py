@@ -146,9 +146,11 @@ def places(trained, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(places, monkeypatch) -> Iterator[Path]:
-    """The folder of the pages, as the one to work in; what one page has made is there for the next."""
+    """The folder of the pages, as the one to work in and as home; what one page has made is there for the next."""
     monkeypatch.chdir(places)
     monkeypatch.syspath_prepend(places)
+    monkeypatch.setenv("HOME", str(places))
+    monkeypatch.setenv("SHELL", "/bin/bash")
     monkeypatch.setenv("XDG_CACHE_HOME", str(places / "cache"))
     yield places
     sys.modules.pop("measure", None)
