@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from onnxprune.solve import SELECTORS, Regression, SelectOptions, Selector, channel_quadratic
+from onnxprune.options.solve import SelectOptions, Selector
+from onnxprune.solve import SELECTORS, Regression, channel_quadratic
 
 __all__ = ["NAMES", "baseline", "seed_random"]
 

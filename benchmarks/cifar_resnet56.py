@@ -24,8 +24,8 @@ from common import arguments, machine, table, top1
 
 import onnxprune
 from onnxprune import DataOptions, Options
-from onnxprune.plan import Plan
-from onnxprune.solve import RefitOptions, Selector
+from onnxprune.options.solve import RefitOptions, Selector
+from onnxprune.planning import Plan
 
 _SAMPLES = 3000
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

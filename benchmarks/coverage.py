@@ -33,12 +33,12 @@ import onnxruntime
 import torch
 from common import machine, table
 
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.surgery import alive_without, remove, zero
-from onnxprune.inspection import run_inspection
-from onnxprune.stages.start import prepared
+from onnxprune.commands.inspect import run_inspection
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.cost import cost_model
+from onnxprune.steps.prepare import prepared
 
 FAMILIES = (
     *("vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),

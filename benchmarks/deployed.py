@@ -31,7 +31,7 @@ from zoo_models import psnr
 import onnxprune
 from onnxprune import DataOptions, Options
 from onnxprune.errors import OnnxPruneError
-from onnxprune.runtime.providers import EngineOptions
+from onnxprune.options.engine import EngineOptions
 
 Array = np.ndarray[Any, Any]
 

@@ -29,7 +29,7 @@ from deployed import NETWORKS
 import onnxprune
 from onnxprune import Options
 from onnxprune.errors import OnnxPruneError
-from onnxprune.runtime.providers import EngineOptions
+from onnxprune.options.engine import EngineOptions
 
 _NETWORK = NETWORKS["imagenet_mobilenet_v2"]
 _SPEEDUPS = (1.15, 1.3, 1.5)

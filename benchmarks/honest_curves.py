@@ -21,13 +21,15 @@ from deployed import NETWORKS
 from PIL import Image
 
 from onnxprune import DataOptions, Options
-from onnxprune.pipeline import opened
-from onnxprune.plan import BudgetOptions
-from onnxprune.solve import Moments, RefitOptions, Regression, kept_columns, refit, removal_order
-from onnxprune.stages import probe
-from onnxprune.stages.chains import fit_chain
-from onnxprune.stages.decide import shapes_of, survey_options
-from onnxprune.stages.workload import Workload, silent
+from onnxprune.commands.prune import opened
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.solve import RefitOptions
+from onnxprune.progress import silent
+from onnxprune.solve import Moments, Regression, kept_columns, refit, removal_order
+from onnxprune.steps import curves as probe
+from onnxprune.steps.chains import fit_chain
+from onnxprune.steps.decide import shapes_of, survey_options
+from onnxprune.steps.workload import Workload
 
 Array = np.ndarray[Any, Any]
 Triple = tuple[float, float, float]

@@ -29,15 +29,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LinearRegression
 from threadpoolctl import threadpool_info
 
-from onnxprune.solve import (
-    MomentsBuilder,
-    RefitOptions,
-    Regression,
-    SelectOptions,
-    kept_columns,
-    refit,
-    select,
-)
+from onnxprune.options.solve import RefitOptions, SelectOptions
+from onnxprune.solve import MomentsBuilder, Regression, kept_columns, refit, select
 
 Array32 = npt.NDArray[np.float32]
 

@@ -22,16 +22,17 @@ import onnx
 from common import arguments, machine, table
 from onnx import helper, numpy_helper
 
-from onnxprune.options import parse_bytes
+from onnxprune.options.inputs import parse_bytes
 
 _CONVS = 500
 _BASELINE = """
 import sys
-from onnxprune.data import DataOptions, open_calibration
-from onnxprune.graph.load import load
-from onnxprune.runtime.inputs import input_specs
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.runtime.sessions import Engine
+from onnxprune.options.data import DataOptions
+from onnxprune.data import open_calibration
+from onnxprune.graph.model.load import load
+from onnxprune.engine.inputs import input_specs
+from onnxprune.options.engine import EngineOptions
+from onnxprune.engine.sessions import Engine
 model, data = sys.argv[1:3]
 options = DataOptions(preset=sys.argv[3]) if len(sys.argv) > 3 else DataOptions()
 net, _ = load(model)

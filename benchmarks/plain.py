@@ -28,7 +28,7 @@ from zoo_models import psnr
 import onnxprune
 from onnxprune import DataOptions, Options
 from onnxprune.errors import OnnxPruneError
-from onnxprune.runtime.providers import EngineOptions
+from onnxprune.options.engine import EngineOptions
 
 _CIFAR = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Model = onnx.ModelProto | str

@@ -31,16 +31,18 @@ from zoo_models import CASES, Case
 
 import onnxprune
 from onnxprune import Options
+from onnxprune.commands.prune import opened
 from onnxprune.errors import OnnxPruneError
-from onnxprune.pipeline import opened
-from onnxprune.plan import Candidates, times_less
-from onnxprune.plan.candidates import Kind
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, Regression, kept_columns, refit
-from onnxprune.stages import probe
-from onnxprune.stages.bench import Bench
-from onnxprune.stages.chains import fit_chain
-from onnxprune.stages.trials import Trials, fit_of, ratio, stacked
+from onnxprune.options.budget import times_less
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.solve import RefitOptions
+from onnxprune.planning import Candidates
+from onnxprune.planning.candidates import Kind
+from onnxprune.solve import Regression, kept_columns, refit
+from onnxprune.steps import curves as probe
+from onnxprune.steps.bench import Bench
+from onnxprune.steps.chains import fit_chain
+from onnxprune.steps.sensitivity import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
 _BASE = Options(samples=_SAMPLES, bench=False, align=16, refit=RefitOptions(refit="linear"))

@@ -23,7 +23,7 @@ from zoo_models import CASES, Case
 
 import onnxprune
 from onnxprune import DataOptions, Options, RecoverOptions
-from onnxprune.solve import RefitOptions
+from onnxprune.options.solve import RefitOptions
 
 _BY_NAME = {case.name: case for case in CASES}
 _BASE = Options(samples=3000, bench=False, recipe="prune", align=16)

@@ -19,7 +19,8 @@ import numpy as np
 from common import machine, table
 from sklearn.linear_model import LinearRegression
 
-from onnxprune.solve import RELU, MomentsBuilder, RefitOptions, Regression, Samples, Solution, refit
+from onnxprune.options.solve import RefitOptions
+from onnxprune.solve import RELU, MomentsBuilder, Regression, Samples, Solution, refit
 
 _SAMPLES, _OUTPUTS, _KERNEL = 20_000, 256, 9
 _PUBLISHED = ((0.1, 30), (1.0, 20))

@@ -17,9 +17,9 @@ from typing import Any
 from common import ROOT, arguments, machine, table
 
 import onnxprune
-from onnxprune.compare import CompareOptions
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.runtime.timing import Timing
+from onnxprune.commands.compare import CompareOptions
+from onnxprune.engine.timing import Timing
+from onnxprune.options.engine import EngineOptions
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "batch 1, one thread": {"engine": EngineOptions(threads=1)},

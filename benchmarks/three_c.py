@@ -27,10 +27,10 @@ from zoo_models import Model, psnr
 
 import onnxprune
 from onnxprune import DataOptions, Options
+from onnxprune.engine.timing import interleaved
 from onnxprune.errors import PlanError
-from onnxprune.plan import Recipe
-from onnxprune.runtime.timing import interleaved
-from onnxprune.solve import RefitOptions
+from onnxprune.options.planning import Recipe
+from onnxprune.options.solve import RefitOptions
 
 Array = np.ndarray[Any, Any]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

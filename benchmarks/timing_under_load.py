@@ -24,10 +24,10 @@ from common import ROOT, arguments, machine, table
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.plan import times_less
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.runtime.sessions import Engine
-from onnxprune.runtime.timing import interleaved
+from onnxprune.engine.sessions import Engine
+from onnxprune.engine.timing import interleaved
+from onnxprune.options.budget import times_less
+from onnxprune.options.engine import EngineOptions
 
 _LONGEST = 60  # seconds that a busy program may run
 _BUSY = f"import time\nend = time.monotonic() + {_LONGEST}\nwhile time.monotonic() < end: pass"

@@ -22,8 +22,8 @@ from PIL import Image
 
 import onnxprune
 from onnxprune import DataOptions, Options
+from onnxprune.commands.inspect import run_inspection
 from onnxprune.errors import OnnxPruneError
-from onnxprune.inspection import run_inspection
 
 Model = onnx.ModelProto | str
 _SHAVE = 2

@@ -7,20 +7,23 @@
 
 from onnxprune._version import __version__
 from onnxprune.api import compare, from_torch, inspect, pareto, prune, recover, to_torch
-from onnxprune.compare import CompareOptions, Comparison
-from onnxprune.data import DataOptions
+from onnxprune.commands.compare import CompareOptions, Comparison
+from onnxprune.commands.inspect import Inspection
+from onnxprune.commands.prune import Result
+from onnxprune.commands.record import Report
+from onnxprune.commands.recover import Recovered
+from onnxprune.commands.result import ModelResult
+from onnxprune.commands.sweep import Point
 from onnxprune.errors import OnnxPruneError
-from onnxprune.inspection import Inspection
-from onnxprune.options import BenchOptions, InputOptions, Options, PlanOptions
-from onnxprune.pipeline import Result
-from onnxprune.plan import BudgetOptions, Plan
-from onnxprune.recovery.options import RecoverOptions
-from onnxprune.recovery.pair import Recovered
-from onnxprune.report.record import Report
-from onnxprune.result import ModelResult
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.sweep import Point
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.data import DataOptions
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.inputs import BenchOptions, InputOptions
+from onnxprune.options.planning import PlanOptions
+from onnxprune.options.recovery import RecoverOptions
+from onnxprune.options.run import Options
+from onnxprune.options.solve import RefitOptions, SelectOptions
+from onnxprune.planning import Plan
 
 __all__ = [
     "BenchOptions",

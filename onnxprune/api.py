@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.compare import CompareOptions, Comparison, run_comparison
+from onnxprune.commands.compare import CompareOptions, Comparison, run_comparison
+from onnxprune.commands.inspect import Inspection, run_inspection
+from onnxprune.commands.prune import Result
+from onnxprune.commands.recover import Recovered, run_recovery
+from onnxprune.commands.result import ModelResult
+from onnxprune.commands.sweep import SPEEDUPS, Point, run_any, run_pareto
 from onnxprune.data.recipe import OPEN_SIDE
+from onnxprune.engine.sessions import Engine
 from onnxprune.errors import UsageError
-from onnxprune.inspection import Inspection, run_inspection
-from onnxprune.options import Options
-from onnxprune.pipeline import Result
-from onnxprune.plan import BudgetOptions, Plan
-from onnxprune.recovery import require_torch
-from onnxprune.recovery.pair import Recovered, run_recovery
-from onnxprune.result import ModelResult
-from onnxprune.runtime.sessions import Engine
-from onnxprune.stages.workload import Progress, silent
-from onnxprune.sweep import SPEEDUPS, Point, run_any, run_pareto
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.run import Options
+from onnxprune.planning import Plan
+from onnxprune.progress import Progress, silent
+from onnxprune.torchnet import require_torch
 
 if TYPE_CHECKING:
     import os
@@ -203,7 +204,7 @@ def to_torch(
 ) -> torch.nn.Module:
     """Convert a network to a torch module, for a training loop of your own; needs torch (extra ``recover``).
 
-    The state dict is keyed by the initializers' names (see `onnxprune.recovery.program.TorchNet`), normalisations are
+    The state dict is keyed by the initializers' names (see `onnxprune.torchnet.program.TorchNet`), normalisations are
     folded into the layers, and the module is in evaluation mode: call ``train()`` before training.
 
     Args:
@@ -220,7 +221,7 @@ def to_torch(
         DataError: the inputs cannot be read, or do not fit the model.
     """
     require_torch()
-    from onnxprune.recovery.opened import opened_module  # needs torch, an optional dependency
+    from onnxprune.commands.convert import opened_module  # needs torch, an optional dependency
 
     return opened_module(model, data, options or Options(), batchnorm=batchnorm, samples=samples)
 
@@ -237,6 +238,6 @@ def from_torch(module: torch.nn.Module, *, options: Options | None = None) -> Mo
         VerifyError: a weight is not finite, or the outputs of the result differ from the module's.
     """
     require_torch()
-    from onnxprune.recovery.module import folded  # needs torch, an optional dependency
+    from onnxprune.torchnet.module import folded  # needs torch, an optional dependency
 
     return ModelResult(folded(module, Engine.open((options or Options()).engine)))

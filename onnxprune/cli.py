@@ -12,17 +12,17 @@ from cyclopts import App, Parameter
 from cyclopts.help import DefaultFormatter
 
 from onnxprune._version import __version__
-from onnxprune.compare import CompareOptions, run_comparison
-from onnxprune.config import RUN, config_text, configured, differing
-from onnxprune.consoles import UsualHelp, bars, paper
-from onnxprune.data import DataOptions
-from onnxprune.data.recipe import OPEN_SIDE
-from onnxprune.doctor import run_doctor
-from onnxprune.ending import EXIT_CODES, guarded
-from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
-from onnxprune.evaluation import load_function
-from onnxprune.files import check_targets, json_bytes
-from onnxprune.flags import (
+from onnxprune.commands.compare import CompareOptions, run_comparison
+from onnxprune.commands.doctor import run_doctor
+from onnxprune.commands.idle import Rule, check_idle
+from onnxprune.commands.inspect import run_inspection
+from onnxprune.commands.recover import run_recovery
+from onnxprune.commands.study import run_study
+from onnxprune.commands.sweep import run_any
+from onnxprune.console.config import RUN, config_text, configured, differing
+from onnxprune.console.consoles import UsualHelp, bars, paper
+from onnxprune.console.ending import EXIT_CODES, guarded
+from onnxprune.console.flags import (
     AUTO,
     FIELDS,
     GROUPS,
@@ -47,24 +47,27 @@ from onnxprune.flags import (
     options_from,
     recover_options,
 )
-from onnxprune.graph.save import write_bytes
-from onnxprune.idle import Rule, check_idle
-from onnxprune.inspection import run_inspection
-from onnxprune.options import BenchOptions, Effort, InputOptions, PlanOptions
-from onnxprune.plan import BudgetOptions, Plan
-from onnxprune.points import check_points, write_points
-from onnxprune.recovery.options import RecoverOptions
-from onnxprune.recovery.pair import run_recovery
+from onnxprune.console.points import check_points, write_points
+from onnxprune.console.targets import check_targets, json_bytes
+from onnxprune.data.recipe import OPEN_SIDE
+from onnxprune.engine.evaluation import load_function
+from onnxprune.engine.meaning import checked_kinds
+from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
+from onnxprune.files import write_bytes
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.data import DataOptions
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.inputs import BenchOptions, InputOptions
+from onnxprune.options.planning import PlanOptions
+from onnxprune.options.recovery import RecoverOptions
+from onnxprune.options.run import Effort
+from onnxprune.options.solve import RefitOptions, SelectOptions
+from onnxprune.planning import Plan
 from onnxprune.report.doctor import show_doctor
 from onnxprune.report.explanation import show_explanation
 from onnxprune.report.inspection import show_inspection
 from onnxprune.report.study import check_plot, plot_study, show_study
 from onnxprune.report.terminal import show_comparison, show_recovery, show_report
-from onnxprune.runtime.meaning import checked_kinds
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions, SelectOptions
-from onnxprune.study import run_study
-from onnxprune.sweep import run_any
 
 __all__ = ["app", "main"]
 

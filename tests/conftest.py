@@ -12,11 +12,11 @@ from graph.families import FAMILIES, SIDE
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.runtime.latency import Task
-from onnxprune.runtime.timing import Latency, Timing
-from onnxprune.solve import RefitOptions
-from onnxprune.stages import latency
-from onnxprune.stages.bench import Bench
+from onnxprune.engine.latency import Task
+from onnxprune.engine.timing import Latency, Timing
+from onnxprune.options.solve import RefitOptions
+from onnxprune.steps import time_layers as latency
+from onnxprune.steps.bench import Bench
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT.parent / "shared" / "zoo"

@@ -8,9 +8,9 @@ import onnx
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.compare import CompareOptions
-from onnxprune.plan import BudgetOptions
-from onnxprune.solve import RefitOptions
+from onnxprune.commands.compare import CompareOptions
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.solve import RefitOptions
 
 PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
 QUICK = replace(PLANNED, recipe="prune", align=16, budget=BudgetOptions(macs="2x").budget())

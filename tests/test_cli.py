@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import cli, doctor
-from onnxprune.ending import EXIT_CODES
+from onnxprune import cli
+from onnxprune.commands import doctor
+from onnxprune.console.ending import EXIT_CODES
+from onnxprune.console.flags import GROUPS, filled
 from onnxprune.errors import EngineError, OnnxPruneError
-from onnxprune.flags import GROUPS, filled
 
 QUICK = ["--samples", "120", "--no-bench", "--no-cache", "--refit", "linear"]
 HALF = [*QUICK, "--macs", "2x", "--recipe", "prune"]

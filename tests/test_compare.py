@@ -8,7 +8,7 @@ from graph.nets import build
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune.compare import CompareOptions
+from onnxprune.commands.compare import CompareOptions
 
 TWO = build(
     "h = Conv<pads=[1,1,1,1]>(x, w1, b1) p = GlobalAveragePool(h) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3) "

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune import Options, RecoverOptions, RefitOptions, cli
-from onnxprune.config import config_text, configured
+from onnxprune.console.config import config_text, configured
+from onnxprune.console.flags import FIELDS, GROUPS
 from onnxprune.errors import UsageError
-from onnxprune.flags import FIELDS, GROUPS
 
 KNOWN = {"run": ("data", "max_drop"), "refit": ("rounds", "judged"), "data": ("mean", "resize")}
 

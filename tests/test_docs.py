@@ -24,9 +24,10 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import Options, Report, cli, study, sweep
-from onnxprune.runtime.timing import Latency, Timing
-from onnxprune.solve import RefitOptions
+from onnxprune import Options, Report, cli
+from onnxprune.commands import study, sweep
+from onnxprune.engine.timing import Latency, Timing
+from onnxprune.options.solve import RefitOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
@@ -178,7 +179,7 @@ def short(monkeypatch, machine) -> None:
     monkeypatch.setattr(study, "METHODS", {name: study.METHODS[name] for name in ("prune obs", "spatial", "channel")})
     for name, value in (("_STEPS", 2), ("_LEAST_STEPS", 1), ("_LEAST_EPOCHS", 1)):
         monkeypatch.setattr(f"onnxprune.recovery.distil.{name}", value)
-    monkeypatch.setattr("onnxprune.pipeline.interleaved", timed)
+    monkeypatch.setattr("onnxprune.commands.prune.interleaved", timed)
     machine(overhead=0.0)
 
 

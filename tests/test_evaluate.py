@@ -15,12 +15,12 @@ from runs import SMALL
 import onnxprune
 from onnxprune import CompareOptions, Options, cli
 from onnxprune.data import InputSpec
+from onnxprune.engine.evaluation import Evaluator, load_function
+from onnxprune.engine.sessions import Engine
 from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
-from onnxprune.evaluation import Evaluator, load_function
-from onnxprune.plan import WITHIN_DROP
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.runtime.sessions import Engine
-from onnxprune.solve import RefitOptions
+from onnxprune.options.budget import WITHIN_DROP
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.solve import RefitOptions
 
 CPU = Engine.open(EngineOptions(provider="cpu"))
 

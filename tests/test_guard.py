@@ -10,10 +10,11 @@ import pytest
 from runs import SMALL
 
 import onnxprune
-from onnxprune import Options, cli, pipeline
+from onnxprune import Options, cli
+from onnxprune.commands import prune as pipeline
+from onnxprune.engine.timing import Latency, Timing
 from onnxprune.errors import NothingFasterError
-from onnxprune.plan import BudgetOptions
-from onnxprune.runtime.timing import Latency, Timing
+from onnxprune.options.budget import BudgetOptions
 
 TIMED = replace(SMALL, bench=True)
 IN_TIME = replace(TIMED, budget=BudgetOptions(speedup=1.1).budget())
@@ -39,7 +40,7 @@ def measured(monkeypatch):
 @pytest.fixture
 def fast_enough(monkeypatch):
     """Let every plan meet its time budget: whole networks are not timed."""
-    monkeypatch.setattr("onnxprune.stages.bench.Bench.timing", lambda *_, **__: timing(1.11))
+    monkeypatch.setattr("onnxprune.steps.bench.Bench.timing", lambda *_, **__: timing(1.11))
 
 
 def test_within_a_time_budget_what_is_slower_twice_comes_back_unchanged(tiny, measured, fast_enough, tmp_path):

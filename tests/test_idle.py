@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import CompareOptions, Options, Plan, PlanOptions, cli, idle
+from onnxprune import CompareOptions, Options, Plan, PlanOptions, cli
+from onnxprune.commands import idle
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.graph.forms import Form
-from onnxprune.plan import BudgetOptions, GroupPlan, LayerPlan
-from onnxprune.solve import RefitOptions, SelectOptions
+from onnxprune.graph.channels.forms import Form
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.solve import RefitOptions, SelectOptions
+from onnxprune.planning import GroupPlan, LayerPlan
 
 GROUP = GroupPlan("conv1", ("conv2",), 4, 2, (0, 1))
 NAMED = Plan((GROUP,))

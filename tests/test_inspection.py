@@ -8,10 +8,10 @@ import pytest
 from onnx import numpy_helper, parser
 
 import onnxprune
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.surgery import alive_without, remove
-from onnxprune.stages.start import prepared
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.edit.remove import alive_without, remove
+from onnxprune.planning.cost import cost_model
+from onnxprune.steps.prepare import prepared
 
 
 def test_halved_is_what_halving_every_group_really_costs(vgg) -> None:

@@ -11,7 +11,7 @@ from runs import SMALL
 
 import onnxprune
 from onnxprune.errors import PlanError
-from onnxprune.solve import RefitOptions, SelectOptions
+from onnxprune.options.solve import RefitOptions, SelectOptions
 
 _METHODS = {
     "prune": SMALL,

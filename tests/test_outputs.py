@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import Options, cli
-from onnxprune.compare import CompareOptions
+from onnxprune.commands.compare import CompareOptions
+from onnxprune.console.flags import filled
 from onnxprune.errors import UsageError, VerifyError
-from onnxprune.flags import filled
 from onnxprune.note import RunWarning
-from onnxprune.plan import BudgetOptions
-from onnxprune.solve import RefitOptions
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.solve import RefitOptions
 
 HEAD = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(h) k = Conv<pads=[1,1,1,1]>(r, w2) q = Relu(k) "
 POOLED = HEAD + "p = GlobalAveragePool(q) f = Flatten(p) "

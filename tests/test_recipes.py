@@ -13,11 +13,11 @@ from runs import PLANNED, QUICK, accuracy
 import onnxprune
 from onnxprune import Plan
 from onnxprune.errors import PlanError, UsageError, VerifyError
-from onnxprune.graph.decompose import with_chains
-from onnxprune.graph.forms import Form
-from onnxprune.plan import LayerPlan
-from onnxprune.solve import RefitOptions
-from onnxprune.stages import compress
+from onnxprune.graph.channels.forms import Form
+from onnxprune.graph.edit.decompose import with_chains
+from onnxprune.options.solve import RefitOptions
+from onnxprune.planning import LayerPlan
+from onnxprune.steps import compress
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from onnxprune import Options, cli
+from onnxprune.commands.study import METHODS, run_study
 from onnxprune.errors import UsageError
-from onnxprune.study import METHODS, run_study
 
 QUICK = Options(bench=False, samples=200)
 

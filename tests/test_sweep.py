@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from runs import SMALL
 
 import onnxprune
-from onnxprune import cli, sweep
+from onnxprune import cli
+from onnxprune.commands import sweep
 from onnxprune.errors import (
     EngineError,
     LostTooMuchError,
@@ -24,7 +25,7 @@ from onnxprune.errors import (
     UsageError,
     VerifyError,
 )
-from onnxprune.plan import WITHIN_DROP
+from onnxprune.options.budget import WITHIN_DROP
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -12,10 +12,10 @@ from graph.families import FAMILIES, SIDE
 import onnxprune
 from onnxprune import Options, Plan, RecoverOptions
 from onnxprune.errors import PlanError
-from onnxprune.graph import branches
-from onnxprune.graph.forms import Form
-from onnxprune.plan import GroupPlan, LayerPlan
-from onnxprune.solve import RefitOptions
+from onnxprune.graph.channels.forms import Form
+from onnxprune.graph.channels import branches
+from onnxprune.options.solve import RefitOptions
+from onnxprune.planning import GroupPlan, LayerPlan
 
 QUICK = Options(bench=False, samples=200, refit=RefitOptions(refit="linear"))
 HARD = replace(QUICK, align=16)
@@ -170,6 +170,6 @@ def test_a_wrong_cut_is_found_before_anything_is_written(resnet, monkeypatch):
         first.inputs[1].values = np.asarray(first.inputs[1].values) * np.float32(1.5)
         return cut
 
-    monkeypatch.setattr("onnxprune.stages.compress.without_branches", off)
+    monkeypatch.setattr("onnxprune.steps.compress.without_branches", off)
     with pytest.raises(onnxprune.errors.VerifyError, match="before layers were decomposed and branches cut"):
         onnxprune.prune(resnet, plan=plan, options=QUICK)

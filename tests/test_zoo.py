@@ -7,21 +7,23 @@ import onnxruntime
 import pytest
 import torch
 
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.decompose import with_chains
-from onnxprune.graph.fold import fold
-from onnxprune.graph.forms import Form
-from onnxprune.graph.load import load, read_model
-from onnxprune.graph.net import dims, numpy_dtype
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.sites import ensure_biases, find_sites, matrix
-from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.graph.channels.forms import Form
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.edit.decompose import with_chains
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.edit.weights import ensure_biases
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load, read_model
+from onnxprune.graph.model.net import dims, numpy_dtype
+from onnxprune.graph.model.save import finished_model
+from onnxprune.options.solve import RefitOptions
 from onnxprune.recovery.ends import loss_ends
-from onnxprune.recovery.program import TorchNet
-from onnxprune.recovery.trainable import trainable
-from onnxprune.solve import MomentsBuilder, RefitOptions, Regression, Samples
-from onnxprune.stages.chains import fit_chain
-from onnxprune.stages.steps import is_depthwise
+from onnxprune.solve import MomentsBuilder, Regression, Samples
+from onnxprune.steps.chains import fit_chain
+from onnxprune.steps.fit_order import is_depthwise
+from onnxprune.torchnet.program import TorchNet
+from onnxprune.torchnet.trainable import trainable
 
 MODELS = [
     "audio_basic_pitch",

@@ -18,7 +18,7 @@ from cyclopts import App
 
 from onnxprune import errors
 from onnxprune.cli import app
-from onnxprune.flags import RARE
+from onnxprune.console.flags import RARE
 
 __all__ = ["exit_codes", "on_page_markdown", "options"]
 

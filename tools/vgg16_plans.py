@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxprune.graph.forms import Form
-from onnxprune.plan import GroupPlan, LayerPlan, Plan
+from onnxprune.graph.channels.forms import Form
+from onnxprune.planning import GroupPlan, LayerPlan, Plan
 
 FOLDER = Path(__file__).resolve().parent.parent / "models" / "plans"
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

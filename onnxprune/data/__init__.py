@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.opening import CalibrationSource, open_calibration
-from onnxprune.data.options import DataOptions, InputSpec
 from onnxprune.data.preprocess import Preprocessing
+from onnxprune.data.spec import InputSpec
 from onnxprune.data.split import Split, split
+from onnxprune.options.data import DataOptions
 
 __all__ = [
     "Calibration",

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from onnxprune.data.files import reading
-from onnxprune.data.options import DataOptions
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ import numpy as np
 from onnxprune.data.calibration import ImageCalibration, TensorCalibration, check_labels, describe
 from onnxprune.data.images import ArrayImages
 from onnxprune.data.layout import CHANNEL_AXIS, channels_last, image_input
-from onnxprune.data.options import format_shape
 from onnxprune.data.recipe import resolve
+from onnxprune.data.spec import format_shape
 from onnxprune.data.tensors import check_finite, check_tensor, chunks, fits
 from onnxprune.errors import DataError, UsageError
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from onnxprune.data.archive import Archive
     from onnxprune.data.calibration import Calibration
     from onnxprune.data.layout import ImageInput
-    from onnxprune.data.options import DataOptions, InputSpec
     from onnxprune.data.preprocess import Preprocessing
+    from onnxprune.data.spec import InputSpec
+    from onnxprune.options.data import DataOptions
 
 __all__ = ["expect_images", "open_array", "ready", "refuse_options"]
 

@@ -18,17 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnxprune.data.images import ImageSource
-    from onnxprune.data.options import InputSpec
     from onnxprune.data.preprocess import Preprocessing
+    from onnxprune.data.spec import InputSpec
 
-__all__ = ["Calibration", "Hash", "ImageCalibration", "TensorCalibration"]
-
-
-class Hash(Protocol):
-    """Common interface of hashlib's objects."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add bytes."""
+__all__ = ["Calibration", "ImageCalibration", "TensorCalibration"]
 
 
 class Calibration(Protocol):

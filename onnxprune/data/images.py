@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from onnxprune.data.calibration import Hash
     from onnxprune.data.preprocess import Size
+    from onnxprune.data.spec import Hash
 
 __all__ = ["ArrayImages", "FolderImages", "ImageSource", "scan_folder"]
 

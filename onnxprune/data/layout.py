@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.data.options import format_shape
+from onnxprune.data.spec import format_shape
 from onnxprune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from onnxprune.data.options import DataOptions, InputSpec, Layout
+    from onnxprune.data.spec import InputSpec
+    from onnxprune.options.data import DataOptions, Layout
 
 __all__ = ["CHANNEL_AXIS", "ImageInput", "channels_last", "image_input"]
 

@@ -16,11 +16,12 @@ from onnxprune.data.arrays import expect_images, open_array, ready, refuse_optio
 from onnxprune.data.calibration import Calibration, ImageCalibration, TensorCalibration, describe
 from onnxprune.data.images import scan_folder
 from onnxprune.data.layout import image_input
-from onnxprune.data.options import DataOptions, InputSpec
 from onnxprune.data.recipe import OPEN_SIDE, natural_size, resolve
+from onnxprune.data.spec import InputSpec
 from onnxprune.data.synthetic import SyntheticCalibration, SyntheticImages
 from onnxprune.data.tensors import check_tensor, collect
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 if TYPE_CHECKING:
     from onnxprune.data.preprocess import Preprocessing

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from onnxprune.data.options import Color, Layout
+    from onnxprune.options.data import Color, Layout
 
 __all__ = ["Preprocessing", "Size"]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxprune.data.options import Color, PresetName
+    from onnxprune.options.data import Color, PresetName
 
 __all__ = ["CROP", "PRESETS", "Preset", "short_side"]
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.data.images import MOST_PIXELS
-from onnxprune.data.options import format_numbers
 from onnxprune.data.preprocess import Preprocessing
 from onnxprune.data.presets import CROP, PRESETS, short_side
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import format_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxprune.data.images import ImageSource
     from onnxprune.data.layout import ImageInput
-    from onnxprune.data.options import Color, DataOptions
     from onnxprune.data.preprocess import Size
     from onnxprune.data.presets import Preset
+    from onnxprune.options.data import Color, DataOptions
 
 __all__ = ["OPEN_SIDE", "natural_size", "resolve"]
 

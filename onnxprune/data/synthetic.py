@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from onnxprune.data.calibration import Hash
-    from onnxprune.data.options import InputSpec
     from onnxprune.data.preprocess import Preprocessing, Size
+    from onnxprune.data.spec import Hash, InputSpec
 
 __all__ = ["SyntheticCalibration", "SyntheticImages", "natural_image", "one_over_f"]
 

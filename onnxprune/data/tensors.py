@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.data.options import format_shape
+from onnxprune.data.spec import format_shape
 from onnxprune.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from onnxprune.data.options import InputSpec
+    from onnxprune.data.spec import InputSpec
 
 __all__ = ["check_finite", "check_tensor", "collect", "fits"]
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data import DataOptions, InputSpec
+from onnxprune.data import InputSpec
 from onnxprune.data.layout import CHANNEL_AXIS, image_input
 from onnxprune.errors import UsageError
+from onnxprune.options.data import DataOptions
 
 Array = np.ndarray[Any, Any]
 

@@ -13,29 +13,31 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
+from onnxprune.engine.batching import group_batches
+from onnxprune.engine.divergence import mean_distance
 from onnxprune.errors import ModelError, VerifyError
-from onnxprune.graph.save import finished_model
+from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
 from onnxprune.recovery.augment import augmentation_for
-from onnxprune.recovery.device import device_beside, torch_threads
 from onnxprune.recovery.ends import loss_ends
 from onnxprune.recovery.features import common_tensors
 from onnxprune.recovery.loss import settled
-from onnxprune.recovery.program import TorchNet, affordable, with_weights_of
 from onnxprune.recovery.record import Recovery
-from onnxprune.recovery.train import Course, Trainer, tensors_of
-from onnxprune.recovery.trainable import balanced, trainable
-from onnxprune.runtime.divergence import mean_distance
-from onnxprune.stages.batching import group_batches
-from onnxprune.stages.verify import compare_outputs
+from onnxprune.recovery.train import Course, Trainer
+from onnxprune.steps.verify import compare_outputs
+from onnxprune.torchnet.device import device_beside, tensors_of, torch_threads
+from onnxprune.torchnet.program import TorchNet, affordable, with_weights_of
+from onnxprune.torchnet.trainable import balanced, trainable
 
 if TYPE_CHECKING:
-    from onnxprune.data import Calibration, DataOptions
-    from onnxprune.graph.net import Net
-    from onnxprune.recovery.options import RecoverOptions
-    from onnxprune.runtime.divergence import OutputDivergence
-    from onnxprune.runtime.sessions import Engine
-    from onnxprune.stages.workload import Inputs, Progress
+    from onnxprune.data import Calibration
+    from onnxprune.engine.divergence import OutputDivergence
+    from onnxprune.engine.sessions import Engine
+    from onnxprune.graph.model.net import Net
+    from onnxprune.options.data import DataOptions
+    from onnxprune.options.recovery import RecoverOptions
+    from onnxprune.progress import Progress
+    from onnxprune.steps.workload import Inputs
 
 Array = np.ndarray[Any, Any]
 Indices = np.ndarray[Any, np.dtype[np.int64]]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.engine.meaning import Meaning, meanings
 from onnxprune.errors import ModelError
-from onnxprune.graph.net import Net, dims, numpy_dtype
-from onnxprune.graph.outputs import ending, softmax_axis
+from onnxprune.graph.model.net import Net, dims, numpy_dtype
+from onnxprune.graph.model.outputs import ending, softmax_axis
 from onnxprune.note import Note
-from onnxprune.recovery.ops import op_for
-from onnxprune.recovery.program import needed_nodes, unsupported
-from onnxprune.runtime.meaning import Meaning, meanings
+from onnxprune.torchnet.ops import op_for
+from onnxprune.torchnet.program import needed_nodes, unsupported
 
 __all__ = ["End", "dependent", "loss_ends"]
 

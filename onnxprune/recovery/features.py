@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.graph.net import Net, dims, numpy_dtype
+from onnxprune.graph.model.net import Net, dims, numpy_dtype
 from onnxprune.recovery.ends import dependent
-from onnxprune.recovery.program import needed_nodes
+from onnxprune.torchnet.program import needed_nodes
 
 __all__ = ["common_tensors"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxprune.engine.divergence import OutputDivergence
 from onnxprune.note import Note
-from onnxprune.runtime.divergence import OutputDivergence
 
 __all__ = ["Epoch", "Recovery"]
 

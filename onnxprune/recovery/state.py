@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.save import write_bytes
+from onnxprune.files import write_bytes
 from onnxprune.recovery.record import Epoch
 
 __all__ = ["Progress", "load_state", "save_state"]

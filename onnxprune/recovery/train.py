@@ -19,21 +19,22 @@ import torch
 from torch import Tensor
 
 from onnxprune.note import Note
+from onnxprune.options.recovery import RecoverOptions
 from onnxprune.recovery.augment import Augmentation
 from onnxprune.recovery.loss import Loss
-from onnxprune.recovery.options import RecoverOptions
-from onnxprune.recovery.program import TorchNet
 from onnxprune.recovery.record import Epoch
 from onnxprune.recovery.state import Progress, load_state, save_state
+from onnxprune.torchnet.device import tensors_of
+from onnxprune.torchnet.program import TorchNet
 
 if TYPE_CHECKING:
-    from onnxprune.stages.workload import Progress as Show
+    from onnxprune.progress import Progress as Show
 
 Array = np.ndarray[Any, Any]
 Loader = Callable[[Sequence[int]], Mapping[str, Array]]
 Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-__all__ = ["Course", "Trainer", "tensors_of"]
+__all__ = ["Course", "Trainer"]
 
 _WARM_UP = 0.03  # share of a stage's steps
 _TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
@@ -88,11 +89,6 @@ class Course:
             chosen = [int(index) for index in self.held[start : start + self.batch]]
             fill = self.batch - len(chosen) if self.fixed else 0
             yield chosen + chosen[-1:] * fill, len(chosen)
-
-
-def tensors_of(arrays: Mapping[str, Array], device: torch.device) -> dict[str, Tensor]:
-    """Convert arrays to torch tensors on a device."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}
 
 
 class Trainer:

@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnxprune.doctor import Checkup
+    from onnxprune.commands.doctor import Checkup
 
 __all__ = ["show_doctor"]
 

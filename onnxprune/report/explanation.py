@@ -12,8 +12,8 @@ from onnxprune.report.terminal import end_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnxprune.graph.forms import Unit
-    from onnxprune.plan import Explanation, Reason
+    from onnxprune.options.budget import Unit
+    from onnxprune.planning import Explanation, Reason
 
 __all__ = ["show_explanation"]
 

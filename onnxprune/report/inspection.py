@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from onnxprune.inspection import Inspection, LayerReport
+    from onnxprune.commands.inspect import Inspection, LayerReport
 
 __all__ = ["show_inspection"]
 

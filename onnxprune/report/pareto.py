@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from onnxprune.plan.budget import WORDS
+from onnxprune.options.budget import WORDS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnxprune.report.record import Report
-    from onnxprune.sweep import Pareto, Point
+    from onnxprune.commands.record import Report
+    from onnxprune.commands.sweep import Pareto, Point
 
 __all__ = ["plot_pareto", "show_pareto"]
 

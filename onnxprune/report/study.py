@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from onnxprune.study import Point, Study
+    from onnxprune.commands.study import Point, Study
 
 __all__ = ["check_plot", "plot_study", "show_study"]
 

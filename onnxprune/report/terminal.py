@@ -12,13 +12,13 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from onnxprune.compare import Comparison
-    from onnxprune.evaluation import Evaluation
-    from onnxprune.recovery.pair import RecoveryReport
+    from onnxprune.commands.compare import Comparison
+    from onnxprune.commands.record import Change, LayerRow, Report
+    from onnxprune.commands.recover import RecoveryReport
+    from onnxprune.engine.divergence import OutputDivergence
+    from onnxprune.engine.evaluation import Evaluation
+    from onnxprune.engine.timing import Timing
     from onnxprune.recovery.record import Recovery
-    from onnxprune.report.record import Change, LayerRow, Report
-    from onnxprune.runtime.divergence import OutputDivergence
-    from onnxprune.runtime.timing import Timing
 
 __all__ = ["end_of", "show_comparison", "show_recovery", "show_report"]
 

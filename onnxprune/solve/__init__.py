@@ -6,6 +6,7 @@ Works on arrays alone. ``moments`` gathers statistics, ``problem`` defines probl
 errors on new samples. ``quadratic`` and ``numerics`` are used by the others.
 """
 
+from onnxprune.options.solve import Basis, LassoVariant, Refit, RefitOptions, SelectOptions, Selector
 from onnxprune.solve.activation import RELU, Activation, clip, leaky_relu
 from onnxprune.solve.form_errors import SpatialErrors, channel_errors, spatial_errors
 from onnxprune.solve.held_out import held_out_curve
@@ -19,20 +20,7 @@ from onnxprune.solve.lowrank import (
 )
 from onnxprune.solve.moments import Moments, MomentsBuilder, Part, held_bytes
 from onnxprune.solve.numerics import Factor, factorise
-from onnxprune.solve.problem import (
-    Basis,
-    LassoVariant,
-    Refit,
-    RefitOptions,
-    Regression,
-    Samples,
-    Selection,
-    SelectOptions,
-    Selector,
-    Solution,
-    dead_units,
-    kept_columns,
-)
+from onnxprune.solve.problem import Regression, Samples, Selection, Solution, dead_units, kept_columns
 from onnxprune.solve.quadratic import channel_quadratic
 from onnxprune.solve.refits import refit
 from onnxprune.solve.selectors import SELECTORS, removal_order, select

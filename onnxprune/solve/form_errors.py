@@ -21,8 +21,9 @@ from onnxprune.solve.numerics import Array, Indices, blas_threads_for
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from onnxprune.options.solve import Basis
     from onnxprune.solve.lowrank import Split
-    from onnxprune.solve.problem import Basis, Regression
+    from onnxprune.solve.problem import Regression
 
 __all__ = ["SpatialErrors", "channel_errors", "spatial_errors"]
 

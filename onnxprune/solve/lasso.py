@@ -18,8 +18,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, lars_path_gram
 
+from onnxprune.options.solve import SelectOptions
 from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise, scale_of
-from onnxprune.solve.problem import Regression, Selection, SelectOptions, kept_columns
+from onnxprune.solve.problem import Regression, Selection, kept_columns
 from onnxprune.solve.quadratic import Quadratic, sum_quadratics
 
 __all__ = ["LASSO_VARIANTS", "coordinate_descent", "lasso_order", "lasso_select"]

@@ -27,11 +27,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import cholesky, qr, svd
 
+from onnxprune.options.solve import Basis, Refit, RefitOptions
 from onnxprune.solve.alternating import better_first
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import behind
 from onnxprune.solve.numerics import Array, Array32, Indices, blas_threads_for, factorise, solve_lower
-from onnxprune.solve.problem import Basis, Refit, RefitOptions, Regression, Samples, Solution
+from onnxprune.solve.problem import Regression, Samples, Solution
 from onnxprune.solve.refits import refit
 
 __all__ = [

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
+from onnxprune.options.solve import RefitOptions
 from onnxprune.solve.activation import Activation
 from onnxprune.solve.numerics import (
     Array,
@@ -45,7 +46,7 @@ from onnxprune.solve.numerics import (
     fourth_moments,
     trusted_scale,
 )
-from onnxprune.solve.problem import RefitOptions, Samples, Solution
+from onnxprune.solve.problem import Samples, Solution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

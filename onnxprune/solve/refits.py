@@ -28,10 +28,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxprune.options.solve import RefitOptions
 from onnxprune.solve.moments import Moments, Part
 from onnxprune.solve.nonlinear import project, refit_nonlinear
 from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise
-from onnxprune.solve.problem import RefitOptions, Regression, Samples, Solution
+from onnxprune.solve.problem import Regression, Samples, Solution
 from onnxprune.solve.quadratic import channel_quadratic
 
 __all__ = ["refit"]

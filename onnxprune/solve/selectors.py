@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnxprune.errors import UsageError
+from onnxprune.options.solve import SelectOptions
 from onnxprune.solve.elimination import obs_order
 from onnxprune.solve.lasso import lasso_order, lasso_select
 from onnxprune.solve.numerics import Indices
-from onnxprune.solve.problem import Regression, Selection, SelectOptions
+from onnxprune.solve.problem import Regression, Selection
 
 __all__ = ["SELECTORS", "removal_order", "select"]
 

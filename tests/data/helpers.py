@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onnxprune.data import Calibration, DataOptions, InputSpec
+from onnxprune.data import Calibration, InputSpec
+from onnxprune.options.data import DataOptions
 
 FLOAT = np.dtype(np.float32)
 NO_OPTIONS = DataOptions()

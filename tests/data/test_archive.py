@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from onnxprune.data import DataOptions, InputSpec, archive, open_calibration
+from onnxprune.data import InputSpec, archive, open_calibration
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes, pixels
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data import InputSpec, open_calibration
 from onnxprune.errors import DataError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes, pixels
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data import InputSpec, open_calibration
 from onnxprune.data.images import scan_folder
 from onnxprune.errors import DataError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes, pixels, save_image
 

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data import InputSpec, open_calibration
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, pixels
 

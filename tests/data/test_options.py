@@ -3,9 +3,10 @@ import re
 import numpy as np
 import pytest
 
-from onnxprune.data import DataOptions, InputSpec
+from onnxprune.data import InputSpec
 from onnxprune.data.layout import image_input
 from onnxprune.errors import UsageError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data import InputSpec, open_calibration
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes, pixels
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnxprune.data import DataOptions, InputSpec, open_calibration
+from onnxprune.data import InputSpec, open_calibration
 from onnxprune.data.synthetic import natural_image, one_over_f
 from onnxprune.errors import DataError, UsageError
+from onnxprune.options.data import DataOptions
 
 from .helpers import FLOAT, NO_OPTIONS, nchw, nhwc, notes
 

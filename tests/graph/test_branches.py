@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.branches import find_branches, silence, without_branches
-from onnxprune.graph.channels import ChannelMap, channel_map
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load
-from onnxprune.graph.net import Net
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.sites import ensure_biases, with_weights
-from onnxprune.graph.surgery import alive_without, remove
+from onnxprune.graph.channels.branches import find_branches
+from onnxprune.graph.channels.groups import ChannelMap, channel_map
+from onnxprune.graph.edit.drop import silence, without_branches
+from onnxprune.graph.edit.remove import alive_without, remove
+from onnxprune.graph.edit.weights import ensure_biases, with_weights
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
+from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.cost import cost_model
 
 from .families import FAMILIES, SIDE
 from .nets import build, operators, outputs_of, worst_difference

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.load import load
-from onnxprune.graph.net import captured_names
-from onnxprune.graph.rules import rule_for
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.channels.rules import rule_for
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import captured_names
 
 from .cases import CASES
 from .nets import around, build, ints

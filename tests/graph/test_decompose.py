@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.decompose import Chain, with_chains
-from onnxprune.graph.forms import DENSE, Form, LayerShape, describe
-from onnxprune.graph.load import load
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.sites import ensure_biases, find_sites, matrix, with_weights
+from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, describe
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.edit.decompose import Chain, with_chains
+from onnxprune.graph.edit.weights import ensure_biases, with_weights
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.cost import cost_model
 from onnxprune.solve import Factors, merge, split_columns
 
 from .nets import build, feeds, outputs_of, worst_difference

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxprune
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.load import load
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.save import finished_model
 
 from .families import FAMILIES, SIDE
 from .nets import feeds, outputs_of, worst_difference

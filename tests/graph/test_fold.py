@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load
-from onnxprune.graph.normalize import normalize
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.normalize import normalize
 
 from .nets import around, build, feeds, ints, outputs_of, without_value_info, worst_difference
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.graph.forms import Form, Forms, LayerShape
+from onnxprune.graph.channels.forms import Form, Forms, LayerShape
 
 sizes = st.integers(1, 9)
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.load import load
-from onnxprune.graph.net import Net
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.surgery import alive_without, remove, zero
-from onnxprune.stages.start import prepared
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
+from onnxprune.graph.model.save import finished_model
+from onnxprune.steps.prepare import prepared
 
 from .cases import CASES
 from .nets import around, build, ints, one_line, outputs_of, worst_difference

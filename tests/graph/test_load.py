@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.load import load, read_model
+from onnxprune.graph.model.load import load, read_model
 
 from .cases import CASES
 from .nets import around, build, feeds, one_line, outputs_of, worst_difference

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from runtime.helpers import parse
+from engine.helpers import parse
 
-from onnxprune.graph.load import load
-from onnxprune.graph.outputs import ending
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.outputs import ending
 
 CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
 INTS = "flat = Constant <value = int64[3] {0, 4, -1}> () one = Constant <value = int64[1] {1}> () "

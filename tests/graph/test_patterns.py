@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.graph.patterns import meant, meant_by
+from onnxprune.graph.model.patterns import meant, meant_by
 
 NAMES = st.lists(st.text("ab[]*?1", min_size=1, max_size=5), unique=True)
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.channels import ChannelMap, channel_map
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.load import load
-from onnxprune.graph.net import Net
-from onnxprune.graph.rules import registered
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.surgery import alive_without, remove, zero
+from onnxprune.graph.channels.groups import ChannelMap, channel_map
+from onnxprune.graph.channels.rules import registered
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
+from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.cost import cost_model
 
 from .cases import CASES
 from .nets import operators, outputs_of, worst_difference

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.graph.load import load
-from onnxprune.graph.schedule import schedule, segment
-from onnxprune.graph.sites import ensure_biases, find_sites, matrix, with_weights
+from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.edit.weights import ensure_biases, with_weights
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.schedule import schedule, segment
 
 from .cases import CASES
 from .nets import build, feeds, outputs_of, worst_difference

@@ -8,13 +8,13 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune.graph.channels import channel_map
-from onnxprune.graph.load import load
-from onnxprune.graph.save import finished_model
-from onnxprune.graph.shape_values import shape_value
-from onnxprune.graph.sites import find_sites
-from onnxprune.graph.surgery import alive_without, remove, zero
-from onnxprune.stages.start import prepared
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.channels.sites import find_sites
+from onnxprune.graph.edit.remove import alive_without, remove, zero
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.save import finished_model
+from onnxprune.graph.model.shape_values import shape_value
+from onnxprune.steps.prepare import prepared
 
 from .nets import around, build, ints, outputs_of, worst_difference
 

@@ -15,11 +15,12 @@ from torch import nn
 
 import onnxprune
 from onnxprune import Options, RecoverOptions
-from onnxprune.data import DataOptions, open_calibration
+from onnxprune.data import open_calibration
+from onnxprune.engine.inputs import input_specs
 from onnxprune.errors import UsageError, VerifyError
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load
-from onnxprune.runtime.inputs import input_specs
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.options.data import DataOptions
 
 
 def images(count: int = 40):

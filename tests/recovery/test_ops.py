@@ -10,8 +10,8 @@ import torch
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.recovery.ops import Call, UnsupportedError, op_for, registered, torch_op
-from onnxprune.recovery.ops.layout import tensor_of
+from onnxprune.torchnet.ops import Call, UnsupportedError, op_for, registered, torch_op
+from onnxprune.torchnet.ops.layout import tensor_of
 
 from .cases import CASES
 

@@ -8,20 +8,21 @@ import torch
 from graph.families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime.helpers import parse
+from engine.helpers import parse
 
-from onnxprune.data import DataOptions, InputSpec
+from onnxprune.data import InputSpec
+from onnxprune.engine.meaning import meanings
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.options.data import DataOptions
+from onnxprune.options.recovery import RecoverOptions
 from onnxprune.recovery import train
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import End, loss_ends
 from onnxprune.recovery.features import common_tensors
 from onnxprune.recovery.loss import Loss, settled
-from onnxprune.recovery.options import RecoverOptions
-from onnxprune.recovery.trainable import trainable
-from onnxprune.runtime.meaning import meanings
+from onnxprune.torchnet.trainable import trainable
 
 CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from graph.families import FAMILIES, SIDE
 from onnx import helper, numpy_helper
-from runtime.helpers import parse, run
+from engine.helpers import parse, run
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.fold import fold
-from onnxprune.graph.load import load
-from onnxprune.graph.net import Net
-from onnxprune.graph.save import finished_model
-from onnxprune.recovery.program import TorchNet, with_weights_of
-from onnxprune.recovery.trainable import balanced, trainable
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
+from onnxprune.graph.model.save import finished_model
+from onnxprune.torchnet.program import TorchNet, with_weights_of
+from onnxprune.torchnet.trainable import balanced, trainable
 
 
 def loaded(model) -> Net:

@@ -13,12 +13,14 @@ from graph.families import FAMILIES, SIDE
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune import Options, RecoverOptions, cli, flags, pipeline
+from onnxprune import Options, RecoverOptions, cli
+from onnxprune.commands import prune as pipeline
+from onnxprune.console import flags
 from onnxprune.errors import ModelError, UsageError, VerifyError
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.solve import RefitOptions
 from onnxprune.recovery import distil, train
-from onnxprune.recovery.program import TorchNet
-from onnxprune.runtime.providers import EngineOptions
-from onnxprune.solve import RefitOptions
+from onnxprune.torchnet.program import TorchNet
 
 SHORT = RecoverOptions(epochs=2, train_batch=12)
 QUICK = Options(bench=False, recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"), recover=SHORT)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import Regression, SelectOptions, kept_columns, removal_order
+from onnxprune.options.solve import SelectOptions
+from onnxprune.solve import Regression, kept_columns, removal_order
 from onnxprune.solve.problem import dead_units
 
 from .helpers import Case, brute_force_error, make_case, moments_of

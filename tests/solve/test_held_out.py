@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.options.solve import RefitOptions, SelectOptions
 from onnxprune.solve import (
-    RefitOptions,
     Regression,
-    SelectOptions,
     channel_errors,
     decompose,
     held_out_curve,

@@ -9,17 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import (
-    RefitOptions,
-    Regression,
-    Samples,
-    clip,
-    decompose,
-    leaky_relu,
-    merge,
-    refit,
-    split_columns,
-)
+from onnxprune.options.solve import RefitOptions
+from onnxprune.solve import Regression, Samples, clip, decompose, leaky_relu, merge, refit, split_columns
 from onnxprune.solve.alternating import better_first
 from onnxprune.solve.lowrank import nested_basis, spatial_basis, start_of
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import RefitOptions, Regression, Samples, decompose, kept_columns, refit, split_columns
+from onnxprune.options.solve import Refit, RefitOptions
+from onnxprune.solve import Regression, Samples, decompose, kept_columns, refit, split_columns
 from onnxprune.solve.activation import RELU
-from onnxprune.solve.problem import Refit
 
 from .helpers import brute_force_error, make_case, moments_of
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
 from onnxprune.errors import UsageError
+from onnxprune.options.solve import LassoVariant, SelectOptions, Selector
 from onnxprune.solve import (
     SELECTORS,
     Regression,
-    SelectOptions,
-    Selector,
     channel_quadratic,
     coordinate_descent,
     kept_columns,
@@ -24,7 +23,6 @@ from onnxprune.solve import (
     select,
 )
 from onnxprune.solve.lasso import LASSO_VARIANTS, _by_search
-from onnxprune.solve.problem import LassoVariant
 from onnxprune.solve.quadratic import sum_quadratics
 
 from .helpers import Case, brute_force_error, make_case, moments_of

@@ -1,0 +1,335 @@
+"""Comparison of two models: outputs, accuracy if there are labels, cost and latency."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.commands.idle import Rule, check_idle
+from onnxprune.commands.record import Change, plain
+from onnxprune.data import open_calibration
+from onnxprune.data.labels import read_labels
+from onnxprune.engine.batching import batch_size, sample_shapes, tensor_bytes
+from onnxprune.engine.divergence import DivergenceMeter, OutputDivergence, class_scores
+from onnxprune.engine.drop import Lost, damage, estimate, expected_estimate, losses, reach, settles
+from onnxprune.engine.evaluation import Evaluation, Evaluator
+from onnxprune.engine.inputs import batches, input_specs
+from onnxprune.engine.meaning import Meaning, meanings, with_labels
+from onnxprune.engine.sessions import Engine
+from onnxprune.engine.timing import Timing, interleaved
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.model.load import load, read_model
+from onnxprune.graph.model.schedule import schedule
+from onnxprune.note import warn
+from onnxprune.options.data import DataOptions
+from onnxprune.options.engine import EngineOptions
+from onnxprune.options.inputs import BenchOptions
+from onnxprune.options.outputs import AskedKind, Evaluate
+from onnxprune.planning.cost import cost_model
+from onnxprune.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from onnxprune.data import Calibration, CalibrationSource, InputSpec
+    from onnxprune.engine.sessions import Session
+    from onnxprune.graph.model.net import Net
+
+    Array = np.ndarray[Any, Any]
+    Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["CompareOptions", "Comparison", "run_comparison"]
+
+_ROOM = 256 << 20  # bytes of the tensors that one run of a network makes and returns
+_NO_CLASS = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(BenchOptions):
+    """Options of the comparison of two models.
+
+    Attributes:
+        samples: largest number of inputs, drawn at random; None for all.
+        label_offset: number added to every label; 1 for models whose class 0 is "background" with labels that omit it.
+        max_drop: largest drop allowed, in the unit of `Comparison.drop`; None for any.
+        evaluate: the user's own measure, a function as in `Options`, whose drop is held to `max_drop`; None: the drop
+            is that of the accuracy or the outputs.
+        seed: seed of the choice of inputs and of the timing.
+        data: preprocessing of images.
+        engine: onnxruntime's provider and threads.
+        outputs: meanings by output name: ``classes``, ``pixels`` or ``values``, as in `Options`.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    samples: int | None = None
+    label_offset: int = 0
+    max_drop: float | None = None
+    evaluate: Evaluate | None = None
+    seed: int = 0
+    data: DataOptions = field(default_factory=DataOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    outputs: Mapping[str, AskedKind] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"--samples must be 1 or more, found {self.samples}")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise UsageError(f"--max-drop must be 0 or more, found {self.max_drop}")
+        if self.evaluate is not None and not callable(self.evaluate):
+            raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Result of the comparison of two models.
+
+    Attributes:
+        original: label of the first model.
+        candidate: label of the second model.
+        samples: number of inputs compared.
+        divergence: difference of each output.
+        accuracy: top-1 accuracy of the two models in per cent; None without labels.
+        evaluation: values of the user's own measure; None without one.
+        drop: drop from the first model to the second: of the user's own measure if there is one, else of the output
+            that lost most: for classes in points of accuracy (without labels of agreement), for pixels in points of
+            agreement, for values the relative error in per cent, for undecided outputs the larger of both.
+        drop_kind: unit of `drop`, in words.
+        max_drop: largest drop allowed; None for any.
+        macs: multiply-accumulates of the two models for one sample.
+        params: number of floating-point numbers in all constants of the two models.
+        file_bytes: size of the two models in bytes.
+        timing: latency of the two models; None if it was not measured.
+        data: description of the inputs.
+        warnings: texts of the warnings, damage first.
+        damaged: True if the second model is useless as a substitute for the first, see `runtime.drop.damage`.
+        estimate: True if the 95 % confidence interval reaches further above the drop than `max_drop`.
+        hint: advice that would settle the meaning of the output that lost most; empty if it is settled.
+    """
+
+    original: str
+    candidate: str
+    samples: int
+    divergence: tuple[OutputDivergence, ...]
+    accuracy: tuple[float, float] | None
+    evaluation: Evaluation | None
+    drop: float
+    drop_kind: str
+    max_drop: float | None
+    macs: Change
+    params: Change
+    file_bytes: Change
+    timing: Timing | None
+    data: dict[str, object]
+    warnings: tuple[str, ...] = ()
+    damaged: bool = False
+    estimate: bool = False
+    hint: str = ""
+
+    @property
+    def within(self) -> bool:
+        """Whether the drop is at most `max_drop`."""
+        return self.max_drop is None or self.drop <= self.max_drop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON-able values; NaN and infinity become None."""
+        return plain({"schema": 1, **asdict(self), "within": self.within})
+
+
+def run_comparison(
+    original: Model,
+    candidate: Model,
+    data: CalibrationSource | None,
+    labels: str | os.PathLike[str] | Sequence[int] | Array | None,
+    options: CompareOptions,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare two models on the same inputs.
+
+    Args:
+        original: the first model.
+        candidate: the second model; its inputs must have the names, shapes and dtypes of the first one's, its outputs
+            their names.
+        data: inputs, see `open_calibration`; None: ``<original>.test.npz`` next to the first model, else
+            ``<original>.calib.npz``.
+        labels: a file or integers, see `read_labels`; None for the labels in `data`, if it has any.
+        options: options of the comparison.
+        progress: callback (stage, done, total).
+
+    Raises:
+        OnnxPruneError: an option, a model, the inputs or the labels cannot be used.
+    """
+    check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
+    models = [read_model(source) for source in (original, candidate)]
+    nets = [load(model, label=label)[0] for model, label in models]
+    specs = _common_inputs(nets, [label for _, label in models])
+    outputs = meanings(nets[0], options.outputs)
+    path = Path(original) if isinstance(original, (str, os.PathLike)) else None
+    calibration = open_calibration(
+        data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
+    )
+    known = calibration.labels if labels is None else read_labels(labels, len(calibration))
+    check_idle(options, CompareOptions(), (Rule(("label_offset",), known is not None, "without labels"),))
+    chosen = _chosen(len(calibration), options)
+    source = str(calibration.description["source"]) if labels is None else "--labels"
+    outputs = with_labels(nets[0], outputs, None if known is None else known + options.label_offset, source)
+    warn(expected_estimate(outputs.values(), len(chosen), options.max_drop, "compared"))
+    engine = Engine.open(options.engine)
+    evaluation = None
+    if options.evaluate is not None:
+        evaluation = Evaluator.open(options.evaluate, models[0][0], specs, engine).of(models[1][0])
+    before, after = (engine.session(model, label=label) for model, label in models)
+    meter, hits = DivergenceMeter(outputs), _Hits(outputs)
+    shapes = sample_shapes(calibration, specs)
+    size = batch_size(schedule(nets[0]), tensor_bytes(nets[0], shapes), _ROOM)
+    for samples, real in batches(chosen, specs, size):
+        progress("compare", hits.seen, len(chosen))
+        feeds = calibration.load(samples)
+        answers = before.run(feeds), after.run(feeds)
+        meter.add(*answers, real, len(samples))
+        wanted = None if known is None else known[samples[:real]] + options.label_offset
+        hits.add(answers, wanted, real)
+    progress("compare", len(chosen), len(chosen))
+    divergence = meter.finish()
+    lost = _lost(divergence, hits)
+    worst = max(lost, key=lambda one: one.amount, default=None)
+    drop, drop_kind = (0.0, "nothing") if worst is None else (worst.amount, worst.words)
+    if evaluation is not None:
+        worst, drop, drop_kind = None, evaluation.drop, f"{evaluation.name} lost"
+    costs = [cost_model(net, channel_map(net), shapes) for net in nets]
+    timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
+    damaged, sure = damage(divergence, "compared"), estimate(lost, options.max_drop)
+    warnings = (damaged, sure, calibration.description.get("warning"), timing.warning if timing else "")
+    return Comparison(
+        original=models[0][1],
+        candidate=models[1][1],
+        samples=len(chosen),
+        divergence=divergence,
+        accuracy=hits.accuracy,
+        evaluation=evaluation,
+        drop=drop,
+        drop_kind=drop_kind,
+        max_drop=options.max_drop,
+        macs=Change(costs[0].macs({}), costs[1].macs({})),
+        params=Change(costs[0].params({}), costs[1].params({})),
+        file_bytes=Change(models[0][0].ByteSize(), models[1][0].ByteSize()),
+        timing=timing,
+        data=calibration.description,
+        warnings=tuple(str(text) for text in warnings if text),
+        damaged=bool(damaged),
+        estimate=bool(sure),
+        hint=settles(worst.output) if worst is not None and worst.undecided else "",
+    )
+
+
+def _common_inputs(nets: Sequence[Net], labels: Sequence[str]) -> tuple[InputSpec, ...]:
+    """Return the inputs that both models take, with the batch size of the model that fixes it.
+
+    Raises:
+        ModelError: the models differ in their inputs, fixed batch sizes or names of outputs.
+    """
+    first, second = (input_specs(net) for net in nets)
+    ours, theirs = ("; ".join(map(str, found)) for found in (first, second))
+    if ours != theirs:
+        raise ModelError(f"{labels[1]} takes {theirs}, expected the inputs of {labels[0]}: {ours}")
+    batches_fixed = {spec.shape[0] for spec in (*first, *second) if spec.shape[0]}
+    if len(batches_fixed) > 1:
+        raise ModelError(f"{labels[1]} and {labels[0]} fix different batch sizes: {sorted(batches_fixed)}")
+    if nets[0].output_names != nets[1].output_names:
+        raise ModelError(
+            f"{labels[1]} has outputs {', '.join(nets[1].output_names)}, "
+            f"expected the outputs of {labels[0]}: {', '.join(nets[0].output_names)}"
+        )
+    return first if any(spec.shape[0] for spec in first) else second
+
+
+def _test_file(path: Path | None) -> Path | None:
+    beside = path.with_suffix(".test.npz") if path is not None else None
+    return beside if beside is not None and beside.is_file() else None
+
+
+def _chosen(count: int, options: CompareOptions) -> list[int]:
+    if options.samples is None or options.samples >= count:
+        return list(range(count))
+    picked = np.random.default_rng(options.seed).permutation(count)[: options.samples]
+    return [int(index) for index in np.sort(picked)]
+
+
+class _Hits:
+    """Counter of the correct classes of two models, by the output of classes."""
+
+    def __init__(self, outputs: Mapping[str, Meaning]) -> None:
+        self.seen, self.labelled, self.changed, self._right = 0, 0, 0, [0, 0]
+        self._names = [name for name, meaning in outputs.items() if meaning.kind == "classes"]
+        self._outputs = outputs
+
+    def add(self, outputs: tuple[dict[str, Array], dict[str, Array]], wanted: Array | None, rows: int) -> None:
+        self.seen += rows
+        if wanted is None:
+            return
+        right = []
+        for which, found in enumerate(outputs):
+            right.append(self._answers(found, rows) == wanted)
+            self._right[which] += int(right[which].sum())
+        self.changed += int((right[0] != right[1]).sum())
+        self.labelled += rows
+
+    def _answers(self, found: dict[str, Array], rows: int) -> Array:
+        """Return the predicted classes, (rows,); `_NO_CLASS` for a row with a NaN score."""
+        for name in self._names:
+            array, meaning = found[name], self._outputs[name]
+            if array.dtype.kind in "iu" and array.size == len(array):
+                return array.reshape(-1)[:rows]
+            scores = class_scores(array, meaning.axis)
+            if scores is not None:
+                return np.where(np.isnan(scores[:rows]).any(axis=1), _NO_CLASS, scores[:rows].argmax(axis=1))
+        undecided = [name for name, meaning in self._outputs.items() if meaning.kind == "undecided"]
+        if undecided:
+            raise UsageError(
+                f"the data has labels, but they may belong to {' or '.join(undecided)}: add --output "
+                f"{undecided[0]}=classes, or leave --labels out"
+            )
+        raise UsageError("the data has labels, but no output holds class scores (N, C): leave --labels out")
+
+    @property
+    def accuracy(self) -> tuple[float, float] | None:
+        """Top-1 accuracy of the two models in per cent; None without labels."""
+        if not self.labelled:
+            return None
+        before, after = (100 * right / self.labelled for right in self._right)
+        return before, after
+
+
+def _lost(divergence: Sequence[OutputDivergence], hits: _Hits) -> tuple[Lost, ...]:
+    """Compute the loss of each output by its kind; with labels, the accuracy replaces the agreement of classes."""
+    lost = losses(divergence)
+    if hits.accuracy is None:
+        return lost
+    before, after = hits.accuracy
+    unsure = 100 * reach(hits.changed / hits.labelled, hits.labelled)
+    kinds = {output.name: output.kind for output in divergence}
+    name = next((name for name, kind in kinds.items() if kind == "classes"), "")
+    accuracy = Lost(name, before - after, "points of top-1 accuracy lost", unsure, hits.labelled)
+    return (accuracy, *(one for one in lost if kinds[one.output] != "classes"))
+
+
+def _timing(
+    before: Session,
+    after: Session,
+    calibration: Calibration,
+    specs: Sequence[InputSpec],
+    chosen: Sequence[int],
+    options: CompareOptions,
+) -> Timing:
+    samples = [int(index) for index in np.resize(np.array(chosen), options.bench_batch)]
+    feeds = calibration.load(next(batches(samples, specs, options.bench_batch))[0])
+    return interleaved(before, after, feeds, seed=options.seed)

@@ -1,0 +1,1 @@
+"""What of a graph can be changed: operator rules, groups of channels, layers, residual branches."""

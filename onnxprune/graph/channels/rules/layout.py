@@ -1,0 +1,160 @@
+"""Operators that move channels about: Concat, Flatten, Reshape, Transpose, Squeeze and Unsqueeze."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxprune.graph.channels.rules.registry import Coupling, Edit, NodeView, Tie, fixup, rule, tie_axes
+from onnxprune.graph.channels.rules.spatial import kept_axes
+from onnxprune.graph.model.net import Dim
+
+__all__: list[str] = []
+
+
+@rule("Concat", since=(4, 11, 13))
+def concat(node: NodeView) -> Coupling:
+    """Each input is a run of the output along the axis; the other axes are shared by all."""
+    result = node.output_shape()
+    if result is None:
+        return Coupling(reason="the shape of its output is unknown")
+    axis = int(node.attribute("axis", 1)) % len(result)
+    ties: list[Tie] = []
+    start = 0
+    shapes = [node.input_shape(index) for index in node.inputs()]
+    agreed = {other for other, extent in enumerate(result) if all(s is not None and s[other] == extent for s in shapes)}
+    for index, shape in enumerate(shapes):
+        size = shape[axis] if shape else None
+        if shape is None or not isinstance(size, int):
+            return Coupling(reason="the size of one of its inputs is unknown")
+        ties.append(tie_axes(node.input_axis(index, axis), node.output_axis(axis), size, right_start=start))
+        ties += [
+            tie_axes(node.input_axis(index, other), node.output_axis(other), extent)
+            for other, extent in enumerate(shape)
+            if other != axis and isinstance(extent, int) and other in agreed
+        ]
+        start += size
+    return Coupling(tuple(ties))
+
+
+@rule("Transpose", since=(1, 13, 21, 23, 24, 25))
+def transpose(node: NodeView) -> Coupling:
+    """Every axis goes on, elsewhere."""
+    source = node.input_shape(0)
+    if source is None:
+        return Coupling(reason="the shape of its input is unknown")
+    order = node.attribute("perm", None) or list(range(len(source)))[::-1]
+    return kept_axes(node, {int(axis): position for position, axis in enumerate(order)})
+
+
+@rule("Flatten", since=(1, 9, 11, 13, 21, 23, 24, 25))
+def flatten(node: NodeView) -> Coupling:
+    """Channel c of (N, C, H, W) becomes the H x W columns from c H W on."""
+    return _regrouped(node)
+
+
+@rule("Reshape", since=(5, 13, 14, 19, 21, 23, 24, 25))
+def reshape(node: NodeView) -> Coupling:
+    """Axes that are merged, or split, with the tied axis in front; axes that stay."""
+    if node.constant(1) is None:
+        return Coupling(reason="its target is computed")
+    return _regrouped(node)
+
+
+@rule("Squeeze", "Unsqueeze", since=(1, 11, 13, 21, 23, 24, 25))
+def squeeze(node: NodeView) -> Coupling:
+    """Axes of size one come or go; the others stay in order. `normalize` has written down which."""
+    if node.integers("axes", 1) is None:
+        return Coupling(reason="which axes go depends on their sizes")
+    return _regrouped(node)
+
+
+@fixup("Reshape")
+def reshape_target(node: NodeView) -> Edit:
+    """The sizes written in the target follow the output; 0 (copied) and -1 (what is left) say the same as before."""
+    target, result = node.constant(1), node.output_shape()
+    if target is None or result is None:
+        return Edit()
+    sizes = [
+        size if isinstance(size, int) and (old > 0 or (old == 0 and node.output_axis(axis) in node.slots)) else int(old)
+        for axis, (old, size) in enumerate(zip(target, result, strict=True))
+    ]
+    return Edit(constants={1: np.array(sizes, np.int64)})
+
+
+def _regrouped(node: NodeView) -> Coupling:
+    """Ties for a reshape that keeps the order of the elements.
+
+    Both shapes are cut into the shortest runs of axes with equal products. In a run (A, rest) -> (A * rest), slot a
+    goes with the columns a * rest ... (a + 1) * rest - 1, and the same backwards; a run of one axis goes on as it
+    is.
+    """
+    source, result = node.input_shape(0), node.output_shape()
+    if source is None or result is None:
+        return Coupling(reason="its shapes are unknown")
+    runs = _runs(source, result)
+    if runs is None:
+        return Coupling(reason="how it regroups its axes is unknown")
+    ties: list[Tie] = []
+    for left, right in runs:
+        wide, narrow = [i for i in left if source[i] != 1], [i for i in right if result[i] != 1]
+        if len(wide) >= 1 and len(narrow) == 1:
+            ties.append(_spread(node, wide[0], narrow[0], source, result))
+        elif len(wide) == 1 and len(narrow) > 1:
+            tie = _spread(node, wide[0], narrow[0], source, result)
+            ties.append(tie)
+    return Coupling(tuple(ties), reason="it regroups this axis")
+
+
+def _spread(node: NodeView, left: int, right: int, source: tuple[Dim, ...], result: tuple[Dim, ...]) -> Tie:
+    wide, narrow = source[left], result[right]
+    assert isinstance(wide, int)
+    assert isinstance(narrow, int)
+    most = np.arange(max(wide, narrow), dtype=np.int64)
+    return Tie(
+        node.input_axis(0, left),
+        most // (max(wide, narrow) // wide),
+        node.output_axis(right),
+        most // (max(wide, narrow) // narrow),
+    )
+
+
+def _runs(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
+    """Shortest runs of axes with equal products; None where open sizes leave that undecided.
+
+    An open batch axis in front is taken to stay when everything behind it multiplies to the same.
+    """
+    first = 0
+    if source and result and not (isinstance(source[0], int) and isinstance(result[0], int)):
+        first = 1
+    if any(not isinstance(size, int) for size in (*source[first:], *result[first:])):
+        return None
+    left, right = [s for s in source if isinstance(s, int)], [s for s in result if isinstance(s, int)]
+    if first:
+        left, right = (
+            [s for s in source[1:] if isinstance(s, int)],
+            [s for s in result[1:] if isinstance(s, int)],
+        )
+    if math.prod(left) != math.prod(right):
+        return None
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(left) or j < len(right):
+        members: tuple[list[int], list[int]] = ([], [])
+        a = b = 1
+        while True:
+            if a <= b and i < len(left):
+                a *= left[i]
+                members[0].append(i + first)
+                i += 1
+            elif j < len(right):
+                b *= right[j]
+                members[1].append(j + first)
+                j += 1
+            else:
+                return None
+            if (a == b and a > 1) or (i == len(left) and j == len(right)):
+                break
+        runs.append(members)
+    return runs

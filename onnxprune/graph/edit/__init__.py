@@ -1,0 +1,1 @@
+"""Edits of a graph: removing or zeroing channels, writing weights, decomposing layers, dropping residual branches."""

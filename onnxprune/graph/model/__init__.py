@@ -1,0 +1,1 @@
+"""The graph as it is read and written: loading, normalising, folding, shapes, order of execution, saving."""

@@ -1,0 +1,190 @@
+"""Reading a model from an untrusted file: every defect raises a `ModelError` of one line."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    uses_external_data,
+)
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.model.net import Net, first_line
+from onnxprune.graph.model.normalize import normalize
+from onnxprune.note import Note
+
+__all__ = ["MIN_OPSET", "load", "read_model"]
+
+MIN_OPSET = 7
+MIN_IR = 3
+_STANDARD = ("", "ai.onnx")
+_MOST_BYTES = 2**31 - 1  # of one protobuf message, and so of what checkers and engines take in memory
+
+
+def load(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str], *, label: str | None = None
+) -> tuple[Net, tuple[Note, ...]]:
+    """Read, check and normalise a model.
+
+    Args:
+        source: the model.
+        label: name of the model in messages; default its path, if it has one.
+
+    Returns:
+        The graph, and notes on what was changed or kept on loading (see `normalize`).
+
+    Raises:
+        ModelError: the file is missing, empty, truncated, not ONNX, outside the supported versions, refers to data
+            outside its folder, or holds no weights.
+    """
+    model, known = read_model(source)
+    frozen, overridable = _graph_input_weights(model)
+    net = Net.from_model(model, source=label or known, overridable=overridable)
+    notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
+    net, more = normalize(net)
+    return net, (*notes, *more)
+
+
+def read_model(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
+    """Read and check a model; return the ModelProto with its external data in memory, and a label for messages."""
+    if isinstance(source, onnx.ModelProto):
+        model, label, folder = onnx.ModelProto(), "the given model", None
+        model.CopyFrom(source)
+    elif isinstance(source, bytes):
+        label, folder = "the given bytes", None
+        model = _parse(source, label)
+    else:
+        path = Path(source)
+        label, folder = str(path), path.parent
+        model = _parse(_read(path), label)
+    _check_versions(model, label)
+    _load_external(model, folder, label)
+    return _checked(model, label), label
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder, not an ONNX file")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    if not content:
+        raise ModelError(f"{path}: the file is empty")
+    return content
+
+
+def _parse(content: bytes, label: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        raise ModelError(f"{label}: not an ONNX file, or cut short (its protobuf cannot be parsed)") from None
+    return model
+
+
+def _check_versions(model: onnx.ModelProto, label: str) -> None:
+    if not model.HasField("graph") or not model.graph.node:
+        raise ModelError(f"{label}: not an ONNX model (it holds no graph with nodes)")
+    if model.ir_version < MIN_IR:
+        raise ModelError(f"{label}: IR version {model.ir_version}; {MIN_IR} or newer is needed: export it again")
+    if model.ir_version > onnx.IR_VERSION:
+        raise ModelError(f"{label}: IR version {model.ir_version} is newer than the installed onnx knows; update onnx")
+    newest = onnx.defs.onnx_opset_version()
+    opset = next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), None)
+    if opset is None:
+        raise ModelError(f"{label}: names no version of the standard operator set")
+    if not MIN_OPSET <= opset <= newest:
+        raise ModelError(
+            f"{label}: opset {opset}; supported are {MIN_OPSET} to {newest}: convert it with onnx.version_converter"
+        )
+
+
+def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> None:
+    tensors = [t for t in onnx.external_data_helper._get_all_tensors(model) if uses_external_data(t)]
+    if not tensors:
+        return
+    if folder is None:
+        raise ModelError(f"{label}: its weights lie in other files; pass the path of the model instead")
+    root = folder.resolve()
+    total = sum(_bytes(tensor) for tensor in tensors) + model.ByteSize()
+    if total > _MOST_BYTES:
+        raise ModelError(f"{label}: {total / 2**30:.1f} GB with its external data; up to 2 GB can be handled")
+    for tensor in tensors:
+        info = ExternalDataInfo(tensor)
+        file = root / info.location
+        if Path(info.location).is_absolute() or not _inside(file, root):
+            raise ModelError(f"{label}: weight '{tensor.name}' lies outside the model's folder ('{info.location}')")
+        if not file.is_file():
+            raise ModelError(f"{label}: the file '{info.location}' with weight '{tensor.name}' is missing")
+        if (info.offset or 0) + (info.length or 0) > file.stat().st_size:
+            raise ModelError(f"{label}: '{info.location}' is too short for weight '{tensor.name}'")
+    try:
+        load_external_data_for_model(model, str(root))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{label}: its external data cannot be read: {first_line(error)}") from error
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a weight in memory, by its shape and type."""
+    try:
+        width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        width = 1
+    return math.prod(tensor.dims) * width
+
+
+def _inside(file: Path, root: Path) -> bool:
+    """Tell whether a file lies below a folder with no link on the way."""
+    absolute = Path(os.path.normpath(file))
+    return absolute.is_relative_to(root) and absolute.resolve() == absolute
+
+
+def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{label}: its weights are stored sparse: store them dense")
+    for version in model.opset_import:
+        if version.domain and version.domain in _STANDARD:
+            version.domain = ""
+    for node in model.graph.node:
+        if node.domain and node.domain in _STANDARD:
+            node.domain = ""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")
+    try:
+        onnx.checker.check_model(model)
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
+    return model
+
+
+def _graph_input_weights(model: onnx.ModelProto) -> tuple[int, tuple[str, ...]]:
+    """Initializers that are graph inputs too: how many were made plain constants, and those left overridable.
+
+    IR 3 demanded the double entry, and exporters of that time kept it for every weight; that is habit. Where only
+    some are listed, somebody means to feed them, and they stay inputs.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    listed = [value.name for value in model.graph.input if value.name in weights]
+    if not listed:
+        return 0, ()
+    if model.ir_version >= 4 and len(listed) < len(weights):
+        return 0, tuple(listed)
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)  # before, an initializer had to be an input
+    return len(listed), ()

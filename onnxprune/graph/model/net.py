@@ -1,0 +1,248 @@
+"""The graph that every stage reads: an onnx-graphsurgeon graph, the header of its model, and shapes.
+
+A `Net` is used as a value. Whoever wants to change one takes `copy()` first; nothing here changes in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import shape_inference
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxprune.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "LAYERS",
+    "Dim",
+    "Header",
+    "Net",
+    "captured_names",
+    "dims",
+    "is_per_output",
+    "lengthened",
+    "numpy_dtype",
+    "revision_of",
+    "values_of",
+]
+
+G_LOGGER.severity = G_LOGGER.ERROR  # what a user should know is said in our own words
+Dim = int | str | None  # a fixed size, a symbol, or nothing known
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Fields of a model besides its graph, copied from the input file to the output file.
+
+    ``has_shapes``: whether the model lists the shapes of tensors between the nodes.
+    """
+
+    ir_version: int
+    producer_name: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    has_shapes: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A loaded graph.
+
+    Attributes:
+        graph: the onnx-graphsurgeon graph, nodes in topological order, every node named and unique.
+        header: the model's own fields.
+        source: the file that it came from, for messages.
+        overridable: names of initializers that are graph inputs too; a caller may replace their values.
+    """
+
+    graph: Any
+    header: Header
+    source: str = "model"
+    overridable: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Net:
+        """Import a checked model, with shapes inferred where onnx can.
+
+        Raises:
+            ModelError: an attribute holds what no graph can carry, such as text that is none.
+        """
+        inferred = infer_shapes(model)
+        header = Header(
+            ir_version=model.ir_version,
+            producer_name=model.producer_name,
+            producer_version=model.producer_version,
+            domain=model.domain,
+            model_version=model.model_version,
+            doc_string=model.doc_string,
+            metadata=tuple((entry.key, entry.value) for entry in model.metadata_props),
+            has_shapes=bool(model.graph.value_info),
+        )
+        try:
+            graph = gs.import_onnx(inferred)
+        except (UnicodeDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{source}: an attribute or tensor cannot be read: {first_line(error)}") from error
+        return cls(graph, header, source, frozenset(overridable))
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes in topological order."""
+        return list(self.graph.nodes)
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return int(self.graph.opset)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs that a caller must feed."""
+        return tuple(t.name for t in self.graph.inputs if not isinstance(t, gs.Constant))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in order."""
+        return tuple(t.name for t in self.graph.outputs)
+
+    def node(self, name: str) -> Any:
+        """The node of that name; KeyError if there is none."""
+        for node in self.graph.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def tensors(self) -> dict[str, Any]:
+        """All tensors of the outer graph by name."""
+        return dict(self.graph.tensors())
+
+    def unused_name(self, name: str) -> str:
+        """The name, lengthened until no tensor of the outer graph has it."""
+        return lengthened(name, self.graph.tensors())
+
+    def copy(self) -> Net:
+        """A graph whose nodes and tensors may be changed; the weights' arrays are shared until replaced."""
+        return Net(self.graph.copy(), self.header, self.source, self.overridable)
+
+    def to_model(self) -> onnx.ModelProto:
+        """The graph as a ModelProto, header restored."""
+        model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        header = self.header
+        model.ir_version = max(header.ir_version, 4)
+        model.producer_name, model.producer_version = header.producer_name, header.producer_version
+        model.domain, model.model_version = header.domain, header.model_version
+        model.doc_string = header.doc_string
+        onnx.helper.set_model_props(model, dict(header.metadata))
+        return model
+
+    def parameters(self) -> int:
+        """Number of floating-point numbers in the weights."""
+        return sum(
+            int(np.prod(t.shape))
+            for t in self.tensors().values()
+            if isinstance(t, gs.Constant) and np.issubdtype(numpy_dtype(t.dtype), np.floating)
+        )
+
+    def with_input_shapes(self, shapes: Mapping[str, Sequence[int]]) -> Net:
+        """Copy the graph for inputs of exactly these shapes, every other shape inferred anew.
+
+        Raises:
+            ModelError: the shapes contradict the graph.
+        """
+        model = self.to_model()
+        del model.graph.value_info[:]
+        for value in model.graph.input:
+            if value.name in shapes:
+                value.CopyFrom(
+                    onnx.helper.make_tensor_value_info(
+                        value.name, value.type.tensor_type.elem_type, list(shapes[value.name])
+                    )
+                )
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        return Net.from_model(model, source=self.source, overridable=self.overridable)
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shape inference with data propagation; a contradiction in the model is a ModelError."""
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ModelError(f"shape inference fails: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_standard(node: Any) -> bool:
+    """Tell whether a node's operator is in ONNX's own domain: another domain may have one of that name."""
+    return node.domain in (None, "", "ai.onnx")
+
+
+def dims(tensor: Any) -> tuple[Dim, ...] | None:
+    """Shape of a tensor, sizes that are not positive taken as unknown; None where the rank is unknown."""
+    if tensor.shape is None:
+        return None
+    return tuple(_dim(size) for size in tensor.shape)
+
+
+def _dim(size: Any) -> Dim:
+    if isinstance(size, str):
+        return size or None
+    return int(size) if size is not None and int(size) > 0 else None
+
+
+def values_of(tensor: Any) -> np.ndarray[Any, Any]:
+    """Values of a constant."""
+    return np.asarray(tensor.values)
+
+
+def numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    """The numpy type of an onnx-graphsurgeon dtype (which may be an ONNX number for types numpy lacks)."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)) if isinstance(dtype, int) else np.dtype(dtype)
+
+
+def revision_of(operator: str, opset: int) -> int | None:
+    """The schema revision of a standard operator in an operator set; None if it is not in it."""
+    try:
+        return int(onnx.defs.get_schema(operator, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def lengthened(name: str, taken: Container[str]) -> str:
+    """The name, with underscores behind it until it is not taken."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def captured_names(node: Any) -> Iterator[str]:
+    """Names that the bodies of a control-flow node may read from outside: all that they read and do not make."""
+    for subgraph in node.attrs.values():
+        if isinstance(subgraph, gs.Graph):
+            made = {tensor.name for inner in subgraph.nodes for tensor in inner.outputs}
+            made.update(tensor.name for tensor in subgraph.inputs)
+            read = [tensor.name for inner in subgraph.nodes for tensor in inner.inputs if not tensor.is_empty()]
+            read += [name for inner in subgraph.nodes for name in captured_names(inner)]
+            read += [tensor.name for tensor in subgraph.outputs]
+            yield from (name for name in read if name not in made)
+
+
+def is_per_output(shape: Sequence[int], outputs: int) -> bool:
+    """Tell whether the C of a Gemm has one value an output, or one for all; it may also differ from row to row."""
+    size = int(np.prod(shape))
+    return size == 1 or (size == outputs and int(shape[-1]) == outputs)

@@ -1,0 +1,99 @@
+"""An order of execution, and what is alive at each cut through it.
+
+Nodes are ordered by level (one more than the highest level among what they read), so that a shortcut is computed
+before the branch that it will be added to. A *cut* c lies before the c-th node; a tensor is live there when a node
+before it, or a graph input, makes it and a node behind it reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.model.net import captured_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from onnxprune.graph.model.net import Net
+
+__all__ = ["Schedule", "schedule", "segment"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Order of the nodes of a graph, and of every graph with the same nodes.
+
+    Attributes:
+        order: node names.
+        made: per tensor, the index of the node that makes it; -1 for graph inputs.
+        last_read: per tensor, the index of the last node that reads it.
+    """
+
+    order: tuple[str, ...]
+    made: Mapping[str, int]
+    last_read: Mapping[str, int]
+
+    def index(self, node: str) -> int:
+        """Position of a node."""
+        return self._positions[node]
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {name: position for position, name in enumerate(self.order)}
+
+    def live(self, cut: int) -> tuple[str, ...]:
+        """Tensors that must be held at a cut, sorted."""
+        return tuple(sorted(name for name, made in self.made.items() if made < cut <= self.last_read.get(name, -1)))
+
+
+def schedule(net: Net) -> Schedule:
+    """Order a graph's nodes by level."""
+    level: dict[str, int] = {}
+    ranked: list[tuple[int, int, Any]] = []
+    for position, node in enumerate(net.nodes):
+        mine = 1 + max((level.get(name, 0) for name in _reads(node)), default=0)
+        level.update({tensor.name: mine for tensor in node.outputs})
+        ranked.append((mine, position, node))
+    ordered = [node for _, _, node in sorted(ranked, key=lambda entry: entry[:2])]
+    made = dict.fromkeys(net.input_names, -1)
+    last_read: dict[str, int] = {}
+    for position, node in enumerate(ordered):
+        made.update({tensor.name: position for tensor in node.outputs if tensor.name})
+        last_read.update(dict.fromkeys(_reads(node), position))
+    return Schedule(tuple(node.name for node in ordered), made, last_read)
+
+
+def _reads(node: Any) -> list[str]:
+    own = [t.name for t in node.inputs if not t.is_empty() and not isinstance(t, gs.Constant)]
+    return own + sorted(set(captured_names(node)))
+
+
+def segment(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[str]) -> Any:
+    """Nodes start .. stop - 1 as a graph of their own.
+
+    Its inputs are the tensors live at `start` that it reads, its outputs those live at `stop` that it makes, and
+    those in `wanted` that it makes. None if there is nothing to run.
+    """
+    by_name = {node.name: node for node in net.nodes}
+    nodes = [by_name[name] for name in order.order[start:stop]]
+    tensors = net.tensors()
+    here = {tensor.name for node in nodes for tensor in node.outputs}
+    outputs = [name for name in dict.fromkeys((*order.live(stop), *wanted)) if name in here]
+    if not outputs:
+        return None
+    reads = dict.fromkeys(name for node in nodes for name in _reads(node))
+    # What is not known out here is a constant of a body's own.
+    outside = [name for name in reads if name not in here and name in tensors]
+    inputs = [name for name in outside if not isinstance(tensors[name], gs.Constant)]
+    return gs.Graph(
+        nodes=nodes,
+        inputs=[tensors[name] for name in inputs],
+        outputs=[tensors[name] for name in outputs],
+        name="segment",
+        opset=net.opset,
+        import_domains=net.graph.import_domains,
+    )

@@ -1,0 +1,95 @@
+"""Latency of layers in milliseconds at any number of channels: linear interpolation between measured sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.interpolate import RegularGridInterpolator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxprune.graph.channels.forms import Forms
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+    Number = int | float | np.ndarray[Any, Any]
+
+__all__ = ["Clock", "Grid", "marks"]
+
+_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+_STEP = 8  # engines process 8 or 16 channels at a time
+
+
+def marks(most: int) -> tuple[int, ...]:
+    """Return the numbers of channels to measure at, up to `most`."""
+    found = {max(1, round(share * most / _STEP) * _STEP) for share in _SHARES}
+    return tuple(sorted({size for size in found if size < most} | {most}))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Milliseconds (n, m) at n numbers of input channels and m numbers of output channels."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    ms: Array
+
+    @classmethod
+    def measured(cls, inputs: int, outputs: int, ms: Callable[[int, int], float]) -> Grid:
+        """Measure at all marks up to these numbers of channels; `ms` returns the milliseconds at one pair."""
+        rows, columns = marks(inputs), marks(outputs)
+        return cls(rows, columns, np.array([[ms(i, o) for o in columns] for i in rows]))
+
+    def at(self, inputs: Number, outputs: Number) -> Array:
+        """Interpolate at broadcast numbers of channels; beyond the measured range, the nearest end counts."""
+        (top, bottom), (left, right) = ((marked[0], marked[-1]) for marked in (self.inputs, self.outputs))
+        wanted = np.broadcast_arrays(np.clip(inputs, top, bottom), np.clip(outputs, left, right))
+        found = self._between(np.stack(wanted, axis=-1))
+        return np.asarray(found, dtype=np.float64).reshape(wanted[0].shape)
+
+    @cached_property
+    def _between(self) -> RegularGridInterpolator:
+        rows, columns, ms = (np.array(marked, dtype=np.float64) for marked in (self.inputs, self.outputs, self.ms))
+        if len(rows) == 1:
+            rows, ms = np.append(rows, rows + 1), np.repeat(ms, 2, axis=0)
+        if len(columns) == 1:
+            columns, ms = np.append(columns, columns + 1), np.repeat(ms, 2, axis=1)
+        return RegularGridInterpolator((rows, columns), ms)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Latency of one layer in all of its forms; channels are counted over all groups of a grouped conv.
+
+    Attributes:
+        dense: the layer, or the conv in front of P.
+        pairs: per kernel axis, the conv along it (V or H) and the conv along the other axes.
+        last: the conv P; None if the layer has none.
+        groups: number of groups of a grouped conv.
+    """
+
+    dense: Grid
+    pairs: tuple[tuple[Grid, Grid], ...] = ()
+    last: Grid | None = None
+    groups: int = 1
+
+    def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
+        """Return the milliseconds of each form; inputs and outputs as for `LayerShape.costs`."""
+        spatial, first, channel, inputs, outputs = np.broadcast_arrays(
+            forms.spatial * self.groups,
+            forms.first,
+            forms.channel * self.groups,
+            np.multiply(inputs, self.groups),
+            outputs,
+        )
+        narrow = np.where(channel == 0, outputs, channel)
+        found = np.where(spatial == 0, self.dense.at(inputs, narrow), 0.0)
+        for axis, (front, back) in enumerate(self.pairs):
+            pair = front.at(inputs, spatial) + back.at(spatial, narrow)
+            found = np.where((spatial > 0) & (first == axis), pair, found)
+        if self.last is not None:
+            found = found + np.where(channel > 0, self.last.at(channel, outputs), 0.0)
+        return np.asarray(found, dtype=np.float64)

@@ -1,0 +1,319 @@
+"""Cost of a network: multiply-accumulates, parameters and latency, as functions of the number of channels that each
+group keeps and of the forms of layers (see ``forms``).
+
+MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
+the weights)``, positions being the output positions (for ConvTranspose the input's). The length of every axis of a
+weight is its original length minus the channels removed from its groups, so MACs and parameters are sums of products
+of linear terms. The nodes of a residual branch (see ``branches``) cost nothing once its group keeps no channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.channels.branches import find_branches
+from onnxprune.graph.channels.forms import DENSE, Form, Forms, LayerShape, layer_shape
+from onnxprune.graph.channels.rules import Axis
+from onnxprune.graph.model.net import LAYERS, dims, numpy_dtype
+from onnxprune.graph.model.normalize import with_shapes
+from onnxprune.options.budget import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxprune.graph.channels.branches import Branch
+    from onnxprune.graph.channels.groups import ChannelMap
+    from onnxprune.graph.model.net import Net
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Clock", "CostModel", "cost_model"]
+
+_NO_FORMS: Mapping[str, Form] = {}
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """Length of one axis of a weight: `size`, minus `times` for each channel removed from a group."""
+
+    size: int
+    groups: tuple[tuple[str, int], ...]  # (group name, times)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Layer with weights: ``output`` and ``input`` are axes of the weights; ``shape`` is None for a layer with one form
+    only; ``clock`` has its milliseconds, if measured; it is removed with the branch of a group in ``within``."""
+
+    positions: float  # for one sample
+    extents: tuple[_Extent, ...]
+    within: tuple[str, ...] = ()
+    output: int = 0
+    input: int = 1
+    shape: LayerShape | None = None
+    clock: Clock | None = None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Constant; it is removed with the branch of a group in ``within``."""
+
+    extents: tuple[_Extent, ...]
+    within: tuple[str, ...]
+
+
+class Clock(Protocol):
+    """Latency of a layer."""
+
+    def ms(self, forms: Forms, inputs: Any, outputs: Any) -> Any:
+        """Return the milliseconds of forms, arguments as for `LayerShape.costs`."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cost model of a network by the number of channels that its groups keep and the forms of its sites.
+
+    Every method takes ``keep``, the number of channels kept per group name; other groups keep all. ``forms``: form per
+    site name; other sites are dense.
+    """
+
+    sizes: Mapping[str, int]
+    layers: Mapping[str, _Layer]
+    constants: tuple[_Weights, ...]
+    branches: Mapping[str, Branch]
+    rest: float = 0.0
+
+    def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
+        """Return the cost model with clocks of layers, and `rest` milliseconds for all nodes without a clock."""
+        layers = {name: replace(layer, clock=clocks.get(name)) for name, layer in self.layers.items()}
+        return replace(self, layers=layers, rest=rest)
+
+    def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
+        """Return the milliseconds of one run, the sum over layers and the rest."""
+        return self.rest + sum(self.layer_costs(keep, forms, "latency").values())
+
+    @cached_property
+    def _one_ms(self) -> Callable[[str, Form, int, int], float]:
+        """Milliseconds of a layer in one form with one number of inputs and outputs; a search asks again and again."""
+        return cache(lambda name, form, i, o: float(self._ms(self.layers[name], form, i, o)[0]))
+
+    def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
+        if layer.clock is None:
+            return np.zeros(1)
+        return layer.clock.ms(Forms.of([form]), inputs, outputs)
+
+    def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
+        """Return the multiply-accumulates for one sample."""
+        return sum(self.layer_macs(keep, forms).values())
+
+    def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> float:
+        """Return the cost of the network in a unit."""
+        if unit == "latency":
+            return self.latency(keep, forms)
+        return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
+
+    def costs(self, name: str, forms: Forms, inputs: int, outputs: int, unit: Unit) -> Array:
+        """Return the cost of a layer in each of some forms, (n,).
+
+        Raises:
+            ValueError: the layer has one form only.
+        """
+        layer = self.layers[name]
+        if layer.shape is None:
+            raise ValueError(f"'{name}' has one form only")
+        if not outputs:  # it is removed with its branch
+            return np.zeros(len(forms))
+        if unit == "latency":
+            ms = layer.clock.ms(forms, inputs, outputs) if layer.clock is not None else 0.0
+            return np.asarray(ms + np.zeros(len(forms)), dtype=np.float64)
+        found = layer.shape.costs(forms, inputs, outputs, unit)
+        return np.asarray(found, dtype=np.float64)
+
+    def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
+        """Return the cheapest forms with equal outputs, by merging neighbouring factors; dense forms are left out."""
+        found = {}
+        for name, form in forms.items():
+            layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
+            if layer.shape is None or _gone(layer, keep):
+                continue
+
+            def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
+                return float(self.costs(name, Forms.of([part]), *sizes, unit)[0])
+
+            settled = layer.shape.settled(form, outputs, price)
+            if not settled.dense:
+                found[name] = settled
+        return found
+
+    def channels(self, name: str, keep: Mapping[str, int]) -> tuple[int, int]:
+        """Return the input channels (of one group of a grouped conv) and output channels of a layer."""
+        axes, layer = self.layer_axes(name, keep), self.layers[name]
+        return axes[layer.input], axes[layer.output]
+
+    def tidied(self, keep: Mapping[str, int]) -> dict[str, int]:
+        """Return `keep` with groups inside removed branches at their full size, because nothing reads them."""
+        inner = {name for group, branch in self.branches.items() if keep.get(group) == 0 for name in branch.inner}
+        return {name: self.sizes[name] if name in inner else count for name, count in keep.items()}
+
+    def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
+        """Return the multiply-accumulates of each layer for one sample, by node name."""
+        return {name: self._cost(name, keep, forms.get(name, DENSE), "macs") for name in self.layers}
+
+    def params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
+        """Return the number of floating-point numbers in all constants."""
+        dense = round(sum(self._product(constant, keep) for constant in self.constants))
+        changed = sum(
+            self._cost(name, keep, form, "params") - self._cost(name, keep, DENSE, "params")
+            for name, form in forms.items()
+        )
+        return dense + changed
+
+    def layer_axes(self, name: str, keep: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the length of each axis of a layer's weights; 0 if the layer is removed with its branch."""
+        layer = self.layers[name]
+        if _gone(layer, keep):
+            return (0,) * len(layer.extents)
+        return tuple(round(self._length(extent, keep)) for extent in layer.extents)
+
+    def positions(self, name: str) -> int:
+        """Return the output positions of a layer for one sample (for a ConvTranspose the input's)."""
+        return round(self.layers[name].positions)
+
+    def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
+        """Return the number of weights of each layer, without biases, by node name."""
+        return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
+
+    def layer_costs(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> Mapping[str, float]:
+        """Return the cost of each layer in a unit, by node name."""
+        if unit == "latency":
+            return {
+                name: 0.0
+                if _gone(layer, keep)
+                else self._one_ms(name, forms.get(name, DENSE), *self.channels(name, keep))
+                for name, layer in self.layers.items()
+            }
+        return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}
+
+    def layers_of(self, group: str) -> tuple[str, ...]:
+        """Return the layers with the channels of a group, and the layers of the residual branch of the group."""
+        return tuple(
+            name
+            for name, layer in self.layers.items()
+            if group in layer.within or any(group == own for extent in layer.extents for own, _ in extent.groups)
+        )
+
+    def along(
+        self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
+    ) -> Array:
+        """Return the cost of one layer for each count of one group, all others as in `keep`: (n,) float64."""
+        layer = self.layers[name]
+        if _gone(layer, {other: count for other, count in keep.items() if other != group}):
+            return np.zeros(len(counts))
+        there = counts > 0 if group in layer.within else np.ones(len(counts))
+        lengths = [self._length(extent, keep) + self._change(extent, group, counts, keep) for extent in layer.extents]
+        if unit == "latency":
+            ms = self._ms(layer, form or DENSE, lengths[layer.input], lengths[layer.output])
+            return np.asarray(ms * there, dtype=np.float64)
+        if form is None or form.dense or layer.shape is None:
+            positions = layer.positions if unit == "macs" else 1.0
+            return np.asarray(positions * math.prod(lengths) * there, dtype=np.float64)
+        found = layer.shape.cost(form, lengths[layer.input], lengths[layer.output], unit)
+        return np.asarray(found * there, dtype=np.float64)
+
+    def _change(self, extent: _Extent, group: str, counts: Array, keep: Mapping[str, int]) -> Array:
+        times = sum(n for name, n in extent.groups if name == group)
+        return np.asarray(times * (counts - keep.get(group, self.sizes[group])), dtype=np.float64)
+
+    def _cost(self, name: str, keep: Mapping[str, int], form: Form, unit: Unit) -> int:
+        layer = self.layers[name]
+        if form.dense or layer.shape is None:
+            return round(self._layer(layer, keep) if unit == "macs" else self._product(layer, keep))
+        return 0 if _gone(layer, keep) else round(float(layer.shape.cost(form, *self.channels(name, keep), unit)))
+
+    def _layer(self, layer: _Layer, keep: Mapping[str, int]) -> float:
+        return layer.positions * self._product(layer, keep)
+
+    def _product(self, weights: _Layer | _Weights, keep: Mapping[str, int]) -> float:
+        if _gone(weights, keep):
+            return 0.0
+        return math.prod(self._length(extent, keep) for extent in weights.extents)
+
+    def _length(self, extent: _Extent, keep: Mapping[str, int]) -> float:
+        gone = sum(times * (self.sizes[name] - keep.get(name, self.sizes[name])) for name, times in extent.groups)
+        return float(extent.size - gone)
+
+
+def _gone(weights: _Layer | _Weights, keep: Mapping[str, int]) -> bool:
+    """Return True if the weights are removed with the residual branch of a group that keeps no channel."""
+    return any(keep.get(group, 1) == 0 for group in weights.within)
+
+
+def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int]]) -> CostModel:
+    """Costs of a network for inputs of the given shapes, batch first.
+
+    Raises:
+        ModelError: the size of a layer's output does not follow from the input shapes.
+    """
+    concrete = with_shapes(net, shapes)
+    batch = max((int(shape[0]) for shape in shapes.values() if shape), default=1)
+    touches = _touches(channels)
+    tensors = net.tensors()
+    branches = find_branches(net, channels)
+
+    def extents(name: str) -> tuple[_Extent, ...]:
+        shape = [int(size) for size in tensors[name].shape]
+        return tuple(_Extent(size, touches.get(Axis(name, axis), ())) for axis, size in enumerate(shape))
+
+    layers = {}
+    for node in concrete.nodes:
+        if node.op not in LAYERS or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        site = channels.sites.get(node.name)
+        positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
+        within = tuple(name for name, branch in branches.items() if node.name in branch.nodes)
+        layers[node.name] = _Layer(positions, lengths, within)
+        if site is not None:
+            shape = layer_shape(concrete, site, batch) if site.decomposable else None
+            layers[node.name] = _Layer(positions, lengths, within, site.output_axis.axis, site.input_axis.axis, shape)
+    constants = tuple(
+        _Weights(extents(name), tuple(group for group, branch in branches.items() if name in branch.constants))
+        for name, tensor in tensors.items()
+        if isinstance(tensor, gs.Constant) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
+    )
+    return CostModel({group.name: group.size for group in channels.prunable}, layers, constants, branches)
+
+
+def _touches(channels: ChannelMap) -> dict[Axis, tuple[tuple[str, int], ...]]:
+    """Per axis, the prunable groups on it and how many slots each of their channels has there."""
+    owner = np.full(channels.count, -1, dtype=np.int64)
+    prunable = channels.prunable
+    for index, group in enumerate(prunable):
+        owner[group.units] = index
+    found = {}
+    for axis, labels in channels.labels.items():
+        owners = owner[labels]
+        present, slots = np.unique(owners[owners >= 0], return_counts=True)
+        if len(present):
+            found[axis] = tuple(
+                (prunable[int(i)].name, int(n) // prunable[int(i)].size) for i, n in zip(present, slots, strict=True)
+            )
+    return found
+
+
+def _positions(node: Any) -> float:
+    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
+    shape = dims(tensor)
+    if shape is None or not all(isinstance(size, int) for size in shape):
+        raise ModelError(f"{node.op} '{node.name}': its size does not follow from the input shapes: {tensor.shape}")
+    sizes = [int(size) for size in shape if isinstance(size, int)]
+    # Whatever stands beside the channel axis, the batch included, is a position.
+    channel = 1 if node.op in {"Conv", "ConvTranspose"} else len(sizes) - 1
+    return float(math.prod(size for axis, size in enumerate(sizes) if axis != channel))

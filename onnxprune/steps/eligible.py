@@ -1,0 +1,145 @@
+"""Choice of the groups, sites and branches to compress, by the user's patterns and by what can be fitted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from onnxprune.errors import UsageError
+from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.model.net import dims
+from onnxprune.graph.model.normalize import with_shapes
+from onnxprune.graph.model.patterns import meant, meant_by
+from onnxprune.steps.fit_order import is_depthwise
+from onnxprune.steps.room import moment_bytes, solving_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from onnxprune.graph.channels.branches import Branch
+    from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
+    from onnxprune.graph.channels.sites import Site
+    from onnxprune.graph.model.net import Net
+
+__all__ = ["eligible_branches", "eligible_groups", "eligible_sites", "forbidden_sites", "nothing_to_prune"]
+
+
+def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
+    """Find the sites that cannot be fitted; return the reasons by name.
+
+    Args:
+        net: the network.
+        shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
+        memory: bytes for the moments of a site and for solving.
+    """
+    batch = max(int(shape[0]) for shape in shapes.values())
+    concrete = with_shapes(net, shapes).tensors()
+    reasons = {}
+    for site in find_sites(net):
+        shape = dims(concrete[site.source]) if site.source in concrete else None
+        if shape is None or shape[0] != batch:
+            reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
+            continue
+        weight, _ = matrix(net, site)
+        needed = moment_bytes(weight.shape, answered=True) + solving_bytes([weight.shape])
+        if needed > memory and not is_depthwise(net, site):
+            reasons[site.name] = (
+                f"{site.op} '{site.name}': its {weight.shape[2]} inputs per output need {needed / (1 << 30):.1f} GB, "
+                f"--memory leaves {memory / (1 << 30):.1f} GB for it"
+            )
+    return reasons
+
+
+def eligible_groups(
+    net: Net, channels: ChannelMap, include: Sequence[str], exclude: Sequence[str], memory: int
+) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
+    """Return the groups that may lose channels, and the reasons for the other prunable groups, by name.
+
+    Args:
+        net: the network.
+        channels: its channel map.
+        include: globs of the layers that may lose channels; empty for all.
+        exclude: globs of the layers to keep unchanged.
+        memory: bytes for the moments of all consumers of one group, and for solving with them.
+
+    Raises:
+        UsageError: a pattern matches no layer.
+    """
+    for flag, patterns in (("--include", include), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not meant_by(pattern, channels.sites):
+                some = ", ".join(repr(name) for name in list(channels.sites)[:3])
+                raise UsageError(f"{flag} {pattern!r} matches no layer, expected a node name or glob, such as {some}")
+    chosen, skipped = [], {}
+    for group in channels.prunable:
+        reason = _why_not(group, channels.sites, include, exclude) or _too_large(net, channels, group, memory)
+        if reason:
+            skipped[group.name] = reason
+        else:
+            chosen.append(group)
+    return tuple(chosen), skipped
+
+
+def eligible_sites(
+    net: Net, channels: ChannelMap, forbidden: Mapping[str, str], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Site, ...]:
+    """Return the sites that may be decomposed."""
+    stay, named = meant(exclude, channels.sites), meant(include, channels.sites)
+    return tuple(
+        site
+        for site in channels.sites.values()
+        if site.name not in forbidden
+        and site.decomposable
+        and not is_depthwise(net, site)
+        and site.name not in stay
+        and (not include or site.name in named)
+    )
+
+
+def eligible_branches(
+    channels: ChannelMap, branches: Iterable[Branch], include: Sequence[str], exclude: Sequence[str]
+) -> frozenset[str]:
+    """Return the groups of the residual branches that may be removed: no pattern keeps one of their layers."""
+    layers = {*channels.sites, *channels.fixed}
+    stay, named = meant(exclude, layers), meant(include, layers)
+    return frozenset(
+        branch.group
+        for branch in branches
+        if all(name not in stay and (not include or name in named) for name in branch.nodes if name in layers)
+    )
+
+
+def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
+    """Describe in one line why no group may be pruned."""
+    reasons = Counter(skipped[g.name] if g.name in skipped else g.pins[0] for g in channels.groups)
+    if not reasons:
+        return "no layer produces channels that another layer consumes: there is nothing to prune"
+    reason, times = reasons.most_common(1)[0]
+    return (
+        f"no group of channels may be pruned; reason for {times} of {reasons.total()} groups: {reason}; "
+        "see the other reasons with --dry-run"
+    )
+
+
+def _too_large(net: Net, channels: ChannelMap, group: ChannelGroup, memory: int) -> str:
+    shapes = [matrix(net, channels.sites[name])[0].shape for name in group.consumers]
+    needed = sum(moment_bytes(shape, answered=False) for shape in shapes) + solving_bytes(shapes)
+    if needed <= memory:
+        return ""
+    return (
+        f"its {len(shapes)} consumers together need {needed / (1 << 20):.0f} MB, --memory leaves "
+        f"{memory / (1 << 20):.0f} MB for them"
+    )
+
+
+def _why_not(group: ChannelGroup, layers: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+    for pattern in exclude:
+        stay = meant_by(pattern, layers)
+        for name in (*group.producers, *group.consumers):
+            if name in stay:
+                return f"'{name}' matches --exclude {pattern}"
+    named = meant(include, layers)
+    for name in group.producers if include else ():
+        if name not in named:
+            return f"'{name}' matches no --include"
+    return ""

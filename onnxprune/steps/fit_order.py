@@ -1,0 +1,202 @@
+"""Order in which sites are fitted, decided before anything runs.
+
+One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read one
+tensor is selected in that step, on the tensor of the compressed network; a group whose consumers read several tensors
+(a residual stream) is selected before the first step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.channels.branches import sum_of
+from onnxprune.graph.model.net import values_of
+from onnxprune.solve import RELU, Activation, clip, leaky_relu
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from onnxprune.graph.channels.branches import Branch
+    from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
+    from onnxprune.graph.channels.sites import Site
+    from onnxprune.graph.model.net import Net
+    from onnxprune.graph.model.schedule import Schedule
+
+__all__ = ["Step", "Target", "early_groups", "is_depthwise", "last_sites", "plan_steps"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Target of the fit of a site.
+
+    Attributes:
+        site: the layer.
+        tensor: target tensor of the original network: the site's own output, or the residual sum that it is added to.
+        shortcut: other operand of that sum in the compressed network, known when the site is fitted; None without a
+            sum.
+        activation: piecewise linear activation that is the only reader of `tensor`; None if there is none.
+    """
+
+    site: Site
+    tensor: str
+    shortcut: str | None
+    activation: Activation | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Tensor, the sites that read it, and the groups of channels that are selected on it.
+
+    Attributes:
+        source: name of the tensor.
+        cut: place in the order of execution to which the compressed network has run.
+        targets: sites to fit, with their targets.
+        groups: groups of channels on `source`, in topological order.
+    """
+
+    source: str
+    cut: int
+    targets: tuple[Target, ...]
+    groups: tuple[ChannelGroup, ...]
+
+
+def is_depthwise(net: Net, site: Site) -> bool:
+    """Return True if each group of a conv has one input channel, so that it mixes no channels."""
+    return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
+
+
+def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str]:
+    """Return the names of the sites behind which no other site is fitted, so that nothing corrects their errors."""
+    nodes = {node.name: node for node in net.nodes}
+    fitted = {site.name for site in channels.sites.values() if not is_depthwise(net, site)}
+    before: set[str] = set()  # tensors in front of a fitted site
+    last = set()
+    for name in reversed(order.order):
+        node = nodes[name]
+        leads = any(tensor.name in before for tensor in node.outputs)
+        if name in fitted and not leads:
+            last.add(name)
+        if leads or name in fitted:
+            before.update(tensor.name for tensor in node.inputs)
+    return frozenset(last)
+
+
+def early_groups(
+    channels: ChannelMap, groups: Iterable[ChannelGroup], branches: Iterable[Branch] = ()
+) -> tuple[ChannelGroup, ...]:
+    """Return the groups to select before the first step: their consumers read different tensors, or are all in
+    residual branches that are removed."""
+    gone = {name for branch in branches for name in branch.nodes}
+    return tuple(
+        group
+        for group in groups
+        if len({channels.sites[name].source for name in group.consumers}) > 1 or gone.issuperset(group.consumers)
+    )
+
+
+def plan_steps(
+    net: Net,
+    order: Schedule,
+    channels: ChannelMap,
+    shrinking: Collection[ChannelGroup],
+    *,
+    downstream: bool = True,
+    frozen: Collection[str] = (),
+    reformed: Collection[str] = (),
+    branches: Collection[Branch] = (),
+) -> tuple[Step, ...]:
+    """Plan the steps, in order of execution.
+
+    Args:
+        net: the original network.
+        order: its schedule.
+        channels: its channel map.
+        shrinking: groups that lose channels.
+        downstream: also refit the sites whose inputs change although none of their channels is removed.
+        frozen: names of sites that must not be refitted as downstream sites.
+        reformed: names of sites that are decomposed.
+        branches: residual branches that are removed; nothing in them is fitted.
+    """
+    gone = {name for branch in branches for name in branch.nodes}
+    consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
+    first = early_groups(channels, shrinking, branches)
+    changed = _changed_tensors(net, order, shrinking, first, {*reformed, *gone})
+    early = {group.name for group in first}
+    readers: dict[str, list[Site]] = defaultdict(list)
+    for site in channels.sites.values():
+        wanted = site.name in consumers or (downstream and site.source in changed and site.name not in frozen)
+        if wanted and site.name not in gone and not is_depthwise(net, site):
+            readers[site.source].append(site)
+    nodes = {node.name: node for node in net.nodes}
+    steps = []
+    for source, sites in readers.items():
+        cut = min(order.index(site.name) for site in sites)
+        groups = tuple(
+            group
+            for group in shrinking
+            if group.name not in early and channels.sites[group.consumers[0]].source == source
+        )
+        targets = tuple(_target(net, nodes, order, site, cut) for site in sites)
+        steps.append(Step(source, cut, targets, groups))
+    return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
+
+
+def _changed_tensors(
+    net: Net,
+    order: Schedule,
+    shrinking: Collection[ChannelGroup],
+    first: Collection[ChannelGroup],
+    reformed: Collection[str],
+) -> set[str]:
+    """Find the tensors that depend on a site that loses inputs or is decomposed, or on a group in `first`."""
+    starts = {name for group in shrinking for name in group.consumers}.union(reformed)
+    for group in first:
+        starts.update(group.producers)
+    nodes = {node.name: node for node in net.nodes}
+    changed: set[str] = set()
+    for name in order.order:
+        node = nodes[name]
+        if name in starts or any(tensor.name in changed for tensor in node.inputs):
+            changed.update(tensor.name for tensor in node.outputs)
+    return changed
+
+
+def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> Target:
+    answer = nodes[site.add or site.name].outputs[0]
+    add = sum_of(net, answer)
+    if add is not None:
+        other = next(tensor for tensor in add.inputs if tensor is not answer)
+        if order.made.get(other.name, cut) < cut:
+            return Target(site, add.outputs[0].name, other.name, _activation(net, add.outputs[0]))
+    return Target(site, answer.name, None, _activation(net, answer))
+
+
+def _activation(net: Net, tensor: Any) -> Activation | None:
+    """Return the piecewise linear activation that all readers of a tensor compute; None if there is none."""
+    if not tensor.outputs or tensor.name in net.output_names:
+        return None
+    found = {_READ.get(reader.op, lambda _: None)(reader) for reader in tensor.outputs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _clip(node: Any) -> Activation | None:
+    bounds = []
+    for position, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
+        given = node.inputs[position] if len(node.inputs) > position and not node.inputs[position].is_empty() else None
+        if given is not None and not isinstance(given, gs.Constant):
+            return None
+        bounds.append(float(node.attrs.get(name, default) if given is None else values_of(given).reshape(-1)[0]))
+    return clip(*bounds) if bounds[0] < bounds[1] else None
+
+
+_READ: dict[str, Callable[[Any], Activation | None]] = {
+    "Relu": lambda _: RELU,
+    "Clip": _clip,
+    "LeakyRelu": lambda node: leaky_relu(float(node.attrs.get("alpha", 0.01))),
+}

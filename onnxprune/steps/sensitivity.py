@@ -1,0 +1,114 @@
+"""Trials: the sensitivity of the network's outputs to errors of each layer, measured on the original.
+
+Relative errors of layers are not comparable: the outputs may depend on a few directions of one layer, and hardly on
+another. So one compression of each group, and one form of each kind of each site, is fitted to one half of the
+samples and put into the original network, alone. The sensitivity is the damage at the outputs, on inputs of the other
+half, divided by the layer's held-out error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.options.solve import RefitOptions
+from onnxprune.planning.candidates import Kind
+from onnxprune.solve import kept_columns, refit
+from onnxprune.steps.chains import fit_chain
+from onnxprune.steps.damage import Damage, spread
+
+if TYPE_CHECKING:
+    from onnxprune.graph.channels.groups import ChannelGroup
+    from onnxprune.planning.candidates import Candidates
+    from onnxprune.solve import Regression, Solution
+    from onnxprune.steps.workload import Workload
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["Trials", "fit_of", "ratio", "stacked"]
+
+_PASSES = 2.0  # passes over the calibration inputs, for all trials together
+_LEAST, _MOST = 32, 256  # inputs of one trial
+_RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
+
+
+class Trials:
+    """Measurement of sensitivities: damage at the outputs divided by the relative error of a layer."""
+
+    def __init__(self, work: Workload, trials: int) -> None:
+        """Choose the inputs of each trial, 32..256: the fewer, the more `trials` there are."""
+        self._work = work
+        total = sum(batch.real for batch in work.batches)
+        count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
+        judged = work.batches_of(1) or work.batches
+        self._damage = Damage(work, spread(judged, count, fixed=work.fixed))
+
+    def group(
+        self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
+    ) -> float:
+        """Remove half of a group's channels, and return the sensitivity.
+
+        Args:
+            group: the group.
+            order: (size,) channels, first removed first, as found on the first half of the samples.
+            curve: (size + 1,) held-out errors by number of removed channels.
+            problems: regressions of each consumer; units are the group's channels.
+
+        Returns:
+            Damage divided by error; NaN without an error.
+        """
+        gone = group.size // 2
+        kept = np.sort(order[gone:])
+        weights = {}
+        for name, regressions in problems.items():
+            found = []
+            for problem in (regression.half(0) for regression in regressions):
+                columns = kept_columns(problem, kept)
+                solution = refit(problem, columns, fit_of(problem, len(columns)))
+                whole = np.zeros_like(problem.weight)
+                whole[:, columns] = solution.weight
+                found.append(replace(solution, weight=whole))
+            site = self._work.channels.sites[name]
+            weights[site] = stacked(found)
+        return ratio(self._damage.of(weights), float(curve[gone]))
+
+    def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
+        """Try the middle one of a site's forms of each kind, and return the sensitivities.
+
+        Args:
+            name: the site.
+            candidates: forms of the site and their errors.
+            problems: regressions of the site; units are input channels.
+
+        Returns:
+            Damage divided by error, per kind; NaN without an error.
+        """
+        site = self._work.channels.sites[name]
+        columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
+        problems = [problem.half(0) for problem in problems]
+        fit = fit_of(problems[0], len(columns))
+        found = {}
+        for kind, places in candidates.kinds().items():
+            place = int(places[len(places) // 2])
+            solutions, _ = fit_chain(site, problems, columns, candidates.forms[place], fit, None)
+            found[kind] = ratio(self._damage.of({site: stacked(solutions)}), float(candidates.error[place]))
+        return found
+
+
+def fit_of(problem: Regression, columns: int) -> RefitOptions:
+    """Return the options of the fit of a trial: a linear refit whose ridge grows with unknowns per row of one half."""
+    share = columns / max(problem.moments.even.count, 1)
+    return RefitOptions(refit="linear", strengths=(float(np.clip(_RIDGE_SHARE * share, *_RIDGES)),))
+
+
+def stacked(parts: Sequence[Solution]) -> tuple[Array, Array]:
+    """Stack the weights and biases of a site's groups."""
+    return np.stack([part.weight for part in parts]), np.concatenate([part.bias for part in parts])
+
+
+def ratio(damage: float, error: float) -> float:
+    """Return damage divided by error; NaN if the error is not positive or the damage not finite."""
+    return damage / error if error > 0 and np.isfinite(damage) else float("nan")

@@ -1,0 +1,141 @@
+"""Clocks of layers: the convs that each layer is or may become, timed at a few numbers of channels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.engine.batching import sample_shapes
+from onnxprune.engine.latency import Kernel, Task, measured
+from onnxprune.graph.model.net import dims
+from onnxprune.graph.model.normalize import with_shapes
+from onnxprune.planning.clock import Clock, Grid, marks
+from onnxprune.steps.bench import Bench, machine
+from onnxprune.steps.fit_order import is_depthwise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from onnxprune.graph.channels.sites import Site
+    from onnxprune.graph.model.net import Net
+    from onnxprune.options.run import Options
+    from onnxprune.planning.cost import CostModel
+    from onnxprune.steps.cache import Cache
+    from onnxprune.steps.workload import Inputs, Workload
+
+    Array = np.ndarray[Any, Any]
+    Ms = Callable[[Kernel, int, int], float]
+
+__all__ = ["timed_cost"]
+
+_FUSED = frozenset({"Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
+
+
+def timed_cost(work: Workload, cost: CostModel, inputs: Inputs, options: Options, cache: Cache) -> CostModel:
+    """Add a clock for every layer to the cost model; the time of all other nodes is the network's minus its layers'.
+
+    Args:
+        work: the original and the inputs.
+        cost: cost model of the original.
+        inputs: inputs of the network.
+        options: engine and bench batch.
+        cache: storage of the times.
+
+    Raises:
+        EngineError: the engine cannot run a layer.
+    """
+    concrete = with_shapes(work.net, sample_shapes(inputs.calibration, inputs.specs, options.bench_batch))
+    layers = [_Layer(work, concrete, site) for name, site in work.channels.sites.items() if name in cost.layers]
+    tasks = sorted({task for layer in layers for task in layer.tasks(options.bench_batch)}, key=repr)
+    checkpoint = cache.checkpoint("latency", *machine(work.engine, options), _digest(tasks))
+    known = checkpoint.load("ms")
+    if known is None or known["ms"].shape != (len(tasks),):
+        times = measured(work.engine, tasks, work.scratch, partial(work.progress, "time layers"))
+        known = {"ms": np.array([times[task] for task in tasks])}
+        checkpoint.save("ms", known)
+    table = dict(zip(tasks, known["ms"].tolist(), strict=True))
+
+    def ms(kernel: Kernel, inputs_: int, outputs: int) -> float:
+        return float(table[Task(kernel, inputs_, outputs, options.bench_batch)])
+
+    clocks = {layer.site.name: layer.clock(ms) for layer in layers}
+    whole = Bench(work, cost, inputs, options).before_ms
+    return cost.timed(clocks, max(whole - cost.timed(clocks, 0.0).latency({}), 0.0))
+
+
+def _digest(tasks: Iterable[Task]) -> str:
+    return hashlib.sha256(repr(list(tasks)).encode()).hexdigest()
+
+
+class _Layer:
+    """Site, and the convs that may replace it."""
+
+    def __init__(self, work: Workload, concrete: Net, site: Site) -> None:
+        self.site = site
+        tensors = concrete.tensors()
+        source = [size if isinstance(size, int) else 1 for size in dims(tensors[site.source]) or ()]
+        weight = [int(size) for size in tensors[site.weight].shape]
+        self.inputs = source[site.channel_axis]
+        self.outputs = weight[site.output_axis.axis] * (site.groups if site.op == "ConvTranspose" else 1)
+        self.depthwise = is_depthwise(work.net, site)
+        self.groups = 0 if self.depthwise else site.groups
+        self.activation = _activation(concrete, site)
+        self.extents = tuple(source[2:]) if site.window is not None else (max(math.prod(source[1:-1]), 1),)
+
+    def tasks(self, batch: int) -> list[Task]:
+        """Return the tasks whose times the clock needs."""
+        found: list[Task] = []
+
+        def asked(kernel: Kernel, inputs: int, outputs: int) -> float:
+            found.append(Task(kernel, inputs, outputs, batch))
+            return 0.0
+
+        self.clock(asked)
+        return found
+
+    def clock(self, ms: Ms) -> Clock:
+        """Make the clock of the site from the times of its convs in milliseconds."""
+        window = self.site.window
+        whole = Kernel(window, self.groups, self.extents, self.activation)
+        if self.depthwise:
+            sizes = marks(self.outputs)
+            times = self.outputs // self.inputs
+            row = [ms(whole, max(size // times, 1), max(size // times, 1) * times) for size in sizes]
+            return Clock(Grid((1,), sizes, np.array([row])))
+        if self.site.groups > 1 or not self.site.decomposable:
+            return Clock(self._grid(whole, self.inputs, self.outputs, ms), groups=self.site.groups)
+        dense = self._grid(whole, self.inputs, self.outputs, ms)
+        if window is None:
+            return Clock(dense, (), self._grid(whole, self.outputs, self.outputs, ms))
+        ones = window.along(())
+        last = Kernel(ones, 1, window.outputs(self.extents), self.activation)
+        wide = [axis for axis, size in enumerate(window.kernel) if size > 1]
+        pairs = []
+        for axis in range(len(window.kernel)) if len(wide) > 1 else ():
+            along, elements = window.kernel[axis], math.prod(window.kernel)
+            rank = min(self.inputs * along, self.outputs * elements // along, 2 * max(self.inputs, self.outputs))
+            front, back = window.along((axis,)), window.along([a for a in range(len(window.kernel)) if a != axis])
+            between = Kernel(back, 1, front.outputs(self.extents), self.activation)
+            pairs.append(
+                (
+                    self._grid(Kernel(front, 1, self.extents), self.inputs, rank, ms),
+                    self._grid(between, rank, self.outputs, ms),
+                )
+            )
+        return Clock(dense, tuple(pairs), self._grid(last, self.outputs, self.outputs, ms))
+
+    def _grid(self, kernel: Kernel, inputs: int, outputs: int, ms: Ms) -> Grid:
+        groups = max(self.site.groups, 1)
+        grid = Grid.measured(inputs // groups, outputs // groups, lambda i, o: ms(kernel, i * groups, o * groups))
+        return Grid(tuple(i * groups for i in grid.inputs), tuple(o * groups for o in grid.outputs), grid.ms)
+
+
+def _activation(net: Net, site: Site) -> str:
+    """Return the operator that is the only reader of a layer's output and is fused with it; empty if there is none."""
+    readers = net.tensors()[site.response].outputs
+    fused = len(readers) == 1 and site.response not in net.output_names and readers[0].op in _FUSED
+    return str(readers[0].op) if fused else ""

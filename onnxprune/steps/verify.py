@@ -1,0 +1,296 @@
+"""Verification of the result against the original, before anything is written.
+
+Three checks, each with its own error: removing channels equals zeroing them on this network, every output is finite
+and has the original's shape, and the difference from the original is within the largest drop. Equivalent networks may
+differ by rounding, see `rounding`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.engine.divergence import DivergenceMeter
+from onnxprune.engine.drop import losses, settles
+from onnxprune.engine.frontier import Batch
+from onnxprune.engine.rounding import Excess, beyond_rounding, difference
+from onnxprune.errors import DataError, LostTooMuchError, ModelError, VerifyError
+from onnxprune.graph.edit.remove import remove, zero
+from onnxprune.graph.model.net import numpy_dtype
+from onnxprune.graph.model.save import finished_model
+from onnxprune.graph.model.schedule import segment
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import onnx
+
+    from onnxprune.data import Calibration
+    from onnxprune.engine.divergence import OutputDivergence
+    from onnxprune.engine.sessions import Engine
+    from onnxprune.graph.model.net import Net
+    from onnxprune.progress import Progress
+    from onnxprune.steps.workload import Inputs, Workload
+
+    Array = np.ndarray[Any, Any]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+__all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
+
+_HELD_AT_ONCE = 8  # of each tensor: two networks, the parts compared, and runs that measure rounding
+_SENSELESS = 10.0  # difference divided by size of an output at which any result is refused
+
+
+def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
+    """Check that the network after loading and folding has the outputs of the original.
+
+    Args:
+        engine: engine that runs both.
+        original: the model as read.
+        net: the network after loading and folding.
+        calibration: inputs.
+        batch: samples to run.
+
+    Raises:
+        ModelError: the shapes that the model declares contradict its nodes.
+        DataError: an output of the original is not finite.
+        VerifyError: an output differs by more than rounding explains.
+        EngineError: onnxruntime cannot run one of them.
+    """
+    try:
+        plain = finished_model(net)
+    except VerifyError as error:
+        raise ModelError(f"{net.source}: {error}".replace("the result is not a valid model", "not valid")) from error
+    feeds = calibration.load(batch.samples)
+    wanted = engine.session(original, label="the original").run(feeds)
+    for name, reference in wanted.items():
+        if not _finite(reference):
+            raise DataError(
+                f"the original's output '{name}' is not finite on calibration inputs: check the preprocessing"
+            )
+    found = engine.session(plain, label="the original, folded").run(feeds)
+    wrong = beyond_rounding(engine, found, wanted, (plain,), feeds)
+    if wrong:
+        raise VerifyError(
+            f"folding constants and normalisations changed output '{wrong.name}' {wrong}: nothing was written; report "
+            "the model"
+        )
+
+
+def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
+    """Check on the original's weights that removing channels equals zeroing them.
+
+    Args:
+        work: the original and the inputs.
+        alive: (units,) bool, units to keep.
+        batch: samples to run.
+
+    Returns:
+        Largest difference of an output, as a share of its largest value.
+
+    Raises:
+        VerifyError: an output differs by more than rounding explains; the message names the first tensor that does.
+    """
+    smaller = remove(work.net, work.channels, work.channels.all_alive(), alive)
+    masked = zero(work.net, work.channels, alive)
+    feeds = work.calibration.load(batch.samples)
+    outputs = work.net.output_names
+    pieces = [_piece(work, net, outputs) for net in (smaller, masked)]
+    removed, zeroed = (_run(work, piece, feeds, outputs) for piece in pieces)
+    wrong = beyond_rounding(work.engine, removed, zeroed, pieces[1:], feeds)
+    if wrong:
+        wrong = first_difference(work, smaller, masked, alive, batch, share=0.0) or wrong
+        raise VerifyError(
+            f"removing channels does not equal zeroing them in this model: tensor '{wrong.name}' is the first to "
+            f"differ, {wrong}; exclude the layers around it with --exclude, and report the model"
+        )
+    return max((difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
+
+
+def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibration: Calibration, batch: Batch) -> None:
+    """Check that the result has the outputs of the network before layers were decomposed and branches cut.
+
+    Args:
+        engine: engine that runs both.
+        dense: the network with one node per layer, and with zero weights in removed branches.
+        model: the result.
+        calibration: inputs.
+        batch: samples to run.
+
+    Raises:
+        VerifyError: an output differs by more than rounding explains.
+        EngineError: onnxruntime cannot run one of them.
+    """
+    feeds = calibration.load(batch.samples)
+    whole = finished_model(dense)
+    wanted = engine.session(whole, label="the result in one piece a layer").run(feeds)
+    found = engine.session(model, label="the result").run(feeds)
+    # Factors may round where their product does not, so the rounding is measured on both networks.
+    wrong = beyond_rounding(engine, found, wanted, (whole, model), feeds)
+    if wrong:
+        raise VerifyError(
+            f"output '{wrong.name}' of the result differs {wrong} from what it was before layers were decomposed and "
+            "branches cut: exclude layers with --exclude, and report the model"
+        )
+
+
+def _piece(work: Workload, net: Net, names: Sequence[str]) -> onnx.ModelProto:
+    """Export the whole network as a model with these tensors as its outputs."""
+    model: onnx.ModelProto = gs.export_onnx(
+        segment(net, work.order, 0, len(work.order.order), names), do_type_check=False
+    )
+    model.ir_version = max(net.header.ir_version, 4)
+    return model
+
+
+def _run(work: Workload, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    session = work.engine.for_pieces().session(piece, label="self check")
+    results = session.run({name: feeds[name] for name in session.input_names}, list(session.output_names))
+    # An input of the graph may be one of the tensors.
+    return {name: results.get(name, feeds.get(name, np.zeros(0))) for name in names}
+
+
+def first_difference(
+    work: Workload,
+    smaller: Net,
+    full: Net,
+    alive: Mask,
+    batch: Batch,
+    *,
+    share: float = 0.5,
+    among: Collection[str] | None = None,
+) -> Excess | None:
+    """Find the first tensor, in order of execution, in which two networks differ on the channels that both have.
+
+    Args:
+        work: the original and the inputs.
+        smaller: network with only the channels of `alive`.
+        full: network with all channels.
+        alive: (units,) bool, units of `smaller`.
+        batch: samples to run.
+        share: difference that is allowed, as a share of the tensor's largest value, 0.5 by default; a difference that
+            rounding explains is always allowed.
+        among: names of the tensors to compare; None for all.
+
+    Returns:
+        The tensor and its difference; None if no tensor differs, or if the memory limit does not allow to hold all of
+        them for the smallest batch.
+    """
+    tensors = full.tensors()
+    names = [
+        name
+        for name in sorted(work.order.made, key=lambda name: work.order.made[name])
+        if work.order.made[name] >= 0
+        and name in tensors
+        and _is_float(tensors[name])
+        and (among is None or name in among)
+    ]
+
+    def cut(name: str, values: Array) -> Array:
+        for axis in work.channels.by_tensor.get(name, ()):
+            values = np.take(values, work.channels.alive_slots(axis, alive), axis=axis.axis)
+        return values
+
+    few = _affordable(work, names, batch)
+    if few is None:
+        return None
+    feeds = work.calibration.load(few.samples)
+    pieces = [_piece(work, net, names) for net in (smaller, full)]
+    ours, theirs = (_run(work, piece, feeds, names) for piece in pieces)
+    theirs = {name: cut(name, values) for name, values in theirs.items()}
+    return beyond_rounding(work.engine, ours, theirs, pieces[1:], feeds, share=share, cut=cut)
+
+
+def _affordable(work: Workload, names: Sequence[str], batch: Batch) -> Batch | None:
+    """Take as many samples of a batch as the memory limit allows for all of these tensors; None if too few."""
+    bytes_held = _HELD_AT_ONCE * sum(work.sizes.get(name, 0) for name in names)
+    count = work.memory // max(bytes_held, 1)
+    if count >= len(batch.samples):
+        return batch
+    if not count or work.fixed:
+        return None
+    return Batch(batch.samples[:count], min(batch.real, count))
+
+
+def _is_float(tensor: Any) -> bool:
+    return tensor.dtype is not None and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
+
+
+def compare_outputs(
+    engine: Engine,
+    original: onnx.ModelProto | bytes,
+    result: onnx.ModelProto | bytes,
+    inputs: Inputs,
+    batches: Sequence[Batch],
+    progress: Progress,
+) -> tuple[OutputDivergence, ...]:
+    """Compare the outputs of two models on batches of the inputs.
+
+    Args:
+        engine: engine that runs both.
+        original: the original.
+        result: the result.
+        inputs: inputs of both, and the meanings of the outputs.
+        batches: held-out samples, or samples to choose by.
+        progress: callback (stage, done, total).
+
+    Returns:
+        Difference of each output.
+
+    Raises:
+        DataError: an output of the original is NaN or infinite on these inputs.
+        VerifyError: an output of the result is not finite, or has another shape than the original's.
+        EngineError: onnxruntime cannot run one of them.
+    """
+    before = engine.session(original, label="the original")
+    after = engine.session(result, label="the result")
+    meter = DivergenceMeter(inputs.outputs)
+    for number, batch in enumerate(batches):
+        progress("verify", number, len(batches))
+        feeds = inputs.calibration.load(batch.samples)
+        reference, candidate = before.run(feeds), after.run(feeds)
+        for name, array in reference.items():
+            if not _finite(array):
+                raise DataError(
+                    f"the original's output '{name}' is not finite on held-out inputs: check the preprocessing"
+                )
+        for name, array in candidate.items():
+            if not _finite(array):
+                raise VerifyError(f"the result's output '{name}' is not finite on held-out inputs")
+        meter.add(reference, candidate, batch.real, len(batch.samples))
+    progress("verify", len(batches), len(batches))
+    return meter.finish(inputs.distinct)
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def check_drop(divergence: Sequence[OutputDivergence], max_drop: float | None) -> None:
+    """Check the outputs against the largest drop, and against a senselessly large difference.
+
+    Args:
+        divergence: differences of the outputs, see `compare_outputs`.
+        max_drop: largest drop allowed: percentage points of agreement for classes and pixels, relative error in per
+            cent for values, both for undecided outputs; None for any.
+
+    Raises:
+        LostTooMuchError: an output loses more, or its difference exceeds 10 times its size.
+    """
+    for output in divergence:
+        if not output.of_size <= _SENSELESS:
+            raise LostTooMuchError(
+                f"output '{output.name}' differs from the original's by {output.of_size:.3g} times its size on "
+                "held-out inputs: choose a milder budget, or give more --samples"
+            )
+    if max_drop is None:
+        return
+    for lost in losses(divergence):
+        if not lost.amount <= max_drop:
+            hint = f"; {settles(lost.output)}" if lost.undecided else ""
+            raise LostTooMuchError(
+                f"output '{lost.output}': {lost.amount:.2f} {lost.words} on {lost.samples} held-out inputs, "
+                f"--max-drop allows {max_drop:g}: choose a milder budget, or give more --samples{hint}"
+            )

@@ -1,0 +1,29 @@
+"""Nets that the tests of plans share, loaded once."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from onnxprune.graph.channels.groups import ChannelMap, channel_map
+from onnxprune.graph.model.fold import fold
+from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
+from onnxprune.planning.cost import CostModel, cost_model
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@cache
+def digits(name: str) -> tuple[Net, ChannelMap]:
+    """A network and its channel map."""
+    net, _ = load(MODELS / f"digits_{name}.onnx")
+    net, _ = fold(net)
+    return net, channel_map(net)
+
+
+@cache
+def costs(name: str) -> CostModel:
+    """What a network costs for one sample."""
+    net, channels = digits(name)
+    return cost_model(net, channels, {net.input_names[0]: (1, 1, 16, 16)})

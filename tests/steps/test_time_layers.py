@@ -1,0 +1,128 @@
+"""A budget in milliseconds: plans are corrected by what networks of their sizes take, or it is out of reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import Options
+from onnxprune.commands import prune as pipeline
+from onnxprune.engine.timing import Latency, Timing
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.solve import RefitOptions
+from onnxprune.steps.bench import Bench
+
+QUICK = Options(bench=False, samples=200, align=4, refit=RefitOptions(refit="linear"))
+
+
+def test_the_plan_is_corrected_until_the_speedup_is_met(narrow, machine):
+    timed = machine(overhead=3.0)
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.5).budget()))
+    assert 1.5 * 0.97 <= timed[-1] <= 1.5 * 1.05
+    assert result.report.macs.ratio > 1.5
+    assert any("plans timed" in note.text for note in result.report.notes)
+
+
+def timed_note(narrow) -> str:
+    options = replace(QUICK, budget=BudgetOptions(speedup=1.5).budget())
+    report = onnxprune.prune(narrow, options=options, dry_run=True).report
+    return next(note.text for note in report.notes if "plans timed" in note.text)
+
+
+def test_the_speedup_is_promised_where_its_interval_is_above_what_was_asked_for(narrow, machine):
+    machine(overhead=3.0)
+    assert "ESTIMATE" not in timed_note(narrow)
+
+
+def test_a_wide_interval_and_a_busy_machine_are_said(narrow, machine):
+    machine(overhead=3.0, spread=0.1, stretch=2.5)
+    told = timed_note(narrow)
+    assert "AN ESTIMATE: 1.50x is not certain" in told
+    assert "a run takes 2.5 times as long as alone" in told
+
+
+def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(narrow, machine, monkeypatch):
+    machine(overhead=3.0)
+    timing, seen = Bench.timing, []
+
+    def lucky(bench, keep, forms, *, again=False):
+        found = timing(bench, keep, forms)
+        seen.append(again)
+        return found if again else replace(found, ratio=1.5)
+
+    monkeypatch.setattr(Bench, "timing", lucky)
+    told = timed_note(narrow)
+    assert seen[:2] == [False, True]
+    assert "the one taken is 1.5" in told
+
+
+@pytest.mark.parametrize(("ratio", "missed"), [(1.2, True), (1.42, False), (1.6, False)])
+def test_a_result_that_is_slower_than_asked_for_is_said(tiny, machine, monkeypatch, ratio, missed):
+    machine(overhead=0.0)
+    one = Latency(1.0, 1.0, 9, 1.0)
+    final = Timing(one, one, ratio, ratio - 0.03, ratio + 0.04, "CPU", 1, 1, 3)
+    monkeypatch.setattr(pipeline, "interleaved", lambda *_, **__: final)
+    options = replace(QUICK, bench=True, points=20, budget=BudgetOptions(speedup=1.5).budget())
+    warnings = onnxprune.prune(tiny, options=options).report.warnings
+    assert any("TOO SLOW: speedup 1.5 was asked for" in warning for warning in warnings) == missed
+
+
+def test_milliseconds_may_be_asked_for(narrow, machine):
+    timed = machine(overhead=0.0)
+    before = onnxprune.inspect(narrow).macs / 1e6
+    result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=before / 2).budget()))
+    assert timed[-1] >= 2 * 0.97
+    assert result.report.budget == f"{before / 2:g} ms"
+
+
+def test_what_cannot_be_reached_is_said(narrow, machine):
+    machine(overhead=100.0)
+    with pytest.raises(PlanError, match="out of reach") as caught:
+        onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=3).budget()))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_fast_enough_is_said(narrow, machine):
+    machine(overhead=0.0)
+    with pytest.raises(PlanError, match="meets the budget"):
+        onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=1000).budget()))
+
+
+def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machine, monkeypatch):
+    seen: list[tuple[int, int]] = []
+    machine(overhead=0.0)
+    timing = Bench.timing
+
+    def counted(bench, keep, forms, **options):
+        net = bench._sized(keep, forms)
+        onnx.checker.check_model(net.to_model(), full_check=True)
+        seen.append((net.parameters(), bench._cost.params(keep, forms)))
+        return timing(bench, keep, forms, **options)
+
+    monkeypatch.setattr(Bench, "timing", counted)
+    onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.7).budget()), dry_run=True)
+    assert seen
+    assert all(found == planned for found, planned in seen)
+
+
+def test_a_run_that_goes_on_times_nothing_again(narrow, machine, tmp_path):
+    timed = machine(overhead=1.0)
+    options = replace(QUICK, budget=BudgetOptions(speedup=1.5).budget(), cache_dir=tmp_path)
+    first = onnxprune.prune(narrow, options=options)
+    before = len(timed)
+    second = onnxprune.prune(narrow, options=options)
+    assert len(timed) == before
+    assert first.model.SerializeToString() == second.model.SerializeToString()
+    onnxprune.prune(narrow, options=replace(options, bench_batch=2))
+    assert len(timed) > before
+
+
+def test_contradictions_are_one_line():
+    with pytest.raises(UsageError, match="--speedup and --latency-ms"):
+        BudgetOptions(speedup=2, latency_ms=3).budget()
+    with pytest.raises(UsageError, match="--latency-ms must be above 0"):
+        BudgetOptions(latency_ms=0).budget()
