@@ -37,8 +37,9 @@ from onnxprune.commands.inspect import run_inspection
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
-from onnxprune.steps.prepare import prepared
+from onnxprune.steps.prepare import folded
 
 FAMILIES = (
     *("vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
@@ -126,15 +127,15 @@ def _lively(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _ours(model: onnx.ModelProto) -> str:
-    net, _, _ = prepared(_lively(model), "model")
+    net, _, _ = folded(_lively(model), "model")
     channels = channel_map(net)
     rng = np.random.default_rng(0)
     removed = {g.name: rng.choice(g.size, g.size // 2, replace=False) for g in channels.prunable}
     alive = alive_without(channels, removed)
     smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
     cost = cost_model(net, channels, {net.input_names[0]: (1, 3, _SIDE, _SIDE)})
-    keep = {g.name: g.size - g.size // 2 for g in channels.prunable}
-    ratio = cost.macs({}) / cost.macs(keep)
+    keep = Assignment({g.name: g.size - g.size // 2 for g in channels.prunable})
+    ratio = cost.macs() / cost.macs(keep)
     left, right = _run(smaller), _run(zero(net, channels, alive).to_model())
     apart = float(np.abs(left - right).max() / max(np.abs(right).max(), 1e-12))
     return f"{ratio:.2f} ({apart:.0e})" if apart < _TOLERANCE else f"broken ({apart:.0e})"

@@ -26,10 +26,11 @@ from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
 from onnxprune.progress import silent
 from onnxprune.solve import Moments, Regression, kept_columns, refit, removal_order
-from onnxprune.steps import curves as probe
-from onnxprune.steps.chains import fit_chain
-from onnxprune.steps.decide import shapes_of, survey_options
-from onnxprune.steps.workload import Workload
+from onnxprune.steps.curves import Curves, error_curves
+from onnxprune.steps.decide import shapes_of
+from onnxprune.steps.factorise import factorise
+from onnxprune.steps.prepare import Prepared
+from onnxprune.steps.statistics import Need, gathered, group_problems, parts_of, site_problems
 
 Array = np.ndarray[Any, Any]
 Triple = tuple[float, float, float]
@@ -62,12 +63,12 @@ def _pixels(name: str, count: int, folder: Path) -> tuple[Array, Array, DataOpti
     return images[:count], images[count:], network.data
 
 
-def _moments(work: Workload, names: Sequence[str]) -> dict[str, tuple[Moments, ...]]:
+def _moments(run: Prepared, names: Sequence[str]) -> dict[str, tuple[Moments, ...]]:
     """Of layers on the original network, one layer at a time where memory is short."""
-    jobs = [probe.Job(name, (name,), None) for name in names]
+    needs = [Need(name, (name,)) for name in names]
     found = {}
-    for number, part in enumerate(parts := list(probe.parts_of(work, jobs))):
-        found.update(probe.gathered(work, part, number, len(parts)))
+    for number, part in enumerate(parts := list(parts_of(run, needs))):
+        found.update(gathered(run, part, number, len(parts)))
     return found
 
 
@@ -77,14 +78,14 @@ def _error(problem: Regression, solution: Any, columns: Array) -> float:
     return total.error(solution.weight, solution.bias) / float(total.power.sum())
 
 
-def _groups(work: Workload, fresh: Workload, options: Options, found: probe.Probed) -> Iterator[Triple]:
-    for group in work.channels.prunable:
+def _groups(run: Prepared, fresh: Prepared, found: Curves) -> Iterator[Triple]:
+    for group in run.channels.prunable:
         if group.name not in found.rankings or group.size < 8:
             continue
-        ours, theirs = (probe.group_problems(one, group, _moments(one, group.consumers)) for one in (work, fresh))
+        ours, theirs = (group_problems(one, group, _moments(one, group.consumers)) for one in (run, fresh))
         problems = [problem for regressions in ours.values() for problem in regressions]
         judges = [problem for regressions in theirs.values() for problem in regressions]
-        order, curve = removal_order(problems, group.size, options.select), found.rankings[group.name].curve
+        order, curve = removal_order(problems, group.size, run.options.select), found.rankings[group.name].curve
         for share in _LEVELS:
             gone = int(share * group.size)
             true = flattering = 0.0
@@ -96,16 +97,16 @@ def _groups(work: Workload, fresh: Workload, options: Options, found: probe.Prob
             yield float(curve[gone]), true, flattering
 
 
-def _forms(work: Workload, fresh: Workload, found: probe.Probed) -> Iterator[Triple]:
+def _forms(run: Prepared, fresh: Prepared, found: Curves) -> Iterator[Triple]:
     for name, candidates in found.candidates.items():
-        site = work.channels.sites[name]
-        ours, theirs = (probe.site_problems(one, name, _moments(one, (name,))[name]) for one in (work, fresh))
+        site = run.channels.sites[name]
+        ours, theirs = (site_problems(one, name, _moments(one, (name,))[name]) for one in (run, fresh))
         if len(ours) > 1:
             continue
         columns = np.arange(ours[0].weight.shape[1], dtype=np.int64)
         for places in candidates.kinds().values():
             place = int(places[len(places) // 2])
-            (solution,), _ = fit_chain(site, ours, columns, candidates.forms[place], _LINEAR, None)
+            (solution,), _ = factorise(site, ours, columns, candidates.form(place), _LINEAR, None)
             true = _error(theirs[0], solution, columns)
             yield float(candidates.error[place]), true, float(solution.error)
 
@@ -132,13 +133,11 @@ def main() -> None:
         network = NETWORKS.get(name)
         path = network.path(given.zoo) if network else str(given.zoo / "models" / f"{name}.onnx")
         options = replace(Options(bench=False, align=16, budget=BudgetOptions(macs="2x").budget()), data=data)
-        with opened(path, ours, options, silent) as job, opened(path, theirs, options, silent) as other:
-            work, fresh, cost = job.started.work, other.started.work, job.started.cost
-            shapes = shapes_of(work, cost, options)
-            found = probe.probe(work, job.groups, options.select, shapes, survey_options(options))
+        with opened(path, ours, options, silent) as run, opened(path, theirs, options, silent) as fresh:
+            found = error_curves(run, run.eligible.groups, shapes_of(run))
             for kind, triples in (
-                ("channels", list(_groups(work, fresh, options, found))),
-                ("forms", list(_forms(work, fresh, found))),
+                ("channels", list(_groups(run, fresh, found))),
+                ("forms", list(_forms(run, fresh, found))),
             ):
                 if triples:
                     rows.append(_row(f"{name}, {count} inputs", kind, triples))

@@ -31,17 +31,17 @@ from zoo_models import CASES, Case
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.commands.prune import opened
+from onnxprune.commands.prune import opened, prune_opened
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.channels.forms import Kind
 from onnxprune.options.budget import times_less
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.solve import RefitOptions
 from onnxprune.planning import Candidates
-from onnxprune.planning.candidates import Kind
 from onnxprune.solve import Regression, kept_columns, refit
 from onnxprune.steps import curves as probe
 from onnxprune.steps.bench import Bench
-from onnxprune.steps.chains import fit_chain
+from onnxprune.steps.factorise import factorise
 from onnxprune.steps.sensitivity import Trials, fit_of, ratio, stacked
 
 _SAMPLES = 3000
@@ -167,20 +167,19 @@ def _predicted(given: argparse.Namespace) -> None:
         by_clock = replace(_LATENCY, data=case.data, samples=100, sensitivity=False, budget=times_less(2.0, "latency"))
         with tempfile.TemporaryDirectory() as cache:
             options = replace(by_clock, cache_dir=Path(cache))
-            with opened(path, case.inputs(given.data), options, lambda *_: None) as job:
-                work, cost = job.started.work, job.started.cost
-                bench = Bench(work, cost, job.started.inputs, options)
+            with opened(path, case.inputs(given.data), options, lambda *_: None) as run:
+                cost, bench = run.cost, Bench(run)
                 for recipe in ("prune", "3c"):
                     for speedup in (1.3, 1.7, 2.2, 3.0):
                         asked = replace(options, recipe=recipe, budget=times_less(speedup, "macs"))
                         try:
-                            plan = job.run(asked, dry_run=True).plan
+                            plan = prune_opened(replace(run, options=asked), dry_run=True).plan
                         except OnnxPruneError as error:
                             print(name, recipe, speedup, error, file=sys.stderr)
                             continue
-                        keep, forms = plan.resolve(work.channels)[0], plan.resolve_forms(work.channels)
-                        predicted = cost.latency({}) / cost.latency(keep, forms)
-                        measured = bench.timing(keep, forms).ratio
+                        planned = plan.assignment(run.channels)
+                        predicted = cost.latency() / cost.latency(planned)
+                        measured = bench.timing(planned).ratio
                         errors.append(abs(measured / predicted - 1))
                         rows.append([name, recipe, f"{speedup:g}x", predicted, measured, f"{100 * errors[-1]:.1f} %"])
                         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
@@ -247,20 +246,20 @@ class _Brute(Trials):
                     whole = np.zeros_like(problem.weight)
                     whole[:, columns] = solution.weight
                     parts.append(replace(solution, weight=whole))
-                weights[self._work.channels.sites[name]] = stacked(parts)
+                weights[self._run.channels.sites[name]] = stacked(parts)
             ratios.append(ratio(self._damage.of(weights), float(curve[gone])))
         return self._mean(super().group(group, order, curve, problems), ratios)
 
     def site(self, name: str, candidates: Candidates, problems: Sequence[Regression]) -> dict[Kind, float]:
-        site, whole = self._work.channels.sites[name], problems
+        site, whole = self._run.channels.sites[name], problems
         problems = [problem.half(0) for problem in problems]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
         cheap, found = super().site(name, candidates, whole), {}
         for kind, places in candidates.kinds().items():
             ratios = []
             for place in places[np.unique(np.linspace(0, len(places) - 1, _LEVELS).astype(int))]:
-                form = candidates.forms[int(place)]
-                solutions, _ = fit_chain(site, problems, columns, form, fit_of(problems[0], len(columns)), None)
+                form = candidates.form(int(place))
+                solutions, _ = factorise(site, problems, columns, form, fit_of(problems[0], len(columns)), None)
                 weights = stacked(solutions)
                 ratios.append(ratio(self._damage.of({site: weights}), float(candidates.error[place])))
             found[kind] = self._mean(cheap[kind], ratios)

@@ -15,6 +15,7 @@ from onnxprune import Options
 from onnxprune.engine.latency import Task
 from onnxprune.engine.timing import Latency, Timing
 from onnxprune.options.solve import RefitOptions
+from onnxprune.planning.assignment import Assignment
 from onnxprune.steps import time_layers as latency
 from onnxprune.steps.bench import Bench
 
@@ -89,11 +90,11 @@ def machine(monkeypatch):
     def make(overhead: float, spread: float = 0.01, stretch: float = 1.0) -> list[float]:
         timed: list[float] = []
 
-        def took(bench, keep, forms) -> float:
-            return bench._cost.macs(keep, forms) / 1e6 + overhead
+        def took(bench, assignment) -> float:
+            return bench._run.cost.macs(assignment) / 1e6 + overhead
 
-        def timing(bench, keep, forms, *, again=False) -> Timing:
-            timed.append(took(bench, {}, {}) / took(bench, keep, forms))
+        def timing(bench, assignment, *, again=False) -> Timing:
+            timed.append(took(bench, Assignment()) / took(bench, assignment))
             one = Latency(1.0, 1.0, 9, 1.0)
             ends = timed[-1] * (1 - spread), timed[-1] * (1 + spread)
             return Timing(one, one, timed[-1], *ends, "CPU", 1, 1, 3, "cpu", stretch)
@@ -102,7 +103,7 @@ def machine(monkeypatch):
             return {task: int(np.prod(task.weight)) * positions(task) / 1e6 for task in tasks}
 
         monkeypatch.setattr(Bench, "timing", timing)
-        monkeypatch.setattr(Bench, "before_ms", property(lambda bench: took(bench, {}, {})))
+        monkeypatch.setattr(Bench, "before_ms", property(lambda bench: took(bench, Assignment())))
         monkeypatch.setattr(latency, "measured", measured)
         return timed
 

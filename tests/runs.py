@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 
 import onnxprune
 from onnxprune import Options
+from onnxprune.cache import Cache, scratch_parent
 from onnxprune.commands.compare import CompareOptions
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
@@ -30,3 +34,19 @@ def accuracy(model: onnx.ModelProto, path) -> float:
     found = onnxprune.compare(path, model, options=CompareOptions(bench=False))
     assert found.accuracy is not None
     return found.accuracy[1]
+
+
+def stored(folder: Path) -> list[str]:
+    """Names of all values that a cache folder holds."""
+    with sqlite3.connect(scratch_parent(folder) / "store" / "cache.db") as store:
+        return [str(name).rpartition("/")[2] for (name,) in store.execute("SELECT key FROM Cache")]
+
+
+def damage_store(folder: Path, damaged: Callable[[bytes], bytes]) -> int:
+    """Change every value that a cache folder holds; return how many there are."""
+    store = Cache(folder, {})._store
+    with sqlite3.connect(scratch_parent(folder) / "store" / "cache.db") as rows:
+        keys = [str(name) for (name,) in rows.execute("SELECT key FROM Cache")]
+    for key in keys:
+        store.set(key, damaged(store.get(key)))
+    return len(keys)

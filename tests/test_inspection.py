@@ -11,16 +11,16 @@ import onnxprune
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.remove import alive_without, remove
 from onnxprune.planning.cost import cost_model
-from onnxprune.steps.prepare import prepared
+from onnxprune.steps.prepare import folded
 
 
 def test_halved_is_what_halving_every_group_really_costs(vgg) -> None:
     found = onnxprune.inspect(vgg)
-    net, _, params = prepared(onnx.load(vgg), "vgg")
+    net, _, params = folded(onnx.load(vgg), "vgg")
     channels = channel_map(net)
     alive = alive_without(channels, {group.name: range(group.size // 2) for group in channels.prunable})
     smaller = remove(net, channels, channels.all_alive(), alive)
-    left = cost_model(smaller, channel_map(smaller), found.inputs).macs({})
+    left = cost_model(smaller, channel_map(smaller), found.inputs).macs()
     assert found.halved == pytest.approx(found.macs / left)
     assert found.reach == 1
     assert found.params == params

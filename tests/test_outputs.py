@@ -15,7 +15,7 @@ import onnxprune
 from onnxprune import Options, cli
 from onnxprune.commands.compare import CompareOptions
 from onnxprune.console.flags import filled
-from onnxprune.errors import UsageError, VerifyError
+from onnxprune.errors import PlanError, UsageError, VerifyError
 from onnxprune.note import RunWarning
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
@@ -127,9 +127,9 @@ def test_too_few_inputs_for_a_promise_are_said_before_the_work_and_in_the_result
     options = replace(OPTIONS, max_drop=60, outputs={"y": "classes"})
     with (
         pytest.warns(RunWarning, match="12 held-out inputs cannot show a drop of 1 points"),
-        pytest.raises(UsageError),
+        pytest.raises(PlanError, match="out of reach"),
     ):
-        onnxprune.prune(row(), data=DATA, options=replace(options, max_drop=1, include=("nowhere",)))
+        onnxprune.prune(row(), data=DATA, options=replace(options, max_drop=1), macs="9999x")
     few = {"x": DATA["x"][:20]}
     report = onnxprune.prune(row(), data=few, keep_ratio=0.9, options=options).report
     assert report.estimate

@@ -49,18 +49,21 @@ def test_a_sweep_ends_where_nothing_more_is_in_reach(tiny):
 
 def changed(thing, **changes):
     """`dataclasses.replace`, also of what is no dataclass."""
-    return thing if isinstance(thing, SimpleNamespace) else replace(thing, **changes)
+    if isinstance(thing, FakeRun):
+        thing.options = changes["options"]
+    return thing if isinstance(thing, (SimpleNamespace, FakeRun)) else replace(thing, **changes)
 
 
-class FakeJob:
+class FakeRun:
     """Within the drop up to a speed-up, in reach up to another one."""
 
     def __init__(self, most: float, reach: float, strict: float) -> None:
         self.most, self.reach, self.strict, self.runs, self.timing = most, reach, strict, 0, None
+        self.options = None
 
-    def run(self, options, *, rehearsal=False):
+    def pruned(self, *, rehearsal=False):
         self.runs += 1
-        speedup = 1 / options.budget.fraction
+        speedup = 1 / self.options.budget.fraction
         if speedup > self.reach * (1 + 1e-9):
             raise OutOfReachError("out of reach")
         if speedup > (self.most if rehearsal else min(self.most, self.strict)) * (1 + 1e-9):
@@ -72,9 +75,10 @@ class FakeJob:
 
 @contextmanager
 def job(monkeypatch, most: float, reach: float = 1e9, strict: float = 1e9):
-    fake = FakeJob(most, reach, strict)
+    fake = FakeRun(most, reach, strict)
     with monkeypatch.context() as patched:
         patched.setattr(sweep, "opened", lambda *_, **__: nullcontext(fake))
+        patched.setattr(sweep, "prune_opened", FakeRun.pruned)
         patched.setattr(sweep, "replace", changed)
         yield fake
 
@@ -121,11 +125,11 @@ def test_where_the_smallest_step_is_out_of_reach_that_is_the_error(monkeypatch):
 
 @pytest.mark.parametrize("kind", [VerifyError, PlanError, EngineError, ModelError])
 def test_a_failure_that_is_no_matter_of_the_speedup_is_raised_and_ends_the_search(monkeypatch, kind):
-    def fail(options, **_):
+    def fail(run, **_):
         raise kind("broken")
 
-    with job(monkeypatch, 40) as fake:
-        monkeypatch.setattr(fake, "run", fail)
+    monkeypatch.setattr(FakeRun, "pruned", fail)
+    with job(monkeypatch, 40):
         with pytest.raises(kind, match=r"^broken$"):
             sweep.run_largest("m", None, replace(SMALL, max_drop=1.0), silent)
         with pytest.raises(kind, match=r"^broken$"):

@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune import Options, Plan, RecoverOptions
 from onnxprune.errors import PlanError
 from onnxprune.graph.channels.forms import Form
-from onnxprune.graph.channels import branches
+from onnxprune.graph.edit import drop
 from onnxprune.options.solve import RefitOptions
 from onnxprune.planning import GroupPlan, LayerPlan
 
@@ -162,7 +162,7 @@ def test_a_form_in_a_branch_that_is_gone_is_declined_aloud(resnet):
 
 def test_a_wrong_cut_is_found_before_anything_is_written(resnet, monkeypatch):
     plan = dropping(resnet, onnxprune.inspect(resnet).branches[1])
-    right = branches.without_branches
+    right = drop.without_branches
 
     def off(net, channels, gone):
         cut = right(net, channels, gone)

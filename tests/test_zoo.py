@@ -9,7 +9,7 @@ import torch
 
 from onnxprune.graph.channels.forms import Form
 from onnxprune.graph.channels.groups import channel_map
-from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.channels.sites import find_sites, is_depthwise, matrix
 from onnxprune.graph.edit.decompose import with_chains
 from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.edit.weights import ensure_biases
@@ -20,8 +20,7 @@ from onnxprune.graph.model.save import finished_model
 from onnxprune.options.solve import RefitOptions
 from onnxprune.recovery.ends import loss_ends
 from onnxprune.solve import MomentsBuilder, Regression, Samples
-from onnxprune.steps.chains import fit_chain
-from onnxprune.steps.fit_order import is_depthwise
+from onnxprune.steps.factorise import factorise
 from onnxprune.torchnet.program import TorchNet
 from onnxprune.torchnet.trainable import trainable
 
@@ -119,7 +118,7 @@ def test_every_conv_is_exact_at_full_rank_by_every_method(zoo, name):
             problems.append(Regression(moments, weight[part], own, np.arange(weight.shape[2])))
         for form in full_forms(site, weight.shape):
             for options in METHODS:
-                solutions, chain = fit_chain(site, problems, np.arange(weight.shape[2]), form, options, tuple(samples))
+                solutions, chain = factorise(site, problems, np.arange(weight.shape[2]), form, options, tuple(samples))
                 made = np.stack([solution.weight for solution in solutions])
                 assert np.abs(made - weight).max() <= 1e-5 * np.abs(weight).max()
                 assert chain.form == form

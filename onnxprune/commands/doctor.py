@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from onnxprune._version import __version__
+from onnxprune.cache import default_cache_dir, scratch_parent
 from onnxprune.engine.providers import onnxruntime, resolve
 from onnxprune.errors import EngineError, UsageError
 from onnxprune.options.engine import EngineOptions
-from onnxprune.steps.checkpoint import default_cache_dir, make_cache_dir, own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ def run_doctor() -> Checkup:
         problems.append(str(error))
     cache = default_cache_dir()
     try:
-        make_cache_dir(own_folder(cache))
+        scratch_parent(cache)
     except UsageError as error:
         problems.append(str(error))
     logical = os.cpu_count() or 1

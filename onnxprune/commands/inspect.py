@@ -14,9 +14,10 @@ from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import read_model
 from onnxprune.graph.model.net import dims
 from onnxprune.options.run import Options
+from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
 from onnxprune.steps.eligible import forbidden_sites
-from onnxprune.steps.prepare import prepared
+from onnxprune.steps.prepare import folded
 from onnxprune.steps.room import Room
 
 if TYPE_CHECKING:
@@ -138,16 +139,16 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
     if size < 1:
         raise UsageError(f"--size must be 1 or more, found {size}")
     original, label = read_model(source)
-    net, _, params = prepared(original, label)
+    net, _, params = folded(original, label)
     specs = input_specs(net)
     room = Room(Options().memory_bytes)
     channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), room.solving))
     shapes = _shapes(specs, 1, size)
     cost = cost_model(net, channels, shapes)
     layers = _layers(net, channels, cost)
-    total = cost.macs({})
+    total = cost.macs()
     within = sum(layer.macs for layer in layers if layer.inputs_prunable or not layer.reason)
-    half = {group.name: max(group.size // 2, 1) for group in channels.prunable}
+    half = Assignment({group.name: max(group.size // 2, 1) for group in channels.prunable})
     made_up = [spec.name for spec in specs if None in spec.shape[1:]]
     return Inspection(
         model=label,
@@ -182,7 +183,7 @@ def _layers(net: Net, channels: ChannelMap, cost: CostModel) -> tuple[LayerRepor
         for name in group.producers:
             made[name].append(group)
     read = {name for group in channels.prunable for name in group.consumers}
-    macs, params = cost.layer_macs({}), cost.layer_params({})
+    macs, params = cost.layer_macs(), cost.layer_params()
     found = []
     for node in net.nodes:
         if node.name not in cost.layers:
@@ -194,7 +195,7 @@ def _layers(net: Net, channels: ChannelMap, cost: CostModel) -> tuple[LayerRepor
             LayerReport(
                 name=node.name,
                 op=str(node.op),
-                weight=cost.layer_axes(node.name, {}),
+                weight=cost.layer_axes(node.name),
                 macs=macs[node.name],
                 params=params[node.name],
                 group=tuple(group.name for group in groups),

@@ -22,8 +22,7 @@ from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.progress import silent
 from onnxprune.recovery.record import Recovery
-from onnxprune.steps.cache import Cache
-from onnxprune.steps.prepare import open_inputs, prepared
+from onnxprune.steps.prepare import folded, open_cache, open_inputs
 from onnxprune.torchnet import require_torch
 
 if TYPE_CHECKING:
@@ -113,27 +112,19 @@ def run_recovery(
 
     training = options.recover or RecoverOptions()
     first, second = read_model(original), read_model(candidate)
-    teacher, notes, _ = prepared(*first)
-    student, _, _ = prepared(*second)
+    teacher, notes, _ = folded(*first)
+    student, _, _ = folded(*second)
     _check_pair(teacher, student, first[1], second[1])
     inputs = open_inputs(original, data, teacher, options, choosing=True)
-    cache = Cache(options, first[0], inputs)
+    cache = open_cache(first[0], inputs, options)
     digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
     engine = Engine.open(options.engine)
     evaluator = None
     if options.evaluate is not None:
         evaluator = Evaluator.open(options.evaluate, first[0], inputs.specs, engine)
-    model, recovery = recovered(
-        teacher,
-        student,
-        inputs,
-        engine,
-        training,
-        options.data,
-        memory=options.memory_bytes,
-        folder=cache.checkpoint("recover", training, digest, engine.options.threads).folder,
-        progress=progress,
-    )
+    checkpoint = cache.checkpoint("recover", training, digest, engine.options.threads)
+    options = replace(options, recover=training)
+    model, recovery = recovered(teacher, student, inputs, engine, options, checkpoint, progress)
     described = inputs.calibration.description
     evaluation = None if evaluator is None else evaluator.of(model, start=second[0])
     damaged = damage(recovery.after, "held-out", trained=True)

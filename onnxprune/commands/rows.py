@@ -6,46 +6,33 @@ from typing import TYPE_CHECKING
 
 from onnxprune.commands.record import Change, LayerRow
 from onnxprune.graph.channels.forms import DENSE, describe
+from onnxprune.planning.assignment import Assignment
+from onnxprune.steps.prepare import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnxprune.graph.channels.forms import Form
-    from onnxprune.graph.channels.groups import ChannelMap
-    from onnxprune.graph.model.net import Net
-    from onnxprune.planning.cost import CostModel
     from onnxprune.steps.fit import SiteOutcome
 
 __all__ = ["layer_rows"]
 
 
-def layer_rows(
-    net: Net,
-    channels: ChannelMap,
-    cost: CostModel,
-    keep: Mapping[str, int],
-    forms: Mapping[str, Form],
-    outcomes: Mapping[str, SiteOutcome],
-    skipped: Mapping[str, str],
-) -> tuple[LayerRow, ...]:
+def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOutcome]) -> tuple[LayerRow, ...]:
     """Make one row for each layer with weights, in topological order.
 
     Args:
-        net: the original network.
-        channels: its channel map.
-        cost: its cost model.
-        keep: number of channels that each group keeps, by name; other groups keep all.
-        forms: forms of decomposed layers, by name.
-        outcomes: quality of the fit of each fitted site, by name.
-        skipped: reasons why prunable groups were not pruned, by name.
+        run: the prepared run.
+        assignment: what was done, or planned.
+        fits: quality of the fit of each fitted site, by name.
     """
-    macs = cost.layer_macs({}), cost.layer_macs(keep, forms)
-    params = cost.layer_params({}), cost.layer_params(keep, forms)
-    left = {name: (cost.layer_axes(name, {}), cost.layer_axes(name, keep)) for name in macs[0]}
-    gone = {name for group, branch in cost.branches.items() if keep.get(group) == 0 for name in branch.nodes}
-    reasons = {**_reasons(channels, keep, skipped), **dict.fromkeys(gone, "its residual branch is removed")}
+    channels, cost = run.channels, run.cost
+    macs = cost.layer_macs(), cost.layer_macs(assignment)
+    params = cost.layer_params(), cost.layer_params(assignment)
+    left = {name: (cost.layer_axes(name), cost.layer_axes(name, assignment)) for name in macs[0]}
+    gone = {name for group in assignment.removed for name in cost.branches[group].nodes}
+    reasons = {**_reasons(run, assignment), **dict.fromkeys(gone, "its residual branch is removed")}
     rows = []
-    for node in net.nodes:
+    for node in run.net.nodes:
         if node.name not in macs[0]:
             continue
         site = channels.sites.get(node.name)
@@ -56,8 +43,8 @@ def layer_rows(
         groups = (site.groups, site.groups) if site else (1, 1)
         if site and site.groups > 1 and before[inputs] == 1:
             groups = (site.groups, site.groups * after[outputs] // before[outputs])
-        outcome = outcomes.get(node.name)
-        form = forms.get(node.name, DENSE)
+        outcome = fits.get(node.name)
+        form = assignment.forms.get(node.name, DENSE)
         remarks = [reasons.get(node.name, "") if form.dense else ""]
         if outcome is not None and outcome.status != "ok":
             remarks.append(outcome.status)
@@ -82,16 +69,17 @@ def _outputs_first(axes: Sequence[int], outputs: int) -> tuple[int, ...]:
     return (axes[outputs], *(size for axis, size in enumerate(axes) if axis != outputs))
 
 
-def _reasons(channels: ChannelMap, keep: Mapping[str, int], skipped: Mapping[str, str]) -> dict[str, str]:
+def _reasons(run: Prepared, assignment: Assignment) -> dict[str, str]:
     """Return per layer the reason why no output channel is removed; layers that lose channels are left out."""
-    reasons = dict(channels.fixed)
+    counts, skipped = assignment.counts, run.eligible.skipped
+    reasons = dict(run.channels.fixed)
     lose: set[str] = set()
-    for group in channels.groups:
+    for group in run.channels.groups:
         if group.pins:
             text = group.pins[0]
         elif group.name in skipped:
             text = skipped[group.name]
-        elif keep.get(group.name, group.size) == group.size:
+        elif counts.get(group.name, group.size) == group.size:
             text = "the plan keeps them all"
         else:
             lose.update(group.producers)

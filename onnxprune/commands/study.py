@@ -16,25 +16,23 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from onnxprune.commands.record import plain
-from onnxprune.engine.batching import group_batches, sample_shapes
+from onnxprune.engine.batching import group_batches
 from onnxprune.engine.divergence import OutputDivergence
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.store import TensorStore
 from onnxprune.errors import UsageError
 from onnxprune.graph.channels.forms import DENSE, Form, LayerShape
-from onnxprune.graph.model.load import read_model
 from onnxprune.graph.model.patterns import meant, meant_by
 from onnxprune.options.solve import RefitOptions, SelectOptions, Selector
-from onnxprune.planning.cost import cost_model
+from onnxprune.planning.assignment import Assignment
 from onnxprune.progress import Progress, silent
 from onnxprune.solve import kept_columns, refit, select
-from onnxprune.steps.chains import fit_chain
-from onnxprune.steps.damage import Damage, spread
 from onnxprune.steps.eligible import eligible_sites
-from onnxprune.steps.fit import Sampled, State, regressions_of, sample_step
-from onnxprune.steps.fit_order import plan_steps
-from onnxprune.steps.prepare import open_inputs, prepared, workload
-from onnxprune.steps.room import Room
+from onnxprune.steps.factorise import factorise
+from onnxprune.steps.fit_order import fit_order
+from onnxprune.steps.prepare import prepare
+from onnxprune.steps.sample import Sampled, State, regressions_of, sample_step
+from onnxprune.steps.sensitivity import Damage, spread
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from onnxprune.options.run import Options
     from onnxprune.solve import Regression, Solution
     from onnxprune.steps.fit_order import Target
-    from onnxprune.steps.workload import Workload
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
 
@@ -144,22 +142,18 @@ def run_study(
     """
     if not speedups or not all(math.isfinite(speedup) and speedup > 1 for speedup in speedups):
         raise UsageError(f"--speedups must all be above 1, found {', '.join(map(str, speedups)) or 'none'}")
-    original, label = read_model(source)
-    net, _, _ = prepared(original, label)
-    inputs = open_inputs(source, data, net, options)
     points: list[Point] = []
-    with workload(net, inputs, options, progress) as work:
-        names = _chosen(work, sites)
-        cost = cost_model(net, work.channels, sample_shapes(inputs.calibration, inputs.specs))
-        held = group_batches(inputs.held, inputs.specs, len(work.batches[0].samples))
-        damage = Damage(work, spread(held, _MOST_HELD))
+    with prepare(source, data, options, progress) as run:
+        names, cost, inputs = _chosen(run, sites), run.cost, run.inputs
+        held = group_batches(inputs.held, inputs.specs, len(run.batches[0].samples))
+        damage = Damage(run, spread(held, _MOST_HELD))
         total = len(names) * len(METHODS) * len(speedups)
-        for target, sampled in _sampled(work, names):
+        for target, sampled in _sampled(run, names):
             shape = cost.layers[target.site.name].shape
             if shape is None:
                 raise AssertionError(f"{target.site.name} has no shape")
-            problems = regressions_of(net, target.site, sampled.moments)
-            layer = _Layer(target, shape, *cost.channels(target.site.name, {}), problems, sampled)
+            problems = regressions_of(run.net, target.site, sampled.moments)
+            layer = _Layer(target, shape, *cost.channels(target.site.name), problems, sampled)
             for method, make in METHODS.items():
                 for asked, made in _distinct((one, make(layer, one, options)) for one in sorted(speedups)):
                     progress("study", len(points), total)
@@ -167,11 +161,11 @@ def run_study(
         progress("study", total, total)
     if not points:
         raise UsageError(f"--speedups: no layer of {', '.join(sites)} can be made {min(speedups):g} times cheaper")
-    return Study(label, tuple(points), {**inputs.calibration.description, **inputs.parts.counts})
+    return Study(run.network.label, tuple(points), {**inputs.calibration.description, **inputs.parts.counts})
 
 
-def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
-    eligible = eligible_sites(work.net, work.channels, work.forbidden, (), ())
+def _chosen(run: Prepared, patterns: Sequence[str]) -> list[str]:
+    eligible = eligible_sites(run.net, run.channels, run.network.forbidden, (), ())
     names = [site.name for site in eligible]
     for pattern in patterns:
         if not meant_by(pattern, names):
@@ -181,18 +175,19 @@ def _chosen(work: Workload, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def _sampled(work: Workload, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:
+def _sampled(run: Prepared, names: Sequence[str]) -> Iterator[tuple[Target, Sampled]]:
     """Yield the moments and samples of each layer on the original network."""
-    steps = plan_steps(work.net, work.order, work.channels, (), downstream=False, reformed=names)
-    with TensorStore(Room(work.memory).held, work.scratch) as store:
+    kept = replace(run, options=replace(run.options, refit=replace(run.options.refit, downstream=False)))
+    steps = fit_order(kept, Assignment(forms=dict.fromkeys(names, DENSE)))
+    with TensorStore(run.room.held, run.scratch) as store:
         frontiers = [
-            Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
+            Frontier(name, run.engine, run.order, run.inputs.calibration, run.batches, store)
             for name in ("original", "current")
         ]
-        state = State(work.net, work.channels.all_alive(), *frontiers)
+        state = State(run.net, run.channels.all_alive(), *frontiers)
         for number, step in enumerate(steps):
             later = {target.tensor for other in steps[number + 1 :] for target in other.targets}
-            sampled = sample_step(work, state, step, later, _AWARE)
+            sampled = sample_step(run, state, step, later, _AWARE)
             for target in step.targets:
                 yield target, sampled[target.site.name]
 
@@ -271,7 +266,7 @@ def _formed(
         best: Made | None = None
         for form in (form for form in fitting if (form.spatial or form.channel) == most):
             columns = np.arange(layer.problems[0].weight.shape[1], dtype=np.int64)
-            solutions, chain = fit_chain(layer.site, layer.problems, columns, form, options_of_fit, samples)
+            solutions, chain = factorise(layer.site, layer.problems, columns, form, options_of_fit, samples)
             if best is None or sum(s.error for s in solutions) < sum(s.error for s in best[2]):
                 best = (_words(chain.form), layer.macs(chain.form), solutions)
         return best

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.idle import check_options
-from onnxprune.commands.prune import Job, Result, opened, run
+from onnxprune.commands.prune import Result, opened, prune_opened, run_prune
 from onnxprune.commands.record import plain
 from onnxprune.errors import LostTooMuchError, OnnxPruneError, OutOfReachError, UsageError
 from onnxprune.note import Note
 from onnxprune.options.budget import WITHIN_DROP, times_less
+from onnxprune.steps.prepare import Prepared
 from onnxprune.torchnet import has_torch
 
 if TYPE_CHECKING:
@@ -104,15 +105,15 @@ def run_pareto(
     Raises:
         LostTooMuchError: the first speed-up loses more than ``options.max_drop``.
         OutOfReachError: the first speed-up is out of reach.
-        OnnxPruneError: any other error of `pipeline.run`.
+        OnnxPruneError: any other error of `run_prune`.
     """
     check_options(options)
     options = options.at_effort(torch=has_torch())
     counted = options.budget.unit
-    with _sharing(options) as shared, opened(source, data, shared, progress) as job:
+    with _sharing(options) as shared, opened(source, data, shared, progress) as run:
         for number, asked in enumerate(speedups):
             try:
-                result = _run(job, shared, asked, counted)
+                result = _run(run, shared, asked, counted)
             except (LostTooMuchError, OutOfReachError) as error:
                 if not number:
                     raise
@@ -131,7 +132,7 @@ def run_any(
     dry_run: bool = False,
     progress: Progress,
 ) -> Result:
-    """Prune a model to its budget or by a plan with `pipeline.run`; without either, within its drop with `run_largest`.
+    """Prune a model to its budget or by a plan with `run_prune`; without either, within its drop with `run_largest`.
 
     Args:
         source: the original: path, bytes or ModelProto.
@@ -145,7 +146,7 @@ def run_any(
         OnnxPruneError: any of the errors in `errors`; nothing was written.
     """
     if plan is not None or options.budget.kind != "drop":
-        return run(source, data, options, plan=plan, dry_run=dry_run, progress=progress)
+        return run_prune(source, data, options, plan=plan, dry_run=dry_run, progress=progress)
     if dry_run:
         raise UsageError("--dry-run needs a budget: give one, such as --speedup 1.5 or --macs 50%")
     if options.max_drop is None:
@@ -174,7 +175,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         LostTooMuchError: even the smallest speed-up loses more than ``max_drop``.
         OutOfReachError: even the smallest speed-up is out of reach.
         UsageError: ``options.recover`` is given, which would train the network of every trial.
-        OnnxPruneError: any other error of `pipeline.run`.
+        OnnxPruneError: any other error of `run_prune`.
     """
     if options.recover is not None:
         raise UsageError(
@@ -183,8 +184,8 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     check_options(options)
     options = options.at_effort(torch=has_torch())
     counted = options.budget.unit
-    with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as job:
-        search = _Search(job, replace(shared, bench=False), counted, progress)
+    with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as run:
+        search = _Search(run, replace(shared, bench=False), counted, progress)
         quick = _quick(search.options)
         fast = search if quick == search.options else replace(search, options=quick, how=", fitted quickly,")
         asked, within, beyond = _FIRST, 1.0, math.inf
@@ -218,7 +219,7 @@ class _Search:
     """Trials of speed-ups, each checked against the largest drop on the inputs to choose by.
 
     Attributes:
-        job: job to run.
+        run: the prepared run.
         options: options of each run.
         counted: cost that the speed-ups limit.
         progress: callback (stage, done, total, detail).
@@ -228,7 +229,7 @@ class _Search:
         errors: errors of the speed-ups beyond the drop, in order of the trials.
     """
 
-    job: Job
+    run: Prepared
     options: Options
     counted: Unit
     progress: Progress
@@ -242,7 +243,7 @@ class _Search:
         stage = f"try {asked:.3g}x"
         self.progress(stage, 0, 1)
         try:
-            _run(self.job, self.options, asked, self.counted, rehearsal=True)
+            _run(self.run, self.options, asked, self.counted, rehearsal=True)
             self.fitting.append(asked)
             self.tried.append(f"{asked:.3g}x{self.how} is within")
         except (LostTooMuchError, OutOfReachError) as error:
@@ -271,7 +272,7 @@ def _reported(search: _Search, *, bench: bool) -> Result:
     """
     for asked in _falling(search.fitting):
         try:
-            result = _run(search.job, replace(search.options, bench=bench), asked, search.counted)
+            result = _run(search.run, replace(search.options, bench=bench), asked, search.counted)
         except LostTooMuchError as error:
             search.errors.append(error)
             search.tried.append(f"{asked:.3g}x is not on the held-out inputs")
@@ -296,8 +297,9 @@ def _falling(fitting: Sequence[float]) -> Iterator[float]:
         yield asked
 
 
-def _run(job: Job, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:
-    return job.run(replace(options, budget=times_less(speedup, counted)), rehearsal=rehearsal)
+def _run(run: Prepared, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:
+    here = replace(run, options=replace(options, budget=times_less(speedup, counted)))
+    return prune_opened(here, rehearsal=rehearsal)
 
 
 @contextmanager

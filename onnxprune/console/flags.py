@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter, Token
 
+from onnxprune.cache import default_cache_dir, scratch_parent
 from onnxprune.commands.idle import BY_PLAN, SETTLED, Rule, check_idle
 from onnxprune.console.config import RUN
 from onnxprune.errors import UsageError
@@ -23,7 +24,6 @@ from onnxprune.options.planning import PlanOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.options.solve import RefitOptions, SelectOptions
-from onnxprune.steps.checkpoint import default_cache_dir, make_cache_dir, own_folder
 
 __all__ = [
     "AUTO",
@@ -246,7 +246,7 @@ def _cache_dir(cache: CacheFlags) -> Path | None:
         return cache.cache_dir
     folder = default_cache_dir()
     try:
-        make_cache_dir(own_folder(folder))
+        scratch_parent(folder)
     except UsageError as error:
         warn(f"caching is off, so a stopped run cannot continue: {error}")
         return None

@@ -137,6 +137,11 @@ class Options(PlanOptions, InputOptions, BenchOptions):
         return RECIPES[self.recipe_used]
 
     @property
+    def allowed_drop(self) -> float | None:
+        """Largest drop allowed of the outputs; None for any, and if the user's own measure decides instead."""
+        return self.max_drop if self.evaluate is None else None
+
+    @property
     def alignment(self) -> int:
         """`align`, or its default."""
         return self.align or (_TIMED_ALIGN if self.budget.unit == "latency" else 1)

@@ -3,21 +3,23 @@ to the stages."""
 
 from onnxprune.options.budget import WITHIN_DROP, Budget, BudgetOptions, times_less
 from onnxprune.options.planning import RECIPES, Allocation, Recipe, Uses
+from onnxprune.planning.assignment import REMOVED, Assignment
 from onnxprune.planning.candidates import Candidates
 from onnxprune.planning.explain import Explanation, Option, Reason, explain
 from onnxprune.planning.layers import LayerPlan
 from onnxprune.planning.levels import levels
 from onnxprune.planning.plan import GroupPlan, Plan
-from onnxprune.planning.search import Choice, search
+from onnxprune.planning.search import search
 
 __all__ = [
     "RECIPES",
+    "REMOVED",
     "WITHIN_DROP",
     "Allocation",
+    "Assignment",
     "Budget",
     "BudgetOptions",
     "Candidates",
-    "Choice",
     "Explanation",
     "GroupPlan",
     "LayerPlan",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.graph.channels.forms import Form, Forms
+from onnxprune.graph.channels.forms import DENSE, Form, Kind, Parts, form_parts
 from onnxprune.planning.levels import levels
 
 if TYPE_CHECKING:
@@ -19,37 +19,36 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["KINDS", "Candidates", "Entry", "Kind", "cheaper_sizes", "widths"]
-
-Entry = tuple[int, int, int, float]
-"""Spatial rank, first axis and width of a form, 0 for a part that it lacks, and its error."""
-Kind = Literal["spatial", "channel", "both"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Kinds of forms: V and H, P, or V, H and P."""
+__all__ = ["Candidates", "cheaper_sizes", "widths"]
 
 
 @dataclass(frozen=True)
 class Candidates:
     """Forms of one site, the dense one first.
 
-    ``error``: (n,) relative squared error of the site's output with fitted factors and unchanged inputs.
+    Attributes:
+        parts: (3, n) int64 parts of the forms.
+        error: (n,) relative squared error of the site's output with fitted factors and unchanged inputs.
     """
 
-    forms: Forms
+    parts: Parts
     error: Array
 
     @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Candidates:
-        """Make candidates from their parts and errors, with the dense form in front."""
-        rows = np.array([(0, 0, 0, 0.0), *entries], dtype=np.float64)
-        return cls(Forms.from_array(rows[:, :3].T.astype(np.int64)), rows[:, 3].copy())
+    def of(cls, forms: Sequence[Form], errors: Sequence[float]) -> Candidates:
+        """Make candidates from forms and their errors, with the dense form in front."""
+        return cls(form_parts([DENSE, *forms]), np.array([0.0, *errors]))
+
+    def form(self, index: int) -> Form:
+        """Return the form at a place."""
+        return Form.from_parts(self.parts[:, index])
 
     def __len__(self) -> int:
         return len(self.error)
 
     def kinds(self) -> dict[Kind, Indices]:
         """Return the places of the forms of each kind, in order; the dense form and empty kinds are left out."""
-        spatial, channel = self.forms.spatial > 0, self.forms.channel > 0
+        spatial, channel = self.parts[0] > 0, self.parts[2] > 0
         of: dict[Kind, np.ndarray[Any, np.dtype[np.bool_]]] = {
             "spatial": spatial & ~channel,
             "channel": channel & ~spatial,
@@ -59,7 +58,7 @@ class Candidates:
 
     def useful(self, shape: LayerShape, inputs: int, outputs: int, unit: Unit) -> Candidates:
         """Return the dense form and the forms that no other beats in both cost and error, the most expensive first."""
-        costs = np.asarray(shape.costs(self.forms, inputs, outputs, unit), dtype=np.float64)
+        costs = np.asarray(shape.costs(self.parts, inputs, outputs, unit), dtype=np.float64)
         order = np.lexsort((self.error, costs))
         best, kept = np.inf, []
         for index in order:
@@ -67,7 +66,7 @@ class Candidates:
                 kept.append(index)
                 best = self.error[index]
         chosen = np.array([0, *reversed([i for i in kept if costs[i] < costs[0]])], dtype=np.int64)
-        return replace(self, forms=self.forms.take(chosen), error=self.error[chosen])
+        return replace(self, parts=self.parts[:, chosen], error=self.error[chosen])
 
 
 def widths(most: int, align: int) -> tuple[int, ...]:
@@ -95,10 +94,10 @@ def cheaper_sizes(
         along = shape.kernel[first]
         top = min(inputs * along, own * int(np.prod(shape.kernel)) // along)
         sizes = np.arange(1, top + 1)
-        forms = Forms.filled(spatial=sizes, first=first)
+        parts = np.stack(np.broadcast_arrays(sizes, first, 0))
     else:
         sizes = np.arange(1, own)
-        forms = Forms.filled(spatial=spatial, first=first, channel=sizes)
+        parts = np.stack(np.broadcast_arrays(spatial, first, sizes))
     limit = shape.cost(Form(spatial or None, first), inputs, outputs, unit)
-    cheaper = sizes[shape.costs(forms, inputs, outputs, unit) < limit]
+    cheaper = sizes[shape.costs(parts, inputs, outputs, unit) < limit]
     return widths(int(cheaper[-1]), align) if len(cheaper) else ()

@@ -12,7 +12,7 @@ from scipy.interpolate import RegularGridInterpolator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnxprune.graph.channels.forms import Forms
+    from onnxprune.graph.channels.forms import Parts
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Number = int | float | np.ndarray[Any, Any]
@@ -76,12 +76,12 @@ class Clock:
     last: Grid | None = None
     groups: int = 1
 
-    def ms(self, forms: Forms, inputs: Number, outputs: Number) -> Array:
-        """Return the milliseconds of each form; inputs and outputs as for `LayerShape.costs`."""
+    def ms(self, parts: Parts, inputs: Number, outputs: Number) -> Array:
+        """Return the milliseconds of each form, given by its parts; inputs and outputs as for `LayerShape.costs`."""
         spatial, first, channel, inputs, outputs = np.broadcast_arrays(
-            forms.spatial * self.groups,
-            forms.first,
-            forms.channel * self.groups,
+            parts[0] * self.groups,
+            parts[1],
+            parts[2] * self.groups,
             np.multiply(inputs, self.groups),
             outputs,
         )

@@ -1,10 +1,9 @@
-"""Cost of a network: multiply-accumulates, parameters and latency, as functions of the number of channels that each
-group keeps and of the forms of layers (see ``forms``).
+"""Cost of a network under an `Assignment`: multiply-accumulates, parameters and latency.
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul for one sample, padding included: ``positions * (elements of
 the weights)``, positions being the output positions (for ConvTranspose the input's). The length of every axis of a
 weight is its original length minus the channels removed from its groups, so MACs and parameters are sums of products
-of linear terms. The nodes of a residual branch (see ``branches``) cost nothing once its group keeps no channel.
+of linear terms. The nodes of a residual branch (see ``branches``) cost nothing once the branch is removed.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.channels.branches import find_branches
-from onnxprune.graph.channels.forms import DENSE, Form, Forms, LayerShape, layer_shape
+from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, Parts, form_parts, layer_shape
 from onnxprune.graph.channels.rules import Axis
 from onnxprune.graph.model.net import LAYERS, dims, numpy_dtype
 from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.options.budget import Unit
+from onnxprune.planning.assignment import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clock", "CostModel", "cost_model"]
 
-_NO_FORMS: Mapping[str, Form] = {}
+_ORIGINAL = Assignment()
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,13 @@ class _Weights:
 class Clock(Protocol):
     """Latency of a layer."""
 
-    def ms(self, forms: Forms, inputs: Any, outputs: Any) -> Any:
+    def ms(self, parts: Parts, inputs: Any, outputs: Any) -> Any:
         """Return the milliseconds of forms, arguments as for `LayerShape.costs`."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost model of a network by the number of channels that its groups keep and the forms of its sites.
-
-    Every method takes ``keep``, the number of channels kept per group name; other groups keep all. ``forms``: form per
-    site name; other sites are dense.
-    """
+    """Cost model of a network: the cost of every `Assignment`, and of the original without one."""
 
     sizes: Mapping[str, int]
     layers: Mapping[str, _Layer]
@@ -96,9 +92,9 @@ class CostModel:
         layers = {name: replace(layer, clock=clocks.get(name)) for name, layer in self.layers.items()}
         return replace(self, layers=layers, rest=rest)
 
-    def latency(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> float:
+    def latency(self, assignment: Assignment = _ORIGINAL) -> float:
         """Return the milliseconds of one run, the sum over layers and the rest."""
-        return self.rest + sum(self.layer_costs(keep, forms, "latency").values())
+        return self.rest + sum(self.layer_costs(assignment, "latency").values())
 
     @cached_property
     def _one_ms(self) -> Callable[[str, Form, int, int], float]:
@@ -108,20 +104,20 @@ class CostModel:
     def _ms(self, layer: _Layer, form: Form, inputs: Any, outputs: Any) -> Any:
         if layer.clock is None:
             return np.zeros(1)
-        return layer.clock.ms(Forms.of([form]), inputs, outputs)
+        return layer.clock.ms(form_parts([form]), inputs, outputs)
 
-    def macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
+    def macs(self, assignment: Assignment = _ORIGINAL) -> int:
         """Return the multiply-accumulates for one sample."""
-        return sum(self.layer_macs(keep, forms).values())
+        return sum(self.layer_macs(assignment).values())
 
-    def total(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> float:
+    def total(self, assignment: Assignment, unit: Unit) -> float:
         """Return the cost of the network in a unit."""
         if unit == "latency":
-            return self.latency(keep, forms)
-        return self.macs(keep, forms) if unit == "macs" else self.params(keep, forms)
+            return self.latency(assignment)
+        return self.macs(assignment) if unit == "macs" else self.params(assignment)
 
-    def costs(self, name: str, forms: Forms, inputs: int, outputs: int, unit: Unit) -> Array:
-        """Return the cost of a layer in each of some forms, (n,).
+    def costs(self, name: str, parts: Parts, inputs: int, outputs: int, unit: Unit) -> Array:
+        """Return the cost of a layer in each of some forms, given by their parts: (n,) float64.
 
         Raises:
             ValueError: the layer has one form only.
@@ -130,77 +126,80 @@ class CostModel:
         if layer.shape is None:
             raise ValueError(f"'{name}' has one form only")
         if not outputs:  # it is removed with its branch
-            return np.zeros(len(forms))
+            return np.zeros(parts.shape[1])
         if unit == "latency":
-            ms = layer.clock.ms(forms, inputs, outputs) if layer.clock is not None else 0.0
-            return np.asarray(ms + np.zeros(len(forms)), dtype=np.float64)
-        found = layer.shape.costs(forms, inputs, outputs, unit)
+            ms = layer.clock.ms(parts, inputs, outputs) if layer.clock is not None else 0.0
+            return np.asarray(ms + np.zeros(parts.shape[1]), dtype=np.float64)
+        found = layer.shape.costs(parts, inputs, outputs, unit)
         return np.asarray(found, dtype=np.float64)
 
-    def settled(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> dict[str, Form]:
-        """Return the cheapest forms with equal outputs, by merging neighbouring factors; dense forms are left out."""
+    def simplified(self, assignment: Assignment, unit: Unit) -> Assignment:
+        """Return the assignment with the cheapest forms of equal outputs: neighbouring factors are merged if that costs
+        less, and layers of removed branches have no form."""
         found = {}
-        for name, form in forms.items():
-            layer, (inputs, outputs) = self.layers[name], self.channels(name, keep)
-            if layer.shape is None or _gone(layer, keep):
+        for name, form in assignment.forms.items():
+            layer, (inputs, outputs) = self.layers[name], self.channels(name, assignment)
+            if layer.shape is None or _gone(layer, assignment):
                 continue
 
             def price(part: Form, name: str = name, sizes: tuple[int, int] = (inputs, outputs)) -> float:
-                return float(self.costs(name, Forms.of([part]), *sizes, unit)[0])
+                return float(self.costs(name, form_parts([part]), *sizes, unit)[0])
 
-            settled = layer.shape.settled(form, outputs, price)
-            if not settled.dense:
-                found[name] = settled
-        return found
+            simplest = layer.shape.simplest(form, outputs, price)
+            if not simplest.dense:
+                found[name] = simplest
+        return replace(assignment, forms=found)
 
-    def channels(self, name: str, keep: Mapping[str, int]) -> tuple[int, int]:
+    def channels(self, name: str, assignment: Assignment = _ORIGINAL) -> tuple[int, int]:
         """Return the input channels (of one group of a grouped conv) and output channels of a layer."""
-        axes, layer = self.layer_axes(name, keep), self.layers[name]
+        axes, layer = self.layer_axes(name, assignment), self.layers[name]
         return axes[layer.input], axes[layer.output]
 
-    def tidied(self, keep: Mapping[str, int]) -> dict[str, int]:
-        """Return `keep` with groups inside removed branches at their full size, because nothing reads them."""
-        inner = {name for group, branch in self.branches.items() if keep.get(group) == 0 for name in branch.inner}
-        return {name: self.sizes[name] if name in inner else count for name, count in keep.items()}
+    def without_inner(self, assignment: Assignment) -> Assignment:
+        """Return the assignment with all channels of the groups inside removed branches, because nothing reads them."""
+        inner = {name for group in assignment.removed if group in self.branches for name in self.branches[group].inner}
+        channels = {n: self.sizes[n] if n in inner else now for n, now in assignment.channels.items()}
+        return replace(assignment, channels=channels)
 
-    def layer_macs(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
+    def layer_macs(self, assignment: Assignment = _ORIGINAL) -> dict[str, int]:
         """Return the multiply-accumulates of each layer for one sample, by node name."""
-        return {name: self._cost(name, keep, forms.get(name, DENSE), "macs") for name in self.layers}
+        return {name: self._cost(name, assignment, assignment.forms.get(name, DENSE), "macs") for name in self.layers}
 
-    def params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> int:
+    def params(self, assignment: Assignment = _ORIGINAL) -> int:
         """Return the number of floating-point numbers in all constants."""
-        dense = round(sum(self._product(constant, keep) for constant in self.constants))
+        dense = round(sum(self._product(constant, assignment) for constant in self.constants))
         changed = sum(
-            self._cost(name, keep, form, "params") - self._cost(name, keep, DENSE, "params")
-            for name, form in forms.items()
+            self._cost(name, assignment, form, "params") - self._cost(name, assignment, DENSE, "params")
+            for name, form in assignment.forms.items()
         )
         return dense + changed
 
-    def layer_axes(self, name: str, keep: Mapping[str, int]) -> tuple[int, ...]:
+    def layer_axes(self, name: str, assignment: Assignment = _ORIGINAL) -> tuple[int, ...]:
         """Return the length of each axis of a layer's weights; 0 if the layer is removed with its branch."""
         layer = self.layers[name]
-        if _gone(layer, keep):
+        if _gone(layer, assignment):
             return (0,) * len(layer.extents)
-        return tuple(round(self._length(extent, keep)) for extent in layer.extents)
+        return tuple(round(self._length(extent, assignment)) for extent in layer.extents)
 
     def positions(self, name: str) -> int:
         """Return the output positions of a layer for one sample (for a ConvTranspose the input's)."""
         return round(self.layers[name].positions)
 
-    def layer_params(self, keep: Mapping[str, int], forms: Mapping[str, Form] = _NO_FORMS) -> dict[str, int]:
+    def layer_params(self, assignment: Assignment = _ORIGINAL) -> dict[str, int]:
         """Return the number of weights of each layer, without biases, by node name."""
-        return {name: self._cost(name, keep, forms.get(name, DENSE), "params") for name in self.layers}
+        return {name: self._cost(name, assignment, assignment.forms.get(name, DENSE), "params") for name in self.layers}
 
-    def layer_costs(self, keep: Mapping[str, int], forms: Mapping[str, Form], unit: Unit) -> Mapping[str, float]:
+    def layer_costs(self, assignment: Assignment, unit: Unit) -> Mapping[str, float]:
         """Return the cost of each layer in a unit, by node name."""
+        forms = assignment.forms
         if unit == "latency":
             return {
                 name: 0.0
-                if _gone(layer, keep)
-                else self._one_ms(name, forms.get(name, DENSE), *self.channels(name, keep))
+                if _gone(layer, assignment)
+                else self._one_ms(name, forms.get(name, DENSE), *self.channels(name, assignment))
                 for name, layer in self.layers.items()
             }
-        return {name: self._cost(name, keep, forms.get(name, DENSE), unit) for name in self.layers}
+        return {name: self._cost(name, assignment, forms.get(name, DENSE), unit) for name in self.layers}
 
     def layers_of(self, group: str) -> tuple[str, ...]:
         """Return the layers with the channels of a group, and the layers of the residual branch of the group."""
@@ -211,14 +210,17 @@ class CostModel:
         )
 
     def along(
-        self, name: str, group: str, counts: Array, keep: Mapping[str, int], form: Form | None, unit: Unit
+        self, name: str, group: str, counts: Array, assignment: Assignment, form: Form | None, unit: Unit
     ) -> Array:
-        """Return the cost of one layer for each count of one group, all others as in `keep`: (n,) float64."""
+        """Return the cost of one layer for each count of one group, all others as assigned: (n,) float64."""
         layer = self.layers[name]
-        if _gone(layer, {other: count for other, count in keep.items() if other != group}):
+        if any(other != group and other in assignment.removed for other in layer.within):
             return np.zeros(len(counts))
         there = counts > 0 if group in layer.within else np.ones(len(counts))
-        lengths = [self._length(extent, keep) + self._change(extent, group, counts, keep) for extent in layer.extents]
+        lengths = [
+            self._length(extent, assignment) + self._change(extent, group, counts, assignment)
+            for extent in layer.extents
+        ]
         if unit == "latency":
             ms = self._ms(layer, form or DENSE, lengths[layer.input], lengths[layer.output])
             return np.asarray(ms * there, dtype=np.float64)
@@ -228,32 +230,37 @@ class CostModel:
         found = layer.shape.cost(form, lengths[layer.input], lengths[layer.output], unit)
         return np.asarray(found * there, dtype=np.float64)
 
-    def _change(self, extent: _Extent, group: str, counts: Array, keep: Mapping[str, int]) -> Array:
+    def _change(self, extent: _Extent, group: str, counts: Array, assignment: Assignment) -> Array:
         times = sum(n for name, n in extent.groups if name == group)
-        return np.asarray(times * (counts - keep.get(group, self.sizes[group])), dtype=np.float64)
+        return np.asarray(times * (counts - assignment.counts.get(group, self.sizes[group])), dtype=np.float64)
 
-    def _cost(self, name: str, keep: Mapping[str, int], form: Form, unit: Unit) -> int:
+    def _cost(self, name: str, assignment: Assignment, form: Form, unit: Unit) -> int:
         layer = self.layers[name]
         if form.dense or layer.shape is None:
-            return round(self._layer(layer, keep) if unit == "macs" else self._product(layer, keep))
-        return 0 if _gone(layer, keep) else round(float(layer.shape.cost(form, *self.channels(name, keep), unit)))
+            return round(self._layer(layer, assignment) if unit == "macs" else self._product(layer, assignment))
+        return (
+            0
+            if _gone(layer, assignment)
+            else round(float(layer.shape.cost(form, *self.channels(name, assignment), unit)))
+        )
 
-    def _layer(self, layer: _Layer, keep: Mapping[str, int]) -> float:
-        return layer.positions * self._product(layer, keep)
+    def _layer(self, layer: _Layer, assignment: Assignment) -> float:
+        return layer.positions * self._product(layer, assignment)
 
-    def _product(self, weights: _Layer | _Weights, keep: Mapping[str, int]) -> float:
-        if _gone(weights, keep):
+    def _product(self, weights: _Layer | _Weights, assignment: Assignment) -> float:
+        if _gone(weights, assignment):
             return 0.0
-        return math.prod(self._length(extent, keep) for extent in weights.extents)
+        return math.prod(self._length(extent, assignment) for extent in weights.extents)
 
-    def _length(self, extent: _Extent, keep: Mapping[str, int]) -> float:
-        gone = sum(times * (self.sizes[name] - keep.get(name, self.sizes[name])) for name, times in extent.groups)
+    def _length(self, extent: _Extent, assignment: Assignment) -> float:
+        counts = assignment.counts
+        gone = sum(times * (self.sizes[name] - counts.get(name, self.sizes[name])) for name, times in extent.groups)
         return float(extent.size - gone)
 
 
-def _gone(weights: _Layer | _Weights, keep: Mapping[str, int]) -> bool:
-    """Return True if the weights are removed with the residual branch of a group that keeps no channel."""
-    return any(keep.get(group, 1) == 0 for group in weights.within)
+def _gone(weights: _Layer | _Weights, assignment: Assignment) -> bool:
+    """Return True if the weights are removed with the residual branch of a group."""
+    return any(group in assignment.removed for group in weights.within)
 
 
 def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int]]) -> CostModel:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.planning.space import Choice, Space
+from onnxprune.planning.assignment import Assignment
+from onnxprune.planning.space import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from onnxprune.graph.channels.forms import Form
     from onnxprune.options.budget import Unit
-    from onnxprune.planning.candidates import Candidates
     from onnxprune.planning.cost import CostModel
-    from onnxprune.planning.sensitivity import Sensitivity
+    from onnxprune.planning.sensitivity import PredictedErrors
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -88,10 +88,8 @@ class Explanation:
 
 def explain(
     cost: CostModel,
-    curves: Mapping[str, Array],
-    candidates: Mapping[str, Candidates],
-    sensitivity: Sensitivity,
-    choice: Choice,
+    errors: PredictedErrors,
+    assignment: Assignment,
     unit: Unit,
     align: int,
     droppable: Collection[str] = (),
@@ -100,17 +98,16 @@ def explain(
 
     Args:
         cost: cost model of the network.
-        curves: error curves per group as for `search`, not weighted.
-        candidates: forms and errors per site as for `search`, not weighted.
-        sensitivity: sensitivity of groups and sites, which weights the errors.
-        choice: the plan.
+        errors: errors and sensitivities, not weighted.
+        assignment: the plan.
         unit: cost that the budget limits.
         align: alignment of the search.
         droppable: groups of residual branches that the search could remove.
     """
-    space = Space(cost, sensitivity.curves(curves), sensitivity.candidates(candidates), unit, align, droppable)
-    counts, forms = space.state(choice)
-    keep = space.keep(counts)
+    weighted = errors.weighted
+    space = Space(cost, weighted, unit, align, droppable)
+    counts, forms = space.state(assignment)
+    kept = space.counted(counts)
     inner, gone = space.gone(counts)
     tables = [
         _Table(
@@ -119,9 +116,9 @@ def explain(
             now,
             [_kept(int(rung), int(ladder[0])) for rung in ladder],
             np.minimum(weighed, _WORST),
-            space.group_costs(index, keep, forms),
-            _at(curves[name], ladder),
-            float(space.group_costs(index, {}, [0] * len(forms))[0]),
+            space.group_costs(index, kept, forms),
+            _at(errors.curves[name], ladder),
+            float(space.group_costs(index, Assignment(), [0] * len(forms))[0]),
         )
         for index, (name, ladder, weighed, now) in enumerate(
             zip(space.groups, space.ladders, space.curves, counts, strict=True)
@@ -131,9 +128,9 @@ def explain(
     for index, (name, of, now) in enumerate(zip(space.sites, space.candidates, forms, strict=True)):
         if index in gone:
             continue
-        here, whole = (space.costs_of(index, *cost.channels(name, kept)) for kept in (keep, {}))
-        words = [_form(of.forms[i]) for i in range(len(of))]
-        tables.append(_Table(name, "form", now, words, of.error, here, candidates[name].error, float(whole[0])))
+        here, whole = (space.costs_of(index, *cost.channels(name, done)) for done in (kept, Assignment()))
+        words = [_form(of.form(i)) for i in range(len(of))]
+        tables.append(_Table(name, "form", now, words, of.error, here, errors.candidates[name].error, float(whole[0])))
     price = min((table.cheapest_step() for table in tables), default=np.inf)
     price = price if np.isfinite(price) else 0.0
     return Explanation(unit, price * space.scale / 100, tuple(table.reason(price) for table in tables))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.errors import PlanError
+from onnxprune.planning.assignment import REMOVED, Assignment, Channels
 from onnxprune.planning.layers import LayerPlan, Order, names_here, read_layers, read_order, weight_shape
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ class GroupPlan:
     keep: int
     kept: tuple[int, ...] | None = None
 
+    @property
+    def assigned(self) -> Channels:
+        """The channels as in an `Assignment`."""
+        if not self.keep:
+            return REMOVED
+        return self.keep if self.kept is None else self.kept
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,42 +92,31 @@ class Plan:
     nominal: float | None = None
 
     @classmethod
-    def from_keep(
-        cls,
-        channels: ChannelMap,
-        keep: Mapping[str, int],
-        kept: Mapping[str, IntArray] | None = None,
-        forms: Mapping[str, Form] | None = None,
-        *,
-        model: str = "",
-        budget: str = "",
-    ) -> Plan:
-        """Make a plan.
+    def of(cls, channels: ChannelMap, assignment: Assignment, *, model: str = "", budget: str = "") -> Plan:
+        """Make the plan of an assignment.
 
         Args:
             channels: channel map of the network.
-            keep: number of channels to keep, per group name.
-            kept: channels to keep, (k,) int64 sorted, for the groups that are selected already.
-            forms: forms of decomposed sites, by name.
+            assignment: channels and forms by name.
             model: name of the model.
             budget: budget in words.
         """
-        known = kept or {}
+        counts, selected, forms = assignment.counts, assignment.selected, assignment.forms
         groups = tuple(
             GroupPlan(
                 producer=group.name,
                 consumers=group.consumers,
                 channels=group.size,
-                keep=keep[group.name],
-                kept=tuple(int(i) for i in known[group.name]) if group.name in known else None,
+                keep=counts[group.name],
+                kept=tuple(int(i) for i in selected[group.name]) if group.name in selected else None,
             )
             for group in channels.prunable
-            if group.name in keep
+            if group.name in counts
         )
         layers = tuple(
-            LayerPlan(name, weight_shape(channels, site), (forms or {})[name])
+            LayerPlan(name, weight_shape(channels, site), forms[name])
             for name, site in channels.sites.items()
-            if name in (forms or {})
+            if name in forms
         )
         return cls(groups, model, budget, layers)
 
@@ -219,12 +216,33 @@ class Plan:
         layers = tuple(replace(layer, node=here.get(layer.node, layer.node)) for layer in self.layers)
         return replace(self, groups=groups, layers=layers)
 
-    def resolve_forms(self, channels: ChannelMap) -> dict[str, Form]:
-        """Return the forms of the planned layers of a graph, by name.
+    def assignment(self, channels: ChannelMap) -> Assignment:
+        """Return the assignment of a graph in which nodes have the names of the plan, see `renamed`.
 
         Raises:
-            PlanError: a layer is missing, or cannot take its form.
+            PlanError: a producer is missing, pinned, or produces another number of channels; or a layer is missing, or
+                cannot take its form.
         """
+        return Assignment(self._channels(channels), self._forms(channels))
+
+    def _channels(self, channels: ChannelMap) -> dict[str, Channels]:
+        owner, pinned = _by_producer(channels.prunable), _by_producer([g for g in channels.groups if g.pins])
+        found: dict[str, Channels] = {}
+        for entry in self.groups:
+            group = owner.get(entry.producer)
+            if group is None:
+                raise PlanError(f"plan: {_why_missing(entry.producer, channels, pinned)}")
+            if group.size != entry.channels:
+                raise PlanError(
+                    f"plan: '{entry.producer}' produces {group.size} channels in this model, the plan expects "
+                    f"{entry.channels}"
+                )
+            if group.name in found:
+                raise PlanError(f"plan: '{entry.producer}' and another producer share their channels here")
+            found[group.name] = entry.assigned
+        return found
+
+    def _forms(self, channels: ChannelMap) -> dict[str, Form]:
         for layer in self.layers:
             if layer.node not in channels.sites:
                 why = channels.fixed.get(layer.node)
@@ -237,31 +255,6 @@ class Plan:
             site = channels.sites[layer.node]
             layer.check(site, weight_shape(channels, site))
         return {layer.node: layer.form for layer in self.layers}
-
-    def resolve(self, channels: ChannelMap) -> tuple[dict[str, int], dict[str, IntArray]]:
-        """Return the number of channels to keep per group of a graph, and the channels, if the plan names them.
-
-        Raises:
-            PlanError: a producer is missing, pinned, or produces another number of channels.
-        """
-        owner, pinned = _by_producer(channels.prunable), _by_producer([g for g in channels.groups if g.pins])
-        keep: dict[str, int] = {}
-        kept: dict[str, IntArray] = {}
-        for entry in self.groups:
-            group = owner.get(entry.producer)
-            if group is None:
-                raise PlanError(f"plan: {_why_missing(entry.producer, channels, pinned)}")
-            if group.size != entry.channels:
-                raise PlanError(
-                    f"plan: '{entry.producer}' produces {group.size} channels in this model, the plan expects "
-                    f"{entry.channels}"
-                )
-            if group.name in keep:
-                raise PlanError(f"plan: '{entry.producer}' and another producer share their channels here")
-            keep[group.name] = entry.keep
-            if entry.kept is not None:
-                kept[group.name] = np.array(entry.kept, dtype=np.int64)
-        return keep, kept
 
 
 def _by_producer(groups: Iterable[ChannelGroup]) -> dict[str, ChannelGroup]:

@@ -18,37 +18,36 @@ import numpy as np
 from onnxprune.errors import OutOfReachError
 from onnxprune.options.budget import WORDS
 from onnxprune.options.planning import Allocation
+from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.levels import ladders
-from onnxprune.planning.space import Choice, Space
+from onnxprune.planning.space import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from onnxprune.options.budget import Budget
-    from onnxprune.planning.candidates import Candidates
     from onnxprune.planning.cost import CostModel
+    from onnxprune.planning.sensitivity import PredictedErrors
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Choice", "search"]
+__all__ = ["search"]
 
 
 def search(
     cost: CostModel,
-    curves: Mapping[str, Array],
-    candidates: Mapping[str, Candidates],
+    errors: PredictedErrors,
     budget: Budget,
     *,
     allocation: Allocation = "greedy",
     align: int = 1,
     droppable: Collection[str] = (),
-) -> Choice:
-    """Choose counts and forms.
+) -> Assignment:
+    """Choose counts and forms, and return the assignment.
 
     Args:
         cost: cost model of the network.
-        curves: (size + 1,) error by number of removed channels, per group that may lose channels.
-        candidates: forms and their errors, per site that may be decomposed.
+        errors: errors of groups and forms, weighted.
         budget: limit on MACs, parameters or milliseconds; or share of the channels that every group keeps, rounded to
             the nearest level, whatever its cost.
         allocation: ``greedy``: least error for the cost. ``uniform``: an equal share of its cost for every layer, and
@@ -60,10 +59,10 @@ def search(
         OutOfReachError: the budget is out of reach; the message has the smallest cost in reach.
     """
     if budget.kind == "keep-ratio":
-        rungs = ladders(cost, curves, align, ()).items()
-        return Choice({name: _nearest(ladder, budget.fraction) for name, ladder in rungs}, {})
-    space = Space(cost, curves, candidates, budget.unit, align, droppable)
-    limit = budget.fraction * cost.total({}, {}, space.unit)
+        rungs = ladders(cost, errors.curves, align, ()).items()
+        return Assignment({name: _nearest(ladder, budget.fraction) for name, ladder in rungs})
+    space = Space(cost, errors, budget.unit, align, droppable)
+    limit = budget.fraction * cost.total(Assignment(), space.unit)
     states = space.chain() if allocation == "greedy" else space.uniform()
     best, best_error, least = None, np.inf, np.inf
     for state in states:
@@ -75,13 +74,13 @@ def search(
             near = space.near(state, limit, best_error)
             best, best_error = (best, best_error) if near is None else (near, space.error(near))
     if best is None:
-        full, words = cost.total({}, {}, space.unit), WORDS[space.unit]
+        full, words = cost.total(Assignment(), space.unit), WORDS[space.unit]
         raise OutOfReachError(
             f"{budget.text} is out of reach: with every layer at its smallest, {least / full:.1%} of the {words} "
             f"remain ({full / (least or 1):.2f}x); choose a milder budget; `onnxprune inspect` names the "
             "layers that cannot be pruned"
         )
-    return space.choice(best)
+    return space.assignment(best)
 
 
 def _nearest(ladder: tuple[int, ...], fraction: float) -> int:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.planning.candidates import Candidates, Kind
+from onnxprune.graph.channels.forms import Kind
+from onnxprune.planning.candidates import Candidates
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Sensitivity"]
+__all__ = ["PredictedErrors", "Sensitivity"]
 
 _DAMPING = 0.5  # exponent: 0 weights all errors equally, 1 by their sensitivities
 _MOST = 100.0  # largest weight before `_LAST`; its inverse is the least
@@ -64,6 +66,27 @@ class Sensitivity:
             return 1.0
         typical = float(np.exp(np.mean(np.log(known))))
         return float(np.clip(value / typical, 1 / _MOST**2, _MOST**2) ** _DAMPING)
+
+
+@dataclass(frozen=True)
+class PredictedErrors:
+    """Errors that a plan trades for cost.
+
+    Attributes:
+        curves: (size + 1,) error by number of removed channels, per group.
+        candidates: forms and their errors, per site that may be decomposed.
+        sensitivity: sensitivity of groups and sites, by which the errors are to be weighted.
+    """
+
+    curves: Mapping[str, Array]
+    candidates: Mapping[str, Candidates]
+    sensitivity: Sensitivity = Sensitivity({}, {})
+
+    @cached_property
+    def weighted(self) -> PredictedErrors:
+        """The errors weighted by sensitivity, and no sensitivity."""
+        by = self.sensitivity
+        return PredictedErrors(by.curves(self.curves), by.candidates(self.candidates))
 
 
 def _usable(values: Iterable[float]) -> Iterable[float]:

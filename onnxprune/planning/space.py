@@ -1,25 +1,26 @@
-"""Space of states: the choices of all groups and layers, with the cost and error of each state."""
+"""Space of states: the assignments of all groups and layers, with the cost and error of each state."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.graph.channels.forms import DENSE, Form
+from onnxprune.graph.channels.forms import DENSE
+from onnxprune.planning.assignment import REMOVED, Assignment
 from onnxprune.planning.levels import ladders
 
 if TYPE_CHECKING:
     from onnxprune.options.budget import Unit
-    from onnxprune.planning.candidates import Candidates
     from onnxprune.planning.cost import CostModel
+    from onnxprune.planning.sensitivity import PredictedErrors
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Choice", "Space", "State"]
+__all__ = ["Space", "State"]
 
 _PRICES = np.geomspace(1e-5, 1e3, 120)  # error per cost of the whole network
 _MOST_SWEEPS = 12
@@ -27,14 +28,6 @@ _UNKNOWN = 1e9  # in place of an error that is not finite
 _ROUNDING = 1e-4  # MACs of layers are whole numbers
 _UNIFORM_STEPS = 400
 _UNIFORM_KEEP = 1 / 1.15  # share of the channels that He et al. keep in a layer that is decomposed as well
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Number of channels to keep per group, and forms per decomposed site."""
-
-    keep: dict[str, int]
-    forms: dict[str, Form]
 
 
 State = tuple[tuple[int, ...], tuple[int, ...]]
@@ -47,22 +40,23 @@ class Space:
     def __init__(
         self,
         cost: CostModel,
-        curves: Mapping[str, Array],
-        candidates: Mapping[str, Candidates],
+        errors: PredictedErrors,
         unit: Unit,
         align: int,
         droppable: Collection[str] = (),
     ) -> None:
         self.cost, self.unit = cost, unit
-        self.groups, self.sites = tuple(curves), tuple(candidates)
+        self.groups, self.sites = tuple(errors.curves), tuple(errors.candidates)
         self.ladders = [np.array(rungs) for rungs in ladders(cost, self.groups, align, droppable).values()]
         self.curves = [
-            np.maximum.accumulate(np.nan_to_num(curves[name], nan=_UNKNOWN, posinf=_UNKNOWN))[cost.sizes[name] - ladder]
+            np.maximum.accumulate(np.nan_to_num(errors.curves[name], nan=_UNKNOWN, posinf=_UNKNOWN))[
+                cost.sizes[name] - ladder
+            ]
             for name, ladder in zip(self.groups, self.ladders, strict=True)
         ]
         for curve in self.curves:
             curve -= curve[0]
-        self.candidates = [candidates[name] for name in self.sites]
+        self.candidates = [errors.candidates[name] for name in self.sites]
         self.place = {name: index for index, name in enumerate(self.sites)}
         self.touched = [cost.layers_of(name) for name in self.groups]
         self.placed = [tuple(self.place[layer] for layer in touched if layer in self.place) for touched in self.touched]
@@ -77,7 +71,7 @@ class Space:
         self.inside = [self._inside(name) for name in self.groups]
         self.inner = [self._inner(name) for name in self.groups]
         self.known: dict[tuple[int, tuple[int | None, ...], tuple[int, ...]], Array] = {}
-        self.scale = float(cost.total({}, {}, unit)) or 1.0
+        self.scale = float(cost.total(Assignment(), unit)) or 1.0
         self.costs_of, self.total = cache(self._costs_of), cache(self._total)
 
     def _inside(self, name: str) -> tuple[int, ...]:
@@ -98,13 +92,12 @@ class Space:
             frozenset(place for index in dropped for place in self.inside[index]),
         )
 
-    def state(self, choice: Choice) -> State:
-        """Return the state of a choice; a count that is not on its ladder becomes the nearest level."""
-        counts = (
-            int(np.argmin(np.abs(x - choice.keep.get(n, x[0])))) for n, x in zip(self.groups, self.ladders, strict=True)
-        )
+    def state(self, assignment: Assignment) -> State:
+        """Return the state of an assignment; a count that is not on its ladder becomes the nearest level."""
+        kept = assignment.counts
+        counts = (int(np.argmin(np.abs(x - kept.get(n, x[0])))) for n, x in zip(self.groups, self.ladders, strict=True))
         forms = (
-            next((i for i in range(len(of)) if of.forms[i] == choice.forms.get(name, DENSE)), 0)
+            next((i for i in range(len(of)) if of.form(i) == assignment.forms.get(name, DENSE)), 0)
             for name, of in zip(self.sites, self.candidates, strict=True)
         )
         return tuple(counts), tuple(forms)
@@ -113,19 +106,19 @@ class Space:
         """Return the state of the original: nothing removed, nothing decomposed."""
         return (0,) * len(self.groups), (0,) * len(self.sites)
 
-    def keep(self, counts: tuple[int, ...]) -> dict[str, int]:
-        """Return the number of channels to keep per group name."""
-        return {name: int(ladder[i]) for name, ladder, i in zip(self.groups, self.ladders, counts, strict=True)}
+    def counted(self, counts: tuple[int, ...]) -> Assignment:
+        """Return the assignment of a state's counts alone."""
+        rungs = zip(self.groups, self.ladders, counts, strict=True)
+        return Assignment({name: int(ladder[i]) or REMOVED for name, ladder, i in rungs})
 
-    def choice(self, state: State) -> Choice:
-        """Return the choice of a state."""
-        forms = {name: c.forms[i] for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
-        return Choice(self.keep(state[0]), forms)
+    def assignment(self, state: State) -> Assignment:
+        """Return the assignment of a state."""
+        forms = {name: c.form(i) for name, c, i in zip(self.sites, self.candidates, state[1], strict=True) if i}
+        return replace(self.counted(state[0]), forms=forms)
 
     def _total(self, state: State) -> float:
         """Return the cost of the whole network in a state."""
-        found = self.choice(state)
-        return float(self.cost.total(found.keep, found.forms, self.unit))
+        return float(self.cost.total(self.assignment(state), self.unit))
 
     def error(self, state: State) -> float:
         """Return the sum of all errors of a state."""
@@ -138,7 +131,7 @@ class Space:
         before = self.whole()
         yield before
         for price in _PRICES:
-            after = self._settled(before, float(price) / self.scale)
+            after = self._optimised(before, float(price) / self.scale)
             yield from self._between(before, after)
             before = after
         least = tuple(len(ladder) - 1 for ladder in self.ladders)
@@ -148,8 +141,8 @@ class Space:
 
     def _cheapest(self, counts: tuple[int, ...]) -> tuple[int, ...]:
         """Return the cheapest form of each site with these counts."""
-        keep = self.keep(counts)
-        channels = [self.cost.channels(name, keep) for name in self.sites]
+        kept = self.counted(counts)
+        channels = [self.cost.channels(name, kept) for name in self.sites]
         return tuple(int(np.argmin(self.costs_of(index, *sizes))) for index, sizes in enumerate(channels))
 
     def _between(self, before: State, after: State) -> Iterator[State]:
@@ -173,8 +166,7 @@ class Space:
             return False
         if self.unit == "params":  # biases count, too, but not as cost of a layer
             return True
-        found = self.choice(state)
-        costs = self.cost.layer_costs(found.keep, found.forms, self.unit)
+        costs = self.cost.layer_costs(self.assignment(state), self.unit)
         saved = [sum(costs[name] for name in touched) for touched in self.touched] + [
             costs[name] for name in self.sites
         ]
@@ -183,17 +175,17 @@ class Space:
     def near(self, state: State, limit: float, below: float) -> State | None:
         """Return the state of least error one change away, of cost at most `limit` and error less than `below`."""
         counts, forms = state
-        keep, total, error = self.keep(counts), self.total(state), self.error(state)
+        kept, total, error = self.counted(counts), self.total(state), self.error(state)
         found: State | None = None
         for index, name in enumerate(self.sites):
-            costs = self.costs_of(index, *self.cost.channels(name, keep))
+            costs = self.costs_of(index, *self.cost.channels(name, kept))
             errors = self.candidates[index].error
             after = _swapped(total, costs, limit, error, errors, forms[index])
             best = int(np.argmin(after))
             if after[best] < below:
                 found, below = (counts, (*forms[:index], best, *forms[index + 1 :])), float(after[best])
         for index in range(len(self.groups)):
-            costs = self.group_costs(index, keep, forms)
+            costs = self.group_costs(index, kept, forms)
             after = _swapped(total, costs, limit, error, self._errors(index, state), counts[index])
             for best in np.argsort(after, kind="stable"):
                 if not after[best] < below:
@@ -204,22 +196,22 @@ class Space:
                     break
         return found
 
-    def _settled(self, state: State, price: float) -> State:
+    def _optimised(self, state: State, price: float) -> State:
         """Optimise each choice for a price with all others fixed, until nothing changes."""
         for _ in range(_MOST_SWEEPS):
-            before, keep = state, self.keep(state[0])
+            before, kept = state, self.counted(state[0])
             forms = []
             for index, name in enumerate(self.sites):
-                inputs, outputs = self.cost.channels(name, keep)
+                inputs, outputs = self.cost.channels(name, kept)
                 costs = self.costs_of(index, inputs, outputs)
                 forms.append(int(np.argmin(self.candidates[index].error + price * costs)))
             state = state[0], tuple(forms)
             for index in range(len(self.groups)):
-                costs = self.group_costs(index, keep, state[1])
+                costs = self.group_costs(index, kept, state[1])
                 rung = int(np.argmin(self._errors(index, state) + price * costs))
                 if rung != state[0][index]:
                     state = self._moved(state, index, rung)
-                    keep = self.keep(state[0])
+                    kept = self.counted(state[0])
             if state == before:
                 break
         return state
@@ -244,9 +236,9 @@ class Space:
         return counts, forms
 
     def _costs_of(self, site: int, inputs: int, outputs: int) -> Array:
-        return self.cost.costs(self.sites[site], self.candidates[site].forms, inputs, outputs, self.unit)
+        return self.cost.costs(self.sites[site], self.candidates[site].parts, inputs, outputs, self.unit)
 
-    def group_costs(self, index: int, keep: Mapping[str, int], forms: Sequence[int]) -> Array:
+    def group_costs(self, index: int, kept: Assignment, forms: Sequence[int]) -> Array:
         """Return the cost of all layers that a group affects, for each rung of its ladder.
 
         It depends on the counts of the other groups on these layers and on the layers' forms; results are cached by
@@ -254,21 +246,21 @@ class Space:
         """
         key = (
             index,
-            tuple(keep.get(name) for name in self.beside[index]),
+            tuple(kept.counts.get(name) for name in self.beside[index]),
             tuple(forms[place] for place in self.placed[index]),
         )
         if key not in self.known:
-            self.known[key] = self._group_costs(index, keep, forms)
+            self.known[key] = self._group_costs(index, kept, forms)
             self.known[key].setflags(write=False)
         return self.known[key]
 
-    def _group_costs(self, index: int, keep: Mapping[str, int], forms: Sequence[int]) -> Array:
+    def _group_costs(self, index: int, kept: Assignment, forms: Sequence[int]) -> Array:
         name, ladder = self.groups[index], self.ladders[index]
         total = np.zeros(len(ladder))
         for layer in self.touched[index]:
             place = self.place.get(layer, -1)
-            form = self.candidates[place].forms[forms[place]] if place >= 0 else None
-            total += self.cost.along(layer, name, ladder, keep, form, self.unit)
+            form = self.candidates[place].form(forms[place]) if place >= 0 else None
+            total += self.cost.along(layer, name, ladder, kept, form, self.unit)
         return total
 
     def uniform(self) -> Iterator[State]:
@@ -277,11 +269,11 @@ class Space:
         for share in np.linspace(1.0, 0.01, _UNIFORM_STEPS):
             wanted = _UNIFORM_KEEP if mixed and share < 1 else share
             counts = tuple(int(np.argmin(np.abs(ladder - wanted * ladder[0]))) for ladder in self.ladders)
-            keep = self.keep(counts)
+            kept = self.counted(counts)
             forms = []
             for index, name in enumerate(self.sites):
-                full = self.costs_of(index, *self.cost.channels(name, {}))[0]
-                costs = self.costs_of(index, *self.cost.channels(name, keep))
+                full = self.costs_of(index, *self.cost.channels(name))[0]
+                costs = self.costs_of(index, *self.cost.channels(name, kept))
                 fitting = np.flatnonzero(costs <= share * full)
                 errors = self.candidates[index].error
                 forms.append(int(fitting[np.argmin(errors[fitting])]) if len(fitting) else int(np.argmin(costs)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +12,20 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
+from onnxprune.cache import Checkpoint
 from onnxprune.engine.batching import group_batches
 from onnxprune.engine.divergence import mean_distance
 from onnxprune.errors import ModelError, VerifyError
 from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
+from onnxprune.options.recovery import RecoverOptions
+from onnxprune.options.run import Options
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import loss_ends
 from onnxprune.recovery.features import common_tensors
-from onnxprune.recovery.loss import settled
+from onnxprune.recovery.loss import balanced_loss
 from onnxprune.recovery.record import Recovery
-from onnxprune.recovery.train import Course, Trainer
+from onnxprune.recovery.train import Course, Sources, Trainer
 from onnxprune.steps.verify import compare_outputs
 from onnxprune.torchnet.device import device_beside, tensors_of, torch_threads
 from onnxprune.torchnet.program import TorchNet, affordable, with_weights_of
@@ -34,10 +36,8 @@ if TYPE_CHECKING:
     from onnxprune.engine.divergence import OutputDivergence
     from onnxprune.engine.sessions import Engine
     from onnxprune.graph.model.net import Net
-    from onnxprune.options.data import DataOptions
-    from onnxprune.options.recovery import RecoverOptions
     from onnxprune.progress import Progress
-    from onnxprune.steps.workload import Inputs
+    from onnxprune.steps.prepare import Inputs
 
 Array = np.ndarray[Any, Any]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -57,11 +57,8 @@ def recovered(
     smaller: Net,
     inputs: Inputs,
     engine: Engine,
-    options: RecoverOptions,
-    data: DataOptions,
-    *,
-    memory: int,
-    folder: Path | None,
+    options: Options,
+    checkpoint: Checkpoint,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Recovery]:
     """Train the small network on the original's outputs.
@@ -72,10 +69,8 @@ def recovered(
             shapes.
         inputs: samples to train on, to choose by, and held-out.
         engine: onnxruntime, which runs the original.
-        options: options of the training.
-        data: preprocessing of images.
-        memory: memory limit in bytes, approximate.
-        folder: folder for the state of an interrupted training; None for none.
+        options: options of the run; ``recover`` holds those of the training.
+        checkpoint: storage of the state of an interrupted training.
         progress: callback (stage, done, total, detail).
 
     Returns:
@@ -86,7 +81,8 @@ def recovered(
         ModelError: torch cannot run the network, or nothing of it can be trained.
         VerifyError: torch and onnxruntime give different outputs.
     """
-    weights = trainable(smaller, options.freeze)
+    training, memory = options.recover or RecoverOptions(), options.memory_bytes
+    weights = trainable(smaller, training.freeze)
     if not weights:
         raise ModelError(f"{smaller.source}: no weights that can be trained: leave --recover out")
     ends, notes = loss_ends(smaller, weights, original.tensors(), inputs.outputs)
@@ -94,20 +90,22 @@ def recovered(
     absent = [name for name in names if name not in original.tensors()]
     if absent:
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
-    features = common_tensors(original, smaller, weights, names) if options.features or options.blockwise else ()
+    features = common_tensors(original, smaller, weights, names) if training.features or training.blockwise else ()
     device = device_beside(engine)
     smaller = balanced(smaller, weights)
     student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features]))).to(device)
     _check_parity(smaller, student, engine, inputs, device)
     teacher = _Teacher(original, student.output_names, engine)
-    course = _course(smaller, inputs, options, memory)
+    course = _course(smaller, inputs, training, memory)
     load = _held_in_memory(inputs.calibration, course, memory // _MEMORY_SHARE)
-    picked = course.picked(options.seed, 0)[:_SEEN_BATCHES]
-    loss = settled(ends, features, options.temperature, options.features, _seen(student, teacher, load, picked, device))
+    picked = course.picked(training.seed, 0)[:_SEEN_BATCHES]
+    seen = _seen(student, teacher, load, picked, device)
+    loss = balanced_loss(ends, features, training.temperature, training.features, seen)
     if features and not loss.features:
         notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
-    augmentation = augmentation_for(inputs.specs, data, wanted=options.augment)
-    trainer = Trainer(student, teacher, load, loss, course, options, augmentation, folder, progress)
+    augmentation = augmentation_for(inputs.specs, options.data, wanted=training.augment)
+    sources = Sources(teacher, load, course, augmentation)
+    trainer = Trainer(student, sources, loss, training, checkpoint, progress)
     with torch_threads(engine.options.threads) as threads:
         found, start = trainer.run()
     model, before, after = _better_of(original, smaller, student, inputs, engine, course, progress)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from onnxprune.recovery.ends import End
 
-__all__ = ["Loss", "settled"]
+__all__ = ["Loss", "balanced_loss"]
 
 _VALUES_SHARE = 0.1  # of the error of classes' logits
 _LEAST_PROBABILITY = 1e-12
@@ -87,7 +87,7 @@ class Loss:
         return kl + (1.0 if end.both else _VALUES_SHARE) * self.error(end.tensor, wanted, found)
 
 
-def settled(
+def balanced_loss(
     ends: tuple[End, ...],
     features: Sequence[str],
     temperature: float,

@@ -1,25 +1,20 @@
-"""State of an interrupted training, to continue it: all tensors in one safetensors file."""
+"""State of an interrupted training, to continue it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from onnxprune.errors import OutputError
-from onnxprune.files import write_bytes
+from onnxprune.cache import Checkpoint
 from onnxprune.recovery.record import Epoch
 
 __all__ = ["Progress", "load_state", "save_state"]
 
-_NAME = "recover.safetensors"
+_NAME = "training"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -51,35 +46,30 @@ class Progress:
 
 
 def save_state(
-    folder: Path | None,
+    checkpoint: Checkpoint,
     progress: Progress,
     parts: Mapping[str, Sequence[Tensor]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Save the state of a training; a failure to write, such as a full disk, is ignored."""
-    if folder is None:
-        return
-    tensors = {f"{part}.{i}": t.detach().contiguous() for part, listed in parts.items() for i, t in enumerate(listed)}
+    tensors = {f"{part}.{i}": t.detach() for part, listed in parts.items() for i, t in enumerate(listed)}
     state = optimizer.state_dict()["state"]
     for index, entry in state.items():
-        tensors |= {f"adam.{name}.{index}": entry[name].contiguous() for name in _MOMENTS}
+        tensors |= {f"adam.{name}.{index}": entry[name] for name in _MOMENTS}
     kept = {**vars(progress), "history": [vars(epoch) for epoch in progress.history]}
-    try:
-        write_bytes(folder / _NAME, save(tensors, {"progress": json.dumps(kept)}))
-    except OutputError:
-        return
+    checkpoint.save(_NAME, {name: tensor.cpu().numpy() for name, tensor in tensors.items()}, kept)
 
 
 def load_state(
-    folder: Path | None, parts: Mapping[str, Sequence[Tensor]], optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint, parts: Mapping[str, Sequence[Tensor]], optimizer: torch.optim.Optimizer
 ) -> Progress | None:
     """Restore a saved state: tensors into `parts`, moments into the optimiser; None if there is no usable state."""
-    if folder is None:
+    saved = checkpoint.load(_NAME)
+    if saved is None:
         return None
     try:
-        with safe_open(folder / _NAME, framework="pt") as file:
-            kept: dict[str, Any] = json.loads(file.metadata()["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kept: dict[str, Any] = saved.facts
+        tensors = {name: torch.from_numpy(array) for name, array in saved.arrays.items()}
         state = optimizer.state_dict()
         count = len(parts["weights"])
         loaded = {part: [tensors[f"{part}.{i}"] for i in range(len(listed))] for part, listed in parts.items()}
@@ -89,7 +79,7 @@ def load_state(
             return None
         kept["history"] = [Epoch(**epoch) for epoch in kept["history"]]
         progress = Progress(**kept)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     optimizer.load_state_dict(state)
     with torch.no_grad():

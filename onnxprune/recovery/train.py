@@ -6,17 +6,16 @@ a smaller peak learning rate: at the peak of the first, it would first lose what
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
@@ -28,13 +27,14 @@ from onnxprune.torchnet.device import tensors_of
 from onnxprune.torchnet.program import TorchNet
 
 if TYPE_CHECKING:
+    from onnxprune.cache import Checkpoint
     from onnxprune.progress import Progress as Show
 
 Array = np.ndarray[Any, Any]
 Loader = Callable[[Sequence[int]], Mapping[str, Array]]
 Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-__all__ = ["Course", "Trainer"]
+__all__ = ["Course", "Sources", "Trainer"]
 
 _WARM_UP = 0.03  # share of a stage's steps
 _TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
@@ -91,29 +91,51 @@ class Course:
             yield chosen + chosen[-1:] * fill, len(chosen)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Sources of what a network is trained on.
+
+    Attributes:
+        teacher: function from inputs to the original's tensors.
+        load: function from indices to inputs.
+        course: length of the training, and its batches.
+        augmentation: augmentation of the inputs.
+    """
+
+    teacher: Teacher
+    load: Loader
+    course: Course
+    augmentation: Augmentation
+
+
 class Trainer:
     """Training of a network by the loss between its outputs and the original's."""
 
     def __init__(
         self,
         student: TorchNet,
-        teacher: Teacher,
-        load: Loader,
+        sources: Sources,
         loss: Loss,
-        course: Course,
         options: RecoverOptions,
-        augmentation: Augmentation,
-        folder: Path | None,
+        checkpoint: Checkpoint,
         show: Show,
     ) -> None:
-        """Set up the training of ``student``, on its device and changed in place; ``load``: inputs by index;
-        ``folder``: folder for the state of an interrupted training, or None."""
-        self._student, self._teacher, self._load, self._loss = student, teacher, load, loss
-        self._course, self._options, self._augmentation = course, options, augmentation
-        self._folder, self._show = folder, show
+        """Set up the training.
+
+        Args:
+            student: network to train, on its device and changed in place.
+            sources: inputs and the original's outputs.
+            loss: loss between the outputs.
+            options: options of the training.
+            checkpoint: storage of the state of an interrupted training.
+            show: callback (stage, done, total, detail).
+        """
+        self._student, self._loss, self._options = student, loss, options
+        self._teacher, self._load, self._augmentation = sources.teacher, sources.load, sources.augmentation
+        self._course, self._checkpoint, self._show = sources.course, checkpoint, show
         self._weights: list[Tensor] = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._device = self._weights[0].device
-        self._shadow = copy.deepcopy(student)  # the weights' average
+        self._shadow = AveragedModel(student, multi_avg_fn=_averaged)
         self._average: list[Tensor] = [parameter for parameter in self._shadow.parameters() if parameter.requires_grad]
         self._best = [weight.detach().clone() for weight in self._weights]
         self._optimizer = torch.optim.AdamW(self._weights, lr=options.learning_rate, weight_decay=1e-4, fused=True)
@@ -130,8 +152,8 @@ class Trainer:
         Returns:
             Progress of the training, and the loss on the inputs to choose by at the start.
         """
-        start, self._agreement = self._judge(self._shadow)
-        found = load_state(self._folder, self._parts, self._optimizer)
+        start, self._agreement = self._judge()
+        found = load_state(self._checkpoint, self._parts, self._optimizer)
         if found is not None and found.step:
             self.notes.append(Note("recovery", f"went on at step {found.step} of an earlier run like it"))
         progress = found or Progress(best_held=start)
@@ -140,7 +162,7 @@ class Trainer:
         while not progress.stopped and len(progress.history) < self._course.epochs:
             self._epoch(progress)
         progress.seconds = time.perf_counter() - self._begun
-        save_state(self._folder, progress, self._parts, self._optimizer)
+        save_state(self._checkpoint, progress, self._parts, self._optimizer)
         if progress.gentler < 1:
             rate = progress.gentler * self._options.learning_rate
             self.notes.append(Note("recovery", f"began again with a learning rate of {rate:.1g}: nothing was better"))
@@ -168,9 +190,9 @@ class Trainer:
             self._show("recover", progress.step, total, f"loss {recent:.4f}{agreed}")
             progress.seconds = time.perf_counter() - self._begun
             if time.perf_counter() - self._saved > _SAVE_SECONDS:
-                save_state(self._folder, progress, self._parts, self._optimizer)
+                save_state(self._checkpoint, progress, self._parts, self._optimizer)
                 self._saved = time.perf_counter()
-        held, self._agreement = self._judge(self._shadow)
+        held, self._agreement = self._judge()
         mean = float(np.mean(progress.losses)) if progress.losses else float("nan")
         progress.history.append(Epoch(epoch + 1, mean, held, self._agreement))
         progress.losses = []
@@ -216,16 +238,18 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._options.learning_rate * progress.gentler * _share(progress.step, blocks, total)
         self._optimizer.step()
-        step = max(progress.step - progress.since * self._course.steps, 0)
-        decay = min(1 - 1 / _AVERAGED_OVER, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(self._average, self._weights, 1 - decay)
+        self._shadow.n_averaged.fill_(1 + max(progress.step - progress.since * self._course.steps, 0))
+        self._shadow.update_parameters(self._student)
         return float(value.detach())
 
     @torch.no_grad()
-    def _judge(self, net: TorchNet) -> tuple[float, float | None]:
-        """Return the loss at the outputs on views of the inputs to choose by, and the share of these inputs, not
-        augmented, with the original's class; None without classes."""
+    def _judge(self) -> tuple[float, float | None]:
+        """Judge the averaged weights on views of the inputs to choose by.
+
+        Returns:
+            Loss at the outputs, and the share of the inputs, not augmented, with the original's class; None without
+            classes.
+        """
         total, count, agreed, classified = 0.0, 0, 0.0, 0
         for place, (view, chosen, real) in enumerate(self._held_views()):
             arrays = self._load(chosen)
@@ -237,7 +261,7 @@ class Trainer:
                 kept = {end.tensor: answers[end.tensor] for end in self._loss.ends}
                 self._answers.append(tensors_of(kept, self._device))
             wanted = self._answers[place]
-            found = net.run(tensors_of(arrays, self._device), list(wanted))
+            found = cast("TorchNet", self._shadow.module).run(tensors_of(arrays, self._device), list(wanted))
             rows = {name: tensor[:real] for name, tensor in found.items()}
             truth = {name: tensor[:real] for name, tensor in wanted.items()}
             total += real * float(self._loss.at_ends(truth, rows))
@@ -255,6 +279,20 @@ class Trainer:
         for view in range(views):
             for chosen, real in self._course.judged():
                 yield view, chosen, real
+
+
+@torch.no_grad()
+def _averaged(average: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
+    """Update an exponential moving average that follows the weights closely at first.
+
+    Args:
+        average: the average so far, changed in place.
+        weights: current weights.
+        count: number of updates, this one included.
+    """
+    done = int(count) - 1
+    decay = min(1 - 1 / _AVERAGED_OVER, (1 + done) / (10 + done))
+    torch._foreach_lerp_(list(average), list(weights), 1 - decay)
 
 
 def _share(step: int, blocks: int, total: int) -> float:

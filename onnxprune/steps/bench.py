@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.engine.batching import group_batches
 from onnxprune.engine.timing import interleaved
 from onnxprune.graph.channels.forms import Form
 from onnxprune.graph.edit.decompose import Chain, with_chains
 from onnxprune.graph.edit.drop import without_branches
 from onnxprune.graph.edit.remove import alive_without, remove
+from onnxprune.planning.assignment import Assignment
 
 if TYPE_CHECKING:
-    from onnxprune.engine.sessions import Engine
     from onnxprune.engine.timing import Timing
     from onnxprune.graph.model.net import Net
-    from onnxprune.options.run import Options
-    from onnxprune.planning.cost import CostModel
-    from onnxprune.steps.workload import Inputs, Workload
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
 
@@ -31,46 +27,47 @@ __all__ = ["Bench", "machine"]
 _SECONDS = 1.5  # measurement of one pair of networks
 
 
-def machine(engine: Engine, options: Options) -> tuple[object, ...]:
+def machine(run: Prepared) -> tuple[object, ...]:
     """Return everything that times depend on besides the network, as the key of a checkpoint."""
-    return platform.node(), engine.version, engine.providers, options.engine, options.bench_batch
+    return platform.node(), run.engine.version, run.engine.providers, run.options.engine, run.options.bench_batch
 
 
 class Bench:
     """Latency measurement of the original against networks of planned sizes."""
 
-    def __init__(self, work: Workload, cost: CostModel, inputs: Inputs, options: Options) -> None:
-        self._work, self._cost, self._seed = work, cost, options.seed
-        chosen = np.resize(inputs.held, options.bench_batch)
-        batch = group_batches(chosen, inputs.specs, options.bench_batch)[0]
-        self._feeds = inputs.calibration.load(batch.samples)
-        self._original = work.engine.session(work.net.to_model(), label="the original")
+    def __init__(self, run: Prepared) -> None:
+        self._run, self._seed = run, run.options.seed
+        self._feeds = run.inputs.repeated(run.options.bench_batch)
+        self._original = run.engine.session(run.net.to_model(), label="the original")
 
     @property
     def before_ms(self) -> float:
         """Milliseconds of one run of the original on an idle machine, see `Latency.quiet_ms`."""
         return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.quiet_ms
 
-    def timing(self, keep: Mapping[str, int], forms: Mapping[str, Form], *, again: bool = False) -> Timing:
+    def timing(self, assignment: Assignment, *, again: bool = False) -> Timing:
         """Time the original against a network of these sizes; with `again` for twice as long, in another order."""
-        session = self._work.engine.session(self._sized(keep, forms).to_model(), label="a network of the planned sizes")
+        model = self._sized(assignment).to_model()
+        session = self._run.engine.session(model, label="a network of the planned sizes")
         seconds, seed = _SECONDS * (1 + again), self._seed + again
         return interleaved(self._original, session, self._feeds, seconds=seconds, seed=seed)
 
-    def _sized(self, keep: Mapping[str, int], forms: Mapping[str, Form]) -> Net:
-        channels = self._work.channels
-        branches = [branch for name, branch in self._cost.branches.items() if keep.get(name) == 0]
+    def _sized(self, assignment: Assignment) -> Net:
+        channels, counts = self._run.channels, assignment.counts
+        branches = [self._run.cost.branches[name] for name in assignment.removed]
         gone = {
-            group.name: range(keep.get(group.name, group.size) or group.size, group.size) for group in channels.prunable
+            group.name: range(counts[group.name], group.size)
+            for group in channels.prunable
+            if group.name in counts and group.name not in assignment.removed
         }
-        net = remove(self._work.net, channels, channels.all_alive(), alive_without(channels, gone))
+        net = remove(self._run.net, channels, channels.all_alive(), alive_without(channels, gone))
         net = without_branches(net, channels, branches) if branches else net
-        chains = {channels.sites[name]: self._chain(name, form, keep) for name, form in forms.items()}
+        chains = {channels.sites[name]: self._chain(name, form, assignment) for name, form in assignment.forms.items()}
         return with_chains(net, chains) if chains else net
 
-    def _chain(self, name: str, form: Form, keep: Mapping[str, int]) -> Chain:
+    def _chain(self, name: str, form: Form, assignment: Assignment) -> Chain:
         """Draw factors of the planned sizes at random: zeros and denormal numbers may run faster or slower."""
-        site, (inputs, outputs) = self._work.channels.sites[name], self._cost.channels(name, keep)
+        site, (inputs, outputs) = self._run.channels.sites[name], self._run.cost.channels(name, assignment)
         kernel = site.window.kernel if site.window is not None else ()
         elements, along = math.prod(kernel), kernel[form.first] if kernel else 1
         own = outputs // site.groups

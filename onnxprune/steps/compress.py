@@ -5,8 +5,8 @@ The original and the network compressed so far each run through the calibration 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,27 +19,25 @@ from onnxprune.graph.edit.decompose import Chain, with_chains
 from onnxprune.graph.edit.drop import silence, without_branches
 from onnxprune.graph.edit.remove import remove
 from onnxprune.graph.edit.weights import with_weights
-from onnxprune.steps.chains import chain_arrays, merge_chain, read_chain
-from onnxprune.steps.fit import Fitted, SiteOutcome, State, fit_step
-from onnxprune.steps.room import Room
+from onnxprune.steps.factorise import merge_factors
+from onnxprune.steps.fit import Fitted, SiteOutcome, fit_step
+from onnxprune.steps.fit_order import fit_order
+from onnxprune.steps.sample import State
 
 if TYPE_CHECKING:
-    from onnxprune.graph.channels.branches import Branch
+    from onnxprune.cache import Checkpoint, Saved
     from onnxprune.graph.channels.rules import Axis
     from onnxprune.graph.model.net import Net
-    from onnxprune.options.solve import RefitOptions, SelectOptions
+    from onnxprune.planning import Assignment
     from onnxprune.progress import Progress
-    from onnxprune.steps.checkpoint import Checkpoint
-    from onnxprune.steps.fit_order import Step
-    from onnxprune.steps.workload import Workload
+    from onnxprune.steps.fit_order import FitStep
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Compressed", "Settle", "compress"]
-
-Settle = Callable[[Mapping[str, Form]], Mapping[str, Form]]
+__all__ = ["Compressed", "compress"]
 
 
 @dataclass(frozen=True)
@@ -51,98 +49,76 @@ class Compressed:
         dense: the compressed network with one node per layer: low-rank weights instead of V, H and P, and zero weights
             in removed residual branches.
         alive: (units,) bool, units left in `dense`.
-        kept: channels kept per group name, (k,) int64 sorted.
-        forms: form per decomposed site.
+        assignment: what was done: the channels chosen in every group, and the form of every decomposed layer.
         outcomes: quality of the fit per site name.
     """
 
     net: Net
     dense: Net
     alive: Mask
-    kept: Mapping[str, Indices]
-    forms: Mapping[str, Form]
+    assignment: Assignment
     outcomes: Mapping[str, SiteOutcome]
 
 
-def compress(
-    work: Workload,
-    steps: Sequence[Step],
-    keep: Mapping[str, int],
-    kept: Mapping[str, Indices],
-    forms: Mapping[str, Form],
-    branches: Sequence[Branch],
-    settle: Settle,
-    select_options: SelectOptions,
-    refit_options: RefitOptions,
-    checkpoint: Checkpoint,
-) -> Compressed:
-    """Carry out a plan.
+def compress(run: Prepared, assignment: Assignment) -> Compressed:
+    """Carry out an assignment.
 
     Args:
-        work: the original network and the inputs.
-        steps: steps in order of execution, see `plan_steps`.
-        keep: number of channels to keep, per group name.
-        kept: channels to keep, for the groups that a plan file settles or that are selected before the first step.
-        forms: forms of the sites to decompose.
-        branches: residual branches to remove.
-        settle: function from the fitted forms to the cheapest forms with equal outputs, by the channels left.
-        select_options: options of the selection for the groups that are not in `kept`.
-        refit_options: options of the refit.
-        checkpoint: storage of finished steps.
+        run: the prepared run.
+        assignment: what is to be done; groups for which it has only a number are selected.
     """
-    gone = {branch.group: np.zeros(0, dtype=np.int64) for branch in branches}
-    chosen = {name: indices for name, indices in kept.items() if name not in gone}
+    steps, checkpoint = fit_order(run, assignment), _checkpoint(run, assignment)
+    branches = [run.cost.branches[name] for name in assignment.removed]
     # A residual branch to remove still runs, with zero output, so that all tensors exist.
-    silent = with_weights(work.net, silence(work.net, work.channels, branches))
-    net, alive = _without(work, silent, work.channels.all_alive(), _early(steps, chosen))
+    silent = with_weights(run.net, silence(run.net, run.channels, branches))
+    net, alive = _without(run, silent, run.channels.all_alive(), _early(steps, assignment))
     outcomes: dict[str, SiteOutcome] = {}
     chains: dict[Site, tuple[Chain, Mask]] = {}
-    with TensorStore(Room(work.memory).held, work.scratch) as store:
+    with TensorStore(run.room.held, run.scratch) as store:
         frontiers = [
-            Frontier(name, work.engine, work.order, work.calibration, work.batches, store)
+            Frontier(name, run.engine, run.order, run.inputs.calibration, run.batches, store)
             for name in ("original", "current")
         ]
         state = State(net, alive, *frontiers)
         for number, step in enumerate(steps):
-            done = _restore(checkpoint.load(f"step-{number}"), step, forms)
+            done = _restore(checkpoint.load(f"step-{number}"), step, assignment)
             if done is None:
                 later = {t.tensor for other in steps[number + 1 :] for t in other.targets}
-                report = _share(work.progress, number, len(steps))
-                done = fit_step(
-                    replace(work, progress=report),
-                    state,
-                    step,
-                    later,
-                    keep,
-                    chosen,
-                    forms,
-                    select_options,
-                    refit_options,
-                )
-                checkpoint.save(f"step-{number}", _arrays(done))
-            chosen.update(done.kept)
+                part = replace(run, progress=_share(run.progress, number, len(steps)))
+                done = fit_step(part, state, step, later, assignment)
+                checkpoint.save(f"step-{number}", *_saved(done))
+            assignment = assignment.selecting(done.kept)
             outcomes.update(done.outcomes)
-            state = _apply(work, state, step, done)
-            chains.update({work.channels.sites[name]: (chain, state.alive) for name, chain in done.chains.items()})
-    settled = _settled(work, chains, state.alive, settle)
-    made = with_chains(state.net, settled) if settled else state.net
-    made = without_branches(made, work.channels, branches) if branches else made
-    found = {site.name: chain.form for site, chain in settled.items()}
-    return Compressed(made, state.net, state.alive, {**chosen, **gone}, found, outcomes)
+            state = _apply(run, state, step, done)
+            chains.update({run.channels.sites[name]: (chain, state.alive) for name, chain in done.chains.items()})
+    merged = _merged(run, chains, state.alive, assignment)
+    made = with_chains(state.net, merged) if merged else state.net
+    made = without_branches(made, run.channels, branches) if branches else made
+    found = replace(assignment, forms={site.name: chain.form for site, chain in merged.items()})
+    return Compressed(made, state.net, state.alive, found, outcomes)
 
 
-def _settled(
-    work: Workload, chains: Mapping[Site, tuple[Chain, Mask]], alive: Mask, settle: Settle
+def _checkpoint(run: Prepared, assignment: Assignment) -> Checkpoint:
+    options = run.options
+    rows = options.memory_bytes if options.refit.refit == "auto" else None  # memory limits the raw samples held
+    wanted = sorted(assignment.channels.items()), sorted(assignment.forms.items())
+    depends = options.exclude, sorted(run.network.forbidden), rows, *wanted
+    return run.cache.checkpoint("compress", options.select, options.refit, *depends)
+
+
+def _merged(
+    run: Prepared, chains: Mapping[Site, tuple[Chain, Mask]], alive: Mask, assignment: Assignment
 ) -> dict[Site, Chain]:
     """Restrict the chains to the outputs left, and merge neighbouring factors if that is cheaper."""
-    wanted = settle({site.name: chain.form for site, (chain, _) in chains.items()})
+    forms = {site.name: chain.form for site, (chain, _) in chains.items()}
+    wanted = run.cost.simplified(replace(assignment, forms=forms), run.options.budget.unit).forms
     found = {}
     for site, (chain, before) in chains.items():
         if site.name not in wanted:
             continue
-        kept = work.channels.kept_after(site.output_axis, before, alive)
+        kept = run.channels.kept_after(site.output_axis, before, alive)
         left = chain if kept is None else chain.outputs(kept)
-        found[site] = merge_chain(site, left, wanted[site.name])
+        found[site] = merge_factors(site, left, wanted[site.name])
     return found
 
 
@@ -155,76 +131,77 @@ def _share(progress: Progress, number: int, steps: int) -> Progress:
     return show
 
 
-def _early(steps: Sequence[Step], kept: Mapping[str, Indices]) -> dict[str, Indices]:
+def _early(steps: Sequence[FitStep], assignment: Assignment) -> dict[str, Indices]:
     """Return the selected groups that belong to no step and are pruned before the first one."""
-    waiting = {group.name for step in steps for group in step.groups}
-    return {name: indices for name, indices in kept.items() if name not in waiting}
+    waiting = {group.name for step in steps for group in step.groups} | assignment.removed
+    return {name: indices for name, indices in assignment.selected.items() if name not in waiting}
 
 
-def _without(work: Workload, net: Net, alive: Mask, kept: Mapping[str, Indices]) -> tuple[Net, Mask]:
+def _without(run: Prepared, net: Net, alive: Mask, kept: Mapping[str, Indices]) -> tuple[Net, Mask]:
     """Remove all but the channels `kept` of the groups named in it; return the network and its units."""
     after = alive.copy()
-    for group in work.channels.prunable:
+    for group in run.channels.prunable:
         if group.name in kept:
             gone = np.ones(group.size, dtype=np.bool_)
             gone[kept[group.name]] = False
             after[group.units[gone]] = False
-    return (net, alive) if (after == alive).all() else (remove(net, work.channels, alive, after), after)
+    return (net, alive) if (after == alive).all() else (remove(net, run.channels, alive, after), after)
 
 
-def _apply(work: Workload, state: State, step: Step, done: Fitted) -> State:
+def _apply(run: Prepared, state: State, step: FitStep, done: Fitted) -> State:
     """Remove the channels, narrow the held activations, write the weights."""
-    net, alive = _without(work, state.net, state.alive, done.kept)
+    net, alive = _without(run, state.net, state.alive, done.kept)
     if alive is not state.alive:
-        for axis in work.channels.labels:
-            _narrow(work, state, axis, alive)
-    sites = {name: work.channels.sites[name] for name in done.weights}
+        for axis in run.channels.labels:
+            _narrow(run, state, axis, alive)
+    sites = {name: run.channels.sites[name] for name in done.weights}
     net = with_weights(net, {sites[name]: fitted for name, fitted in done.weights.items()})
     return replace(state, net=net, alive=alive)
 
 
-def _narrow(work: Workload, state: State, axis: Axis, alive: Mask) -> None:
-    index = work.channels.kept_after(axis, state.alive, alive)
+def _narrow(run: Prepared, state: State, axis: Axis, alive: Mask) -> None:
+    index = run.channels.kept_after(axis, state.alive, alive)
     if index is not None:
         state.current.narrow(axis.tensor, axis.axis, index)
 
 
-def _arrays(done: Fitted) -> dict[str, Array]:
-    """Convert the result of a step to plain arrays by name, for the checkpoint."""
-    arrays: dict[str, Array] = {"names": np.array([*done.kept, "", *done.weights])}
-    for position, indices in enumerate(done.kept.values()):
-        arrays[f"kept.{position}"] = indices
-    for position, name in enumerate(done.weights):
-        arrays[f"weight.{position}"], arrays[f"bias.{position}"] = done.weights[name]
-        outcome = done.outcomes[name]
-        arrays[f"numbers.{position}"] = np.array(
-            [outcome.error, outcome.held_error, outcome.samples, outcome.columns], dtype=np.float64
-        )
-        arrays[f"status.{position}"] = np.array(outcome.status)
+def _saved(done: Fitted) -> tuple[dict[str, Array], dict[str, object]]:
+    """Convert the result of a step to plain arrays and facts, for the checkpoint."""
+    arrays: dict[str, Array] = {f"kept.{position}": indices for position, indices in enumerate(done.kept.values())}
+    for position, (name, (weight, bias)) in enumerate(done.weights.items()):
+        arrays |= {f"weight.{position}": weight, f"bias.{position}": bias}
         if name in done.chains:
-            arrays.update({f"{field}.{position}": array for field, array in chain_arrays(done.chains[name]).items()})
-    return arrays
+            chain = done.chains[name]
+            factors = {"first": chain.first, "second": chain.second, "last": chain.last}
+            arrays |= {f"{part}.{position}": factor for part, factor in factors.items() if factor is not None}
+    return arrays, {
+        "groups": list(done.kept),
+        "sites": list(done.weights),
+        "outcomes": [asdict(done.outcomes[name]) for name in done.weights],
+        "forms": {name: chain.form.parts for name, chain in done.chains.items()},
+    }
 
 
-def _restore(arrays: Mapping[str, Array] | None, step: Step, forms: Mapping[str, Form]) -> Fitted | None:
-    """Restore the result of a step from the arrays of `_arrays`; None if they are missing or of another step."""
+def _restore(saved: Saved | None, step: FitStep, assignment: Assignment) -> Fitted | None:
+    """Restore the result of a step from the value of `_saved`; None if it is missing or of another step."""
     try:
-        return None if arrays is None else _read(arrays, step, forms)
+        return None if saved is None else _read(saved, step, assignment)
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def _read(arrays: Mapping[str, Array], step: Step, forms: Mapping[str, Form]) -> Fitted:
-    names = [*(group.name for group in step.groups), "", *(target.site.name for target in step.targets)]
-    if arrays["names"].tolist() != names:
+def _read(saved: Saved, step: FitStep, assignment: Assignment) -> Fitted:
+    arrays, facts = saved.arrays, saved.facts
+    groups, sites = [group.name for group in step.groups], [target.site.name for target in step.targets]
+    if facts["groups"] != groups or facts["sites"] != sites:
         raise ValueError("a step of other layers")
-    kept = {group.name: arrays[f"kept.{position}"] for position, group in enumerate(step.groups)}
-    weights, outcomes, chains = {}, {}, {}
-    for position, target in enumerate(step.targets):
-        name = target.site.name
+    kept = {name: arrays[f"kept.{position}"] for position, name in enumerate(groups)}
+    weights, chains = {}, {}
+    for position, name in enumerate(sites):
         weights[name] = arrays[f"weight.{position}"], arrays[f"bias.{position}"]
-        error, held, samples, columns = arrays[f"numbers.{position}"].tolist()
-        outcomes[name] = SiteOutcome(error, held, int(samples), int(columns), str(arrays[f"status.{position}"]))
-        if name in forms:
-            chains[name] = read_chain(arrays, position)
+        if name in assignment.forms:
+            form = Form.from_parts(np.array(facts["forms"][name]))
+            first, last = (arrays.get(f"{part}.{position}") for part in ("first", "last"))
+            chains[name] = Chain(form, first, arrays[f"second.{position}"], last)
+    outcomes = {name: SiteOutcome(**outcome) for name, outcome in zip(sites, facts["outcomes"], strict=True)}
     return Fitted(kept, weights, outcomes, chains)

@@ -1,7 +1,7 @@
-"""Probe of the original network: removal order of each group's channels, forms of each layer, and their errors.
+"""Error curves of groups by number of channels, and of layers by form, before anything is changed.
 
-One pass over the calibration inputs gathers the second moments of the inputs of each consumer; those of its outputs
-follow in closed form. If the moments of all consumers do not fit in memory together, several passes gather them.
+Statistics of the original network give a removal order and a held-out curve for each group, the held-out errors of the
+forms of each layer, and by trials the sensitivity of the network's outputs to both.
 """
 
 from __future__ import annotations
@@ -11,49 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.engine.batching import moves
-from onnxprune.engine.capture import output_extents, patches
-from onnxprune.engine.frontier import Frontier
-from onnxprune.engine.store import TensorStore
-from onnxprune.graph.channels.forms import Forms
-from onnxprune.graph.channels.sites import matrix
-from onnxprune.planning.candidates import KINDS, Candidates, Kind
-from onnxprune.planning.sensitivity import Sensitivity
-from onnxprune.solve import Regression, held_out_curve, removal_order, select
-from onnxprune.steps.fit_order import early_groups
-from onnxprune.steps.form_curves import survey
-from onnxprune.steps.room import Room, moment_bytes, solving_bytes
+from onnxprune.graph.channels.forms import KINDS, Kind
+from onnxprune.planning.candidates import Candidates
+from onnxprune.planning.sensitivity import PredictedErrors, Sensitivity
+from onnxprune.solve import held_out_curve, removal_order, select
+from onnxprune.steps.fit_order import early_groups, last_sites
+from onnxprune.steps.form_curves import FormOptions, form_curves
 from onnxprune.steps.sensitivity import Trials
-from onnxprune.steps.statistics import SiteMeter, channel_of_column, unit_of_column
+from onnxprune.steps.statistics import Need, gathered, group_problems, parts_of, site_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from onnxprune.cache import Checkpoint, Saved
     from onnxprune.graph.channels.forms import LayerShape
     from onnxprune.graph.channels.groups import ChannelGroup
-    from onnxprune.graph.channels.sites import Site
     from onnxprune.options.solve import SelectOptions
-    from onnxprune.solve import Moments
-    from onnxprune.steps.checkpoint import Checkpoint
-    from onnxprune.steps.form_curves import SurveyOptions
-    from onnxprune.steps.workload import Workload
+    from onnxprune.solve import Regression
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = [
-    "Job",
-    "Probed",
-    "Ranking",
-    "gathered",
-    "group_problems",
-    "load_probed",
-    "parts_of",
-    "probe",
-    "save_probed",
-    "site_problems",
-]
-
-_MOST_RETURNED = 128 << 20  # bytes returned by one run; more gain nothing
+__all__ = ["Curves", "Ranking", "error_curves"]
 
 
 @dataclass(frozen=True)
@@ -74,158 +54,102 @@ class Ranking:
     curve: Array
     count: int | None = None
 
+    def kept(self, count: int) -> Indices:
+        """Return the channels that are removed last, (count,) int64 sorted."""
+        return np.sort(self.order[len(self.order) - count :])
+
 
 @dataclass(frozen=True)
-class Probed:
-    """Results of the probe, before anything is changed.
+class Curves:
+    """Errors before anything is changed.
 
     Attributes:
         rankings: per group name.
         candidates: forms and their errors, per name of a site that may be decomposed.
-        sensitivity: sensitivity of groups and sites; empty if it was not requested.
+        sensitivity: sensitivity of groups and sites; empty if it was not measured.
     """
 
-    rankings: dict[str, Ranking]
-    candidates: dict[str, Candidates]
+    rankings: Mapping[str, Ranking]
+    candidates: Mapping[str, Candidates]
     sensitivity: Sensitivity
 
+    @property
+    def errors(self) -> PredictedErrors:
+        """Errors that a plan trades for cost."""
+        curves = {name: ranking.curve for name, ranking in self.rankings.items()}
+        return PredictedErrors(curves, self.candidates, self.sensitivity)
 
-def probe(
-    work: Workload,
+
+def error_curves(
+    run: Prepared,
     groups: Sequence[ChannelGroup],
-    options: SelectOptions,
     shapes: Mapping[str, LayerShape] | None = None,
-    survey_options: SurveyOptions | None = None,
     *,
     sensitivity: bool = False,
-) -> Probed:
-    """Rank the channels of each group, and survey the forms of sites.
+) -> Curves:
+    """Measure the error curves of groups and of the forms of sites, or take them from the cache.
 
     Args:
-        work: the original and the inputs.
+        run: the prepared run.
         groups: groups to rank.
-        options: options of the selection.
-        shapes: shapes of the sites to survey, by name.
-        survey_options: options of the survey; required if `shapes` is not empty.
+        shapes: shapes of the sites that may be decomposed, by name.
         sensitivity: also measure by trials how errors change the network's outputs.
     """
+    shapes = shapes or {}
+    asked = FormOptions.of(run.options) if shapes else None
+    names = tuple(group.name for group in groups), tuple(shapes)
+    checkpoint = run.cache.checkpoint("curves", run.options.select, names, asked, sensitivity)
+    found = _load(checkpoint, groups, tuple(shapes))
+    if found is None:
+        found = _measured(run, groups, shapes, sensitivity=sensitivity)
+        _save(checkpoint, found)
+    if not sensitivity:
+        return found
+    sites = last_sites(run.net, run.order, run.channels)
+    last = sites.union(group.name for group in groups if sites.issuperset(group.consumers))
+    return replace(found, sensitivity=replace(found.sensitivity, last=last))
+
+
+def _measured(
+    run: Prepared, groups: Sequence[ChannelGroup], shapes: Mapping[str, LayerShape], *, sensitivity: bool
+) -> Curves:
     rankings: dict[str, Ranking] = {}
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    trials = Trials(work, len(groups) + len(KINDS) * len(shapes or ())) if sensitivity else None
-    jobs = [Job(group.name, group.consumers, group) for group in groups]
-    jobs += [Job(name, (name,), None) for name in shapes or {}]
-    beforehand = {group.name for group in early_groups(work.channels, groups)}
-    jobs.sort(key=lambda job: min(work.order.index(name) for name in job.needs))
-    parts = list(parts_of(work, jobs))
-    done = 0
+    trials = Trials(run, len(groups) + len(KINDS) * len(shapes)) if sensitivity else None
+    needs = [Need(group.name, group.consumers, group) for group in groups] + [Need(name, (name,)) for name in shapes]
+    needs.sort(key=lambda need: min(run.order.index(name) for name in need.sites))
+    beforehand = {group.name for group in early_groups(run.channels, groups)}
+    parts = list(parts_of(run, needs))
+    label, done = "rank channels and forms" if shapes else "rank channels", 0
     for index, part in enumerate(parts):
-        moments = gathered(work, part, index, len(parts))
-        for place, job in enumerate(part):
-            work.progress("rank channels and forms" if shapes else "rank channels", done, len(jobs))
-            if job.group is not None:
-                asked = group_problems(work, job.group, moments)
-                ranking = rankings[job.name] = _rank(job.group, asked, options, beforehand=job.name in beforehand)
-                if trials is not None and job.group.size > 1:
-                    groups_damage[job.name] = trials.group(job.group, ranking.first_order, ranking.curve, asked)
-            elif shapes is not None and survey_options is not None:
-                problems = site_problems(work, job.name, moments[job.name])
-                found = candidates[job.name] = survey(problems, shapes[job.name], survey_options)
+        moments = gathered(run, part, index, len(parts))
+        for place, need in enumerate(part):
+            run.progress(label, done, len(needs))
+            if need.group is not None:
+                asked = group_problems(run, need.group, moments)
+                order_needed = need.name in beforehand
+                ranking = _rank(need.group, asked, run.options.select, beforehand=order_needed)
+                rankings[need.name] = ranking
+                if trials is not None and need.group.size > 1:
+                    groups_damage[need.name] = trials.group(need.group, ranking.first_order, ranking.curve, asked)
+            else:
+                problems = site_problems(run, need.name, moments[need.name])
+                found = form_curves(problems, shapes[need.name], FormOptions.of(run.options))
+                candidates[need.name] = found
                 if trials is not None:
-                    sites_damage[job.name] = trials.site(job.name, found, problems)
-            for name in job.needs:
-                if all(name not in other.needs for other in part[place + 1 :]):
+                    sites_damage[need.name] = trials.site(need.name, found, problems)
+            for name in need.sites:
+                if all(name not in other.sites for other in part[place + 1 :]):
                     del moments[name]
             done += 1
-    work.progress("rank channels and forms" if shapes else "rank channels", len(jobs), len(jobs))
-    return Probed(
-        {g.name: rankings[g.name] for g in groups},
-        {name: candidates[name] for name in shapes or {}},
+    run.progress(label, len(needs), len(needs))
+    return Curves(
+        {group.name: rankings[group.name] for group in groups},
+        {name: candidates[name] for name in shapes},
         Sensitivity(groups_damage, sites_damage),
     )
-
-
-@dataclass(frozen=True)
-class Job:
-    """Group to rank or site to survey (``group`` is None), with the names of the sites whose moments it needs."""
-
-    name: str
-    needs: tuple[str, ...]
-    group: ChannelGroup | None
-
-
-def parts_of(work: Workload, jobs: Sequence[Job]) -> Iterable[list[Job]]:
-    """Split the jobs into parts whose moments fit in memory together with the arrays of solving one of them."""
-    part: list[Job] = []
-    held: dict[str, int] = {}
-    solving = 0
-    for job in jobs:
-        shapes = {name: matrix(work.net, work.channels.sites[name])[0].shape for name in job.needs}
-        needed = {name: moment_bytes(shape, answered=False) for name, shape in shapes.items()}
-        most = max(solving, solving_bytes(shapes.values()))
-        if part and sum({**held, **needed}.values()) + most > Room(work.memory).solving:
-            yield part
-            part, held, most = [], {}, solving_bytes(shapes.values())
-        part.append(job)
-        held.update(needed)
-        solving = most
-    if part:
-        yield part
-
-
-def gathered(work: Workload, jobs: Sequence[Job], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
-    """Gather the moments of the inputs of the jobs' sites in one pass over the data, pass `index` of `passes`."""
-    sites = {name: work.channels.sites[name] for job in jobs for name in job.needs}
-    meters = {}
-    for name, site in sites.items():
-        weight, _ = matrix(work.net, site)
-        meters[name] = SiteMeter(weight.shape[0], weight.shape[2], 0)
-    sources = dict.fromkeys(site.source for site in sites.values())
-    label = "sample activations" if passes == 1 else f"sample activations ({index + 1} of {passes})"
-    room = Room(work.memory)
-    # The outputs of a run are held twice for a moment: by the engine, and as our arrays.
-    returned = min(room.running // 2, _MOST_RETURNED) // len(work.batches[0].samples)
-    planned = moves(work.order, work.sizes, sources, returned)
-    total = len(planned) * len(work.batches)
-    with TensorStore(room.held, work.scratch) as store:
-        frontier = Frontier("original", work.engine, work.order, work.calibration, work.batches, store)
-        for place, move in enumerate(planned):
-            here = {name: site for name, site in sites.items() if site.source in move.sources}
-            with frontier.moving(work.net, move.cut, move.sources) as advance:
-                for number in range(len(work.batches)):
-                    work.progress(label, place * len(work.batches) + number, total)
-                    tensors = advance(number)
-                    for name, site in here.items():
-                        _add(work, meters[name], site, tensors[site.source], number)
-                    if move is planned[-1]:
-                        for name in tensors:
-                            store.drop((frontier.name, number, name))
-                    del tensors  # before the next ones are made
-    work.progress(label, total, total)
-    return {name: meter.finish() for name, meter in meters.items()}
-
-
-def _add(work: Workload, meter: SiteMeter, site: Site, source: Array, number: int) -> None:
-    batch = work.batches[number]
-    where = work.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), meter.columns)
-    x = patches(source[: batch.real], site, where)
-    meter.add(x, None, work.halves(batch, len(x)))
-
-
-def group_problems(
-    work: Workload, group: ChannelGroup, moments: Mapping[str, tuple[Moments, ...]]
-) -> dict[str, list[Regression]]:
-    """Make the regressions of a group's consumers on their own outputs, by name; units are the group's channels."""
-    alive = work.channels.all_alive()
-    found: dict[str, list[Regression]] = {}
-    for name in group.consumers:
-        site = work.channels.sites[name]
-        found[name] = [
-            replace(problem, unit=unit_of_column(work.channels, site, group, alive, len(problem.unit)))
-            for problem in site_problems(work, name, moments[name])
-        ]
-    return found
 
 
 def _rank(
@@ -241,56 +165,41 @@ def _rank(
     return Ranking(order, by_half[0], curve, count)
 
 
-def site_problems(work: Workload, name: str, moments: Sequence[Moments]) -> list[Regression]:
-    """Make the regressions of a site on its own output, one per group of a grouped conv; units are input channels."""
-    site = work.channels.sites[name]
-    weight, bias = matrix(work.net, site)
-    unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
-    return [
-        Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
-        for part, gathered in enumerate(moments)
-    ]
-
-
-def save_probed(checkpoint: Checkpoint, probed: Probed) -> None:
-    """Save the results for the next run."""
+def _save(checkpoint: Checkpoint, curves: Curves) -> None:
     arrays: dict[str, Array] = {}
-    for position, ranking in enumerate(probed.rankings.values()):
+    for position, ranking in enumerate(curves.rankings.values()):
         arrays[f"order.{position}"], arrays[f"curve.{position}"] = ranking.order, ranking.curve
         arrays[f"first.{position}"] = ranking.first_order
-        arrays[f"count.{position}"] = np.array(-1 if ranking.count is None else ranking.count)
-    for position, found in enumerate(probed.candidates.values()):
-        arrays[f"forms.{position}"] = found.forms.array()
-        arrays[f"errors.{position}"] = found.error
-    damage = probed.sensitivity
-    arrays["damage.groups"] = np.array([damage.groups.get(name, np.nan) for name in probed.rankings])
-    kinds = [damage.sites.get(name, {}) for name in probed.candidates]
-    arrays["damage.sites"] = np.array([[of.get(kind, np.nan) for kind in KINDS] for of in kinds]).reshape(
-        -1, len(KINDS)
-    )
-    checkpoint.save("probed", arrays)
+    for position, found in enumerate(curves.candidates.values()):
+        arrays[f"forms.{position}"], arrays[f"errors.{position}"] = found.parts, found.error
+    damage = curves.sensitivity
+    facts = {
+        "counts": [ranking.count for ranking in curves.rankings.values()],
+        "groups": dict(damage.groups),
+        "sites": {name: dict(kinds) for name, kinds in damage.sites.items()},
+    }
+    checkpoint.save("curves", arrays, facts)
 
 
-def load_probed(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Probed | None:
-    """Load the results of an earlier run; None if there are none for these groups and sites."""
-    arrays = checkpoint.load("probed")
-    if arrays is None or len(arrays) != 4 * len(groups) + 2 * len(sites) + 2:
+def _load(checkpoint: Checkpoint, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Curves | None:
+    """Load the curves of an earlier run; None if there are none for these groups and sites."""
+    saved = checkpoint.load("curves")
+    try:
+        return None if saved is None else _read(saved, groups, sites)
+    except (KeyError, ValueError, TypeError):
         return None
-    rankings, candidates = {}, {}
-    for position, group in enumerate(groups):
-        order, curve = arrays[f"order.{position}"], arrays[f"curve.{position}"]
-        first = arrays[f"first.{position}"]
+
+
+def _read(saved: Saved, groups: Sequence[ChannelGroup], sites: Sequence[str]) -> Curves:
+    arrays, facts = saved.arrays, saved.facts
+    rankings = {}
+    for position, (group, count) in enumerate(zip(groups, facts["counts"], strict=True)):
+        order, first, curve = (arrays[f"{name}.{position}"] for name in ("order", "first", "curve"))
         if order.shape != (group.size,) or first.shape != order.shape or curve.shape != (group.size + 1,):
-            return None
-        count = int(arrays[f"count.{position}"])
-        rankings[group.name] = Ranking(order, first, curve, None if count < 0 else count)
-    for position, name in enumerate(sites):
-        candidates[name] = Candidates(Forms.from_array(arrays[f"forms.{position}"]), arrays[f"errors.{position}"])
-    of_groups, of_sites = arrays["damage.groups"], arrays["damage.sites"]
-    if of_groups.shape != (len(groups),) or of_sites.shape != (len(sites), len(KINDS)):
-        return None
-    sensitivity = Sensitivity(
-        {group.name: float(value) for group, value in zip(groups, of_groups, strict=True)},
-        {name: dict(zip(KINDS, row.tolist(), strict=True)) for name, row in zip(sites, of_sites, strict=True)},
-    )
-    return Probed(rankings, candidates, sensitivity)
+            raise ValueError("curves of other groups")
+        rankings[group.name] = Ranking(order, first, curve, count)
+    candidates = {
+        name: Candidates(arrays[f"forms.{position}"], arrays[f"errors.{position}"])
+        for position, name in enumerate(sites)
+    }
+    return Curves(rankings, candidates, Sensitivity(facts["groups"], facts["sites"]))

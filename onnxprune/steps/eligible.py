@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
-from onnxprune.graph.channels.sites import find_sites, matrix
+from onnxprune.graph.channels.sites import find_sites, is_depthwise, matrix
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.graph.model.patterns import meant, meant_by
-from onnxprune.steps.fit_order import is_depthwise
 from onnxprune.steps.room import moment_bytes, solving_bytes
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
     from onnxprune.graph.channels.sites import Site
     from onnxprune.graph.model.net import Net
+    from onnxprune.options.planning import PlanOptions
+    from onnxprune.planning.cost import CostModel
 
-__all__ = ["eligible_branches", "eligible_groups", "eligible_sites", "forbidden_sites", "nothing_to_prune"]
+__all__ = ["Eligible", "eligible", "eligible_branches", "eligible_sites", "forbidden_sites"]
 
 
 def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
@@ -50,34 +52,71 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
     return reasons
 
 
-def eligible_groups(
-    net: Net, channels: ChannelMap, include: Sequence[str], exclude: Sequence[str], memory: int
-) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
-    """Return the groups that may lose channels, and the reasons for the other prunable groups, by name.
+@dataclass(frozen=True)
+class Eligible:
+    """Groups and layers that may be compressed.
+
+    Attributes:
+        groups: groups that may lose channels.
+        skipped: reasons for the other prunable groups, by name.
+        sites: sites that may be decomposed.
+        branches: groups of the residual branches that may be removed.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    skipped: Mapping[str, str]
+    sites: tuple[Site, ...]
+    branches: frozenset[str]
+
+    def nothing(self, channels: ChannelMap) -> str:
+        """Describe in one line why no group may be pruned."""
+        reasons = Counter(self.skipped[g.name] if g.name in self.skipped else g.pins[0] for g in channels.groups)
+        if not reasons:
+            return "no layer produces channels that another layer consumes: there is nothing to prune"
+        reason, times = reasons.most_common(1)[0]
+        return (
+            f"no group of channels may be pruned; reason for {times} of {reasons.total()} groups: {reason}; "
+            "see the other reasons with --dry-run"
+        )
+
+
+def eligible(
+    net: Net,
+    cost: CostModel,
+    channels: ChannelMap,
+    options: PlanOptions,
+    forbidden: Mapping[str, str],
+    memory: int,
+) -> Eligible:
+    """Find what may be compressed, by the user's patterns and by what can be fitted.
 
     Args:
         net: the network.
+        cost: its cost model.
         channels: its channel map.
-        include: globs of the layers that may lose channels; empty for all.
-        exclude: globs of the layers to keep unchanged.
+        options: ``include``, globs of the only layers that may change, and ``exclude``, globs of layers to keep.
+        forbidden: reasons why sites cannot be fitted, by name.
         memory: bytes for the moments of all consumers of one group, and for solving with them.
 
     Raises:
         UsageError: a pattern matches no layer.
     """
-    for flag, patterns in (("--include", include), ("--exclude", exclude)):
+    for flag, patterns in (("--include", options.include), ("--exclude", options.exclude)):
         for pattern in patterns:
             if not meant_by(pattern, channels.sites):
                 some = ", ".join(repr(name) for name in list(channels.sites)[:3])
                 raise UsageError(f"{flag} {pattern!r} matches no layer, expected a node name or glob, such as {some}")
-    chosen, skipped = [], {}
+    skipped = {}
     for group in channels.prunable:
-        reason = _why_not(group, channels.sites, include, exclude) or _too_large(net, channels, group, memory)
+        reason = _why_not(group, channels.sites, options) or _too_large(net, channels, group, memory)
         if reason:
             skipped[group.name] = reason
-        else:
-            chosen.append(group)
-    return tuple(chosen), skipped
+    return Eligible(
+        tuple(group for group in channels.prunable if group.name not in skipped),
+        skipped,
+        eligible_sites(net, channels, forbidden, options.include, options.exclude),
+        eligible_branches(channels, cost.branches.values(), options),
+    )
 
 
 def eligible_sites(
@@ -96,28 +135,14 @@ def eligible_sites(
     )
 
 
-def eligible_branches(
-    channels: ChannelMap, branches: Iterable[Branch], include: Sequence[str], exclude: Sequence[str]
-) -> frozenset[str]:
+def eligible_branches(channels: ChannelMap, branches: Iterable[Branch], options: PlanOptions) -> frozenset[str]:
     """Return the groups of the residual branches that may be removed: no pattern keeps one of their layers."""
     layers = {*channels.sites, *channels.fixed}
-    stay, named = meant(exclude, layers), meant(include, layers)
+    stay, named = meant(options.exclude, layers), meant(options.include, layers)
     return frozenset(
         branch.group
         for branch in branches
-        if all(name not in stay and (not include or name in named) for name in branch.nodes if name in layers)
-    )
-
-
-def nothing_to_prune(channels: ChannelMap, skipped: Mapping[str, str]) -> str:
-    """Describe in one line why no group may be pruned."""
-    reasons = Counter(skipped[g.name] if g.name in skipped else g.pins[0] for g in channels.groups)
-    if not reasons:
-        return "no layer produces channels that another layer consumes: there is nothing to prune"
-    reason, times = reasons.most_common(1)[0]
-    return (
-        f"no group of channels may be pruned; reason for {times} of {reasons.total()} groups: {reason}; "
-        "see the other reasons with --dry-run"
+        if all(name not in stay and (not options.include or name in named) for name in branch.nodes if name in layers)
     )
 
 
@@ -132,14 +157,14 @@ def _too_large(net: Net, channels: ChannelMap, group: ChannelGroup, memory: int)
     )
 
 
-def _why_not(group: ChannelGroup, layers: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> str:
-    for pattern in exclude:
+def _why_not(group: ChannelGroup, layers: Iterable[str], options: PlanOptions) -> str:
+    for pattern in options.exclude:
         stay = meant_by(pattern, layers)
         for name in (*group.producers, *group.consumers):
             if name in stay:
                 return f"'{name}' matches --exclude {pattern}"
-    named = meant(include, layers)
-    for name in group.producers if include else ():
+    named = meant(options.include, layers)
+    for name in group.producers if options.include else ():
         if name not in named:
             return f"'{name}' matches no --include"
     return ""

@@ -16,8 +16,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.channels.branches import sum_of
+from onnxprune.graph.channels.sites import is_depthwise
 from onnxprune.graph.model.net import values_of
+from onnxprune.graph.model.patterns import meant
+from onnxprune.planning.assignment import Assignment
 from onnxprune.solve import RELU, Activation, clip, leaky_relu
+from onnxprune.steps.prepare import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.model.net import Net
     from onnxprune.graph.model.schedule import Schedule
 
-__all__ = ["Step", "Target", "early_groups", "is_depthwise", "last_sites", "plan_steps"]
+__all__ = ["FitStep", "Target", "early_groups", "fit_order", "last_sites"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Step:
+class FitStep:
     """Tensor, the sites that read it, and the groups of channels that are selected on it.
 
     Attributes:
@@ -64,11 +68,6 @@ class Step:
     cut: int
     targets: tuple[Target, ...]
     groups: tuple[ChannelGroup, ...]
-
-
-def is_depthwise(net: Net, site: Site) -> bool:
-    """Return True if each group of a conv has one input channel, so that it mixes no channels."""
-    return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1
 
 
 def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str]:
@@ -100,33 +99,21 @@ def early_groups(
     )
 
 
-def plan_steps(
-    net: Net,
-    order: Schedule,
-    channels: ChannelMap,
-    shrinking: Collection[ChannelGroup],
-    *,
-    downstream: bool = True,
-    frozen: Collection[str] = (),
-    reformed: Collection[str] = (),
-    branches: Collection[Branch] = (),
-) -> tuple[Step, ...]:
-    """Plan the steps, in order of execution.
+def fit_order(run: Prepared, assignment: Assignment) -> tuple[FitStep, ...]:
+    """Return the steps in which an assignment is carried out, in order of execution.
 
-    Args:
-        net: the original network.
-        order: its schedule.
-        channels: its channel map.
-        shrinking: groups that lose channels.
-        downstream: also refit the sites whose inputs change although none of their channels is removed.
-        frozen: names of sites that must not be refitted as downstream sites.
-        reformed: names of sites that are decomposed.
-        branches: residual branches that are removed; nothing in them is fitted.
+    Nothing in a removed residual branch is fitted. With ``refit.downstream``, sites whose inputs change although none
+    of their channels is removed are fitted, too, unless they are excluded.
     """
+    net, order, channels, options = run.net, run.order, run.channels, run.options
+    counts, branches = assignment.counts, [run.cost.branches[name] for name in assignment.removed]
+    shrinking = [g for g in channels.prunable if 0 < counts.get(g.name, g.size) < g.size]
+    downstream = options.refit.downstream and options.refit.refit != "none"
+    frozen = meant(options.exclude, channels.sites) | run.network.forbidden.keys()
     gone = {name for branch in branches for name in branch.nodes}
-    consumers = {name for group in shrinking for name in group.consumers}.union(reformed)
+    consumers = {name for group in shrinking for name in group.consumers}.union(assignment.forms)
     first = early_groups(channels, shrinking, branches)
-    changed = _changed_tensors(net, order, shrinking, first, {*reformed, *gone})
+    changed = _changed_tensors(run, shrinking, first, {*assignment.forms, *gone})
     early = {group.name for group in first}
     readers: dict[str, list[Site]] = defaultdict(list)
     for site in channels.sites.values():
@@ -143,24 +130,20 @@ def plan_steps(
             if group.name not in early and channels.sites[group.consumers[0]].source == source
         )
         targets = tuple(_target(net, nodes, order, site, cut) for site in sites)
-        steps.append(Step(source, cut, targets, groups))
+        steps.append(FitStep(source, cut, targets, groups))
     return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
 
 
 def _changed_tensors(
-    net: Net,
-    order: Schedule,
-    shrinking: Collection[ChannelGroup],
-    first: Collection[ChannelGroup],
-    reformed: Collection[str],
+    run: Prepared, shrinking: Iterable[ChannelGroup], first: Iterable[ChannelGroup], reformed: Collection[str]
 ) -> set[str]:
     """Find the tensors that depend on a site that loses inputs or is decomposed, or on a group in `first`."""
     starts = {name for group in shrinking for name in group.consumers}.union(reformed)
     for group in first:
         starts.update(group.producers)
-    nodes = {node.name: node for node in net.nodes}
+    nodes = {node.name: node for node in run.net.nodes}
     changed: set[str] = set()
-    for name in order.order:
+    for name in run.order.order:
         node = nodes[name]
         if name in starts or any(tensor.name in changed for tensor in node.inputs):
             changed.update(tensor.name for tensor in node.outputs)

@@ -1,4 +1,4 @@
-"""Survey of the forms that a layer may take, each with the held-out error of its fitted factors."""
+"""The forms that a layer may take, each with the held-out error of its fitted factors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.graph.channels.forms import Form
 from onnxprune.options.planning import Uses
+from onnxprune.options.run import Options
 from onnxprune.options.solve import Basis
-from onnxprune.planning.candidates import Candidates, Entry, cheaper_sizes
+from onnxprune.planning.candidates import Candidates, cheaper_sizes
 from onnxprune.solve import Regression, channel_errors, spatial_errors, split_columns
 
 if TYPE_CHECKING:
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["SurveyOptions", "survey"]
+__all__ = ["FormOptions", "form_curves"]
 
 
 @dataclass(frozen=True)
-class SurveyOptions:
-    """Options of the survey.
+class FormOptions:
+    """Forms to consider.
 
     Attributes:
         uses: forms that are allowed.
@@ -39,8 +41,15 @@ class SurveyOptions:
     unit: Unit
     basis: Basis
 
+    @classmethod
+    def of(cls, options: Options) -> FormOptions:
+        """Read them off the options of a run."""
+        # A form with no fewer MACs is no faster: forms are compared by MACs and error, and chosen by the budget's cost.
+        unit: Unit = "params" if options.budget.unit == "params" else "macs"
+        return cls(options.uses, options.alignment, unit, options.refit.basis)
 
-def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOptions) -> Candidates:
+
+def form_curves(problems: Sequence[Regression], shape: LayerShape, options: FormOptions) -> Candidates:
     """Return the forms of one layer that cost less than it, except forms that another beats in cost and error.
 
     Args:
@@ -53,15 +62,15 @@ def survey(problems: Sequence[Regression], shape: LayerShape, options: SurveyOpt
     outputs = sum(len(problem.weight) for problem in problems)
     power = sum(float(problem.moments.total.power.sum()) for problem in problems)
     if power <= 0:
-        return Candidates.of([])
+        return Candidates.of((), ())
     sizes = _Sizes(shape, inputs, outputs, options)
-    entries: list[Entry] = []
+    errors: dict[Form, float] = {}
     if options.uses.channel:
-        entries += _channel(problems, sizes, power)
+        errors |= _channel(problems, sizes, power)
     if options.uses.spatial:
         for first in shape.axes():
-            entries += _spatial(problems, sizes, first, power)
-    return Candidates.of(entries).useful(shape, inputs, outputs, options.unit)
+            errors |= _spatial(problems, sizes, first, power)
+    return Candidates.of(tuple(errors), tuple(errors.values())).useful(shape, inputs, outputs, options.unit)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class _Sizes:
     shape: LayerShape
     inputs: int
     outputs: int
-    options: SurveyOptions
+    options: FormOptions
 
     def cheaper(self, spatial: int | None, first: int = 0) -> tuple[int, ...]:
         return cheaper_sizes(
@@ -83,20 +92,20 @@ class _Sizes:
         )
 
 
-def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> list[Entry]:
+def _channel(problems: Sequence[Regression], sizes: _Sizes, power: float) -> dict[Form, float]:
     wanted = sizes.cheaper(0)
     if not wanted:
-        return []
+        return {}
     curve = np.zeros(sizes.outputs // sizes.shape.groups + 1)
     for problem in problems:
         curve += channel_errors(problem) * _share(problem, power)
-    return [(0, 0, width, float(curve[width])) for width in wanted]
+    return {Form(channel=width): float(curve[width]) for width in wanted}
 
 
-def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: float) -> list[Entry]:
+def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: float) -> dict[Form, float]:
     ranks = sizes.cheaper(None, first)
     if not ranks:
-        return []
+        return {}
     split = split_columns(sizes.inputs, sizes.shape.kernel, first)
     behind = {rank: sizes.cheaper(rank, first) if sizes.options.uses.channel else () for rank in ranks}
     narrow = [rank for rank in ranks if behind[rank]]
@@ -110,9 +119,8 @@ def _spatial(problems: Sequence[Regression], sizes: _Sizes, first: int, power: f
         alone += share * found.ranks
         for rank in narrow:
             both[rank] += share * found.widths[rank]
-    entries: list[Entry] = [(rank, first, 0, float(error)) for rank, error in zip(ranks, alone, strict=True)]
-    entries += [(rank, first, width, float(both[rank][width])) for rank in narrow for width in behind[rank]]
-    return entries
+    errors = {Form(rank, first): float(error) for rank, error in zip(ranks, alone, strict=True)}
+    return errors | {Form(rank, first, width): float(both[rank][width]) for rank in narrow for width in behind[rank]}
 
 
 def _share(problem: Regression, power: float) -> float:

@@ -1,17 +1,28 @@
-"""Start of every job: prepare the network, open its inputs, and make the workload of the stages."""
+"""Prepare a run: load and fold the network, open its inputs, and put together what every step needs.
+
+A `Prepared` run is the one argument of all steps. It is frozen: a step that changes something returns a new value.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
+
+from onnxprune.cache import SCRATCH_PREFIX, Cache, scratch_parent
 from onnxprune.data import open_calibration, split
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
+from onnxprune.engine.frontier import Batch
 from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.meaning import meanings, with_labels
 from onnxprune.engine.sessions import Engine
@@ -19,27 +30,192 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.weights import ensure_biases
 from onnxprune.graph.model.fold import fold
-from onnxprune.graph.model.load import load
+from onnxprune.graph.model.load import load, read_model
 from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
-from onnxprune.steps.checkpoint import SCRATCH_PREFIX, make_cache_dir, own_folder
-from onnxprune.steps.eligible import forbidden_sites
+from onnxprune.planning.cost import cost_model
+from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
 from onnxprune.steps.room import Room
-from onnxprune.steps.workload import Inputs, Workload
 
 if TYPE_CHECKING:
-    import onnx
-
-    from onnxprune.data import CalibrationSource
+    from onnxprune.data import Calibration, CalibrationSource, InputSpec, Split
+    from onnxprune.engine.evaluation import Evaluator
+    from onnxprune.engine.meaning import Meaning
+    from onnxprune.graph.channels.groups import ChannelMap
     from onnxprune.graph.model.net import Net
+    from onnxprune.graph.model.schedule import Schedule
     from onnxprune.note import Note
     from onnxprune.options.run import Options
+    from onnxprune.planning.cost import CostModel
     from onnxprune.progress import Progress
 
-__all__ = ["open_inputs", "prepared", "workload"]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+    Source = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["Inputs", "Network", "Prepared", "Stopwatch", "folded", "open_cache", "open_inputs", "prepare"]
 
 
-def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
+class Stopwatch:
+    """Wall time of named stages: ``with clock("probe"): ...``."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Continue from ``seconds``, the times of earlier stages."""
+        self.seconds: dict[str, float] = dict(seconds or {})
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the wall time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a run: the model's inputs, the calibration, and the split of its samples.
+
+    Attributes:
+        specs: the model's inputs.
+        calibration: the samples.
+        parts: samples to fit on, to choose by, and held-out.
+        outputs: meaning of each output, by name.
+    """
+
+    specs: tuple[InputSpec, ...]
+    calibration: Calibration
+    parts: Split
+    outputs: Mapping[str, Meaning] = field(default_factory=dict)
+
+    @property
+    def fit(self) -> Indices:
+        """Samples to fit on, (n,)."""
+        return self.parts.fit
+
+    @property
+    def choose(self) -> Indices:
+        """Samples to choose between results by, (n,)."""
+        return self.parts.choose
+
+    @property
+    def held(self) -> Indices:
+        """Held-out samples, to report on, (n,)."""
+        return self.parts.held
+
+    @property
+    def distinct(self) -> int:
+        """Number of held-out samples, near-duplicates counted once."""
+        return self.parts.distinct_held
+
+    def repeated(self, batch: int) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Return one batch of held-out samples for a measurement of latency, repeated if there are fewer."""
+        return self.calibration.load(group_batches(np.resize(self.held, batch), self.specs, batch)[0].samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The original network.
+
+    Attributes:
+        original: the model as read.
+        label: its name in messages and reports.
+        params: number of its parameters before folding.
+        notes: changes made when it was loaded and folded.
+        net: the folded network, every MatMul site with a bias.
+        channels: channel map of `net`.
+        forbidden: reasons why sites cannot be fitted, by name.
+        order: order in which the original and the compressed network run.
+        sizes: bytes of each tensor for one sample, if known.
+    """
+
+    original: onnx.ModelProto
+    label: str
+    params: int
+    notes: tuple[Note, ...]
+    net: Net
+    channels: ChannelMap
+    forbidden: Mapping[str, str]
+    order: Schedule
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared run: the network, its inputs, and everything that the steps have in common.
+
+    Attributes:
+        network: the original network.
+        inputs: inputs and their division.
+        cost: cost model of the network.
+        eligible: groups and layers that may be compressed.
+        options: options of the run.
+        engine: onnxruntime with its provider and threads.
+        batches: batches of the samples to fit on.
+        positions: positions at which layers are sampled.
+        cache: storage of finished work.
+        scratch: folder for held activations that do not fit in memory.
+        progress: callback (stage, done, total, detail).
+        clock: wall time of the stages.
+        evaluator: the user's own measure with its value for the original; None without one.
+    """
+
+    network: Network
+    inputs: Inputs
+    cost: CostModel
+    eligible: Eligible
+    options: Options
+    engine: Engine
+    batches: tuple[Batch, ...]
+    positions: Positions
+    cache: Cache
+    scratch: Path
+    progress: Progress
+    clock: Stopwatch = field(default_factory=Stopwatch)
+    evaluator: Evaluator | None = None
+
+    @property
+    def net(self) -> Net:
+        """The original network, folded."""
+        return self.network.net
+
+    @property
+    def channels(self) -> ChannelMap:
+        """Channel map of the original."""
+        return self.network.channels
+
+    @property
+    def order(self) -> Schedule:
+        """Order in which the original and the compressed network run."""
+        return self.network.order
+
+    @property
+    def room(self) -> Room:
+        """Shares of the memory limit."""
+        return Room(self.options.memory_bytes)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the model fixes the batch size."""
+        return any(spec.shape[0] is not None for spec in self.inputs.specs)
+
+    def halves(self, batch: Batch, rows: int) -> Indices:
+        """Return the half (0 or 1) of each row of a batch: equally many rows per real image, padding left out."""
+        images = self.inputs.parts.halves[list(batch.samples[: batch.real])].astype(np.int64)
+        return np.repeat(images, rows // len(images))
+
+    def batches_of(self, half: int) -> tuple[Batch, ...]:
+        """Return the batches restricted to one half; batches of a fixed size are padded with their last sample."""
+        found = []
+        for batch in self.batches:
+            own = [sample for sample in batch.samples[: batch.real] if self.inputs.parts.halves[sample] == half]
+            if own:
+                fill = len(batch.samples) - len(own) if self.fixed else 0
+                found.append(Batch((*own, *own[-1:] * fill), len(own)))
+        return tuple(found)
+
+
+def folded(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
     """Load and fold a model; return the network to work on, notes on the changes, and the number of its parameters.
 
     Args:
@@ -50,12 +226,12 @@ def prepared(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ..
         ModelError: the model cannot be loaded, or does not pass onnx's checks before any compression.
     """
     net, loaded = load(original, label=label)
-    plain, folded = fold(net)
+    plain, changes = fold(net)
     ready = ensure_biases(plain)
     found = complaint(ready)
     if found:
         raise ModelError(f"{label}: the model does not pass onnx's own checks: {found}")
-    return ready, (*loaded, *folded), net.parameters()
+    return ready, (*loaded, *changes), net.parameters()
 
 
 def open_inputs(
@@ -82,37 +258,75 @@ def open_inputs(
     return Inputs(specs, calibration, parts, outputs)
 
 
+def open_cache(original: onnx.ModelProto, inputs: Inputs, options: Options) -> Cache:
+    """Open the cache of a run, keyed by its model, its inputs and their sampling.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+    if options.cache_dir is None:
+        return Cache(None, {})
+    return Cache(
+        options.cache_dir,
+        {
+            "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
+            "data": inputs.calibration.digest(),
+            "samples": hashlib.sha256(inputs.fit.tobytes() + inputs.parts.halves.tobytes()).hexdigest(),
+            "points": (options.points, options.least_points),
+            "seed": options.seed,
+            "outputs": repr(sorted((name, one.kind) for name, one in inputs.outputs.items())),
+        },
+    )
+
+
 @contextmanager
-def workload(net: Net, inputs: Inputs, options: Options, progress: Progress) -> Iterator[Workload]:
-    """Make the workload of the stages; its held activations are deleted when the context ends."""
-    memory = options.memory_bytes
-    room = Room(memory)
-    forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), room.solving)
-    order, sizes = schedule(net), tensor_bytes(net, sample_shapes(inputs.calibration, inputs.specs))
-    size = batch_size(order, sizes, room.running)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=_scratch(options)) as scratch:
-        yield Workload(
-            net=net,
-            channels=channel_map(net, forbidden=forbidden),
-            forbidden=forbidden,
-            order=order,
+def prepare(
+    source: Source,
+    data: CalibrationSource | None,
+    options: Options,
+    progress: Progress,
+    *,
+    choosing: bool = False,
+) -> Iterator[Prepared]:
+    """Prepare a run; its held activations are deleted when the context ends.
+
+    Args:
+        source: the original: path, bytes or ModelProto.
+        data: calibration inputs, see `open_calibration`.
+        options: options of the run.
+        progress: callback (stage, done, total, detail).
+        choosing: set some inputs apart to choose between results by.
+
+    Raises:
+        UsageError: a pattern of the options matches no layer.
+        ModelError: the model cannot be read, or is not a model that can be pruned.
+        DataError: the inputs cannot be read, or do not fit the model.
+        EngineError: onnxruntime cannot be started.
+    """
+    clock = Stopwatch()
+    with clock("load"):
+        original, label = read_model(source)
+        net, notes, params = folded(original, label)
+        inputs = open_inputs(source, data, net, options, choosing=choosing)
+        room = Room(options.memory_bytes)
+        shapes = sample_shapes(inputs.calibration, inputs.specs)
+        forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), room.solving)
+        channels, order, sizes = channel_map(net, forbidden=forbidden), schedule(net), tensor_bytes(net, shapes)
+        network = Network(original, label, params, notes, net, channels, forbidden, order, sizes)
+        cost = cost_model(net, channels, shapes)
+    parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch:
+        yield Prepared(
+            network=network,
+            inputs=inputs,
+            cost=cost,
+            eligible=eligible(net, cost, channels, options, forbidden, room.solving),
+            options=options,
             engine=Engine.open(options.engine),
-            calibration=inputs.calibration,
-            batches=group_batches(inputs.fit, inputs.specs, size),
-            half_of=inputs.parts.halves,
+            batches=group_batches(inputs.fit, inputs.specs, batch_size(order, sizes, room.running)),
             positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
-            memory=memory,
-            sizes=sizes,
+            cache=open_cache(original, inputs, options),
             scratch=Path(scratch),
             progress=progress,
-            outputs=inputs.outputs,
+            clock=clock,
         )
-
-
-def _scratch(options: Options) -> Path | None:
-    """Return the folder for held activations: in the cache, or None for the system's folder for temporary files."""
-    if options.cache_dir is None:
-        return None
-    own = own_folder(options.cache_dir)
-    make_cache_dir(own)
-    return own

@@ -10,8 +10,7 @@ from onnxprune.graph.channels.sites import matrix
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from onnxprune.planning.cost import CostModel
-    from onnxprune.steps.workload import Workload
+    from onnxprune.steps.prepare import Prepared
 
 __all__ = ["Rows", "expected_rows", "few_inputs", "few_samples"]
 
@@ -37,13 +36,13 @@ class Rows:
         return -(-inputs * _ROWS_PER_COLUMN * self.columns // max(self.rows, 1))
 
 
-def expected_rows(work: Workload, cost: CostModel, names: Iterable[str]) -> tuple[Rows, ...]:
+def expected_rows(run: Prepared, names: Iterable[str]) -> tuple[Rows, ...]:
     """Return the expected rows of some sites, before any of their input channels is removed."""
     found = []
     for name in names:
-        columns = matrix(work.net, work.channels.sites[name])[0].shape[2]
-        points = min(cost.positions(name), work.positions.count(columns))
-        found.append(Rows(name, work.positions.inputs * points, columns))
+        columns = matrix(run.net, run.channels.sites[name])[0].shape[2]
+        points = min(run.cost.positions(name), run.positions.count(columns))
+        found.append(Rows(name, run.positions.inputs * points, columns))
     return tuple(found)
 
 

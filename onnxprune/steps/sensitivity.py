@@ -14,37 +14,93 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.engine.divergence import DivergenceMeter, mean_distance
+from onnxprune.engine.frontier import Batch
+from onnxprune.graph.channels.forms import Kind
+from onnxprune.graph.edit.weights import with_weights
 from onnxprune.options.solve import RefitOptions
-from onnxprune.planning.candidates import Kind
 from onnxprune.solve import kept_columns, refit
-from onnxprune.steps.chains import fit_chain
-from onnxprune.steps.damage import Damage, spread
+from onnxprune.steps.factorise import factorise
 
 if TYPE_CHECKING:
+    from onnxprune.engine.divergence import OutputDivergence
     from onnxprune.graph.channels.groups import ChannelGroup
+    from onnxprune.graph.channels.sites import Site
     from onnxprune.planning.candidates import Candidates
     from onnxprune.solve import Regression, Solution
-    from onnxprune.steps.workload import Workload
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Trials", "fit_of", "ratio", "stacked"]
+__all__ = ["Damage", "Trials", "fit_of", "ratio", "spread", "stacked"]
 
+_MEMORY_SHARE = 8
 _PASSES = 2.0  # passes over the calibration inputs, for all trials together
 _LEAST, _MOST = 32, 256  # inputs of one trial
 _RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
 
 
+class Damage:
+    """Measurement of the outputs with replaced weights, against one run of the original."""
+
+    def __init__(self, run: Prepared, batches: Sequence[Batch]) -> None:
+        """Run the original on `batches`: at least the first, and as many as fit in an eighth of the memory."""
+        self._run = run
+        self._engine = run.engine.for_pieces()
+        session = self._engine.session(run.net.to_model(), label="the original")
+        self._held: list[tuple[Batch, dict[str, Array], dict[str, Array]]] = []
+        left = run.options.memory_bytes // _MEMORY_SHARE
+        for batch in batches:
+            feeds = run.inputs.calibration.load(batch.samples)
+            wanted = session.run(feeds)
+            self._held.append((batch, feeds, wanted))
+            left -= sum(array.nbytes for array in (*feeds.values(), *wanted.values()))
+            if left < 0:
+                break
+
+    def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
+        """Return the difference of every output with these weights and biases in place of the sites' own."""
+        label = ", ".join(f"'{site.name}'" for site in weights)
+        net = with_weights(self._run.net, weights)
+        session = self._engine.session(net.to_model(), label=f"the network with {label} changed")
+        meter = DivergenceMeter(self._run.inputs.outputs)
+        for batch, feeds, wanted in self._held:
+            meter.add(wanted, session.run(feeds), batch.real, len(batch.samples))
+        return meter.finish()
+
+    def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
+        """Return the mean distance of the outputs from the original's: 0 if equal, about 1 for constant outputs."""
+        return mean_distance(self.divergence(weights))
+
+
+def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple[Batch, ...]:
+    """Choose samples evenly spread over some batches, and return them in batches.
+
+    Args:
+        batches: all samples, in batches of one size.
+        count: number of samples to choose; rounded down to full batches if `fixed`.
+        fixed: return full batches only.
+    """
+    samples = [sample for batch in batches for sample in batch.samples[: batch.real]]
+    size = len(batches[0].samples)
+    wanted = min(max(count // size, 1), len(samples) // size) * size if fixed else min(max(count, 1), len(samples))
+    if not wanted:
+        return (batches[0],)
+    chosen = [samples[index] for index in np.linspace(0, len(samples) - 1, wanted).astype(int)]
+    parts = [tuple(chosen[start : start + size]) for start in range(0, wanted, size)]
+    return tuple(Batch(part, len(part)) for part in parts)
+
+
 class Trials:
     """Measurement of sensitivities: damage at the outputs divided by the relative error of a layer."""
 
-    def __init__(self, work: Workload, trials: int) -> None:
+    def __init__(self, run: Prepared, trials: int) -> None:
         """Choose the inputs of each trial, 32..256: the fewer, the more `trials` there are."""
-        self._work = work
-        total = sum(batch.real for batch in work.batches)
+        self._run = run
+        total = sum(batch.real for batch in run.batches)
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
-        judged = work.batches_of(1) or work.batches
-        self._damage = Damage(work, spread(judged, count, fixed=work.fixed))
+        judged = run.batches_of(1) or run.batches
+        self._damage = Damage(run, spread(judged, count, fixed=run.fixed))
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]
@@ -71,7 +127,7 @@ class Trials:
                 whole = np.zeros_like(problem.weight)
                 whole[:, columns] = solution.weight
                 found.append(replace(solution, weight=whole))
-            site = self._work.channels.sites[name]
+            site = self._run.channels.sites[name]
             weights[site] = stacked(found)
         return ratio(self._damage.of(weights), float(curve[gone]))
 
@@ -86,14 +142,14 @@ class Trials:
         Returns:
             Damage divided by error, per kind; NaN without an error.
         """
-        site = self._work.channels.sites[name]
+        site = self._run.channels.sites[name]
         columns = np.arange(problems[0].weight.shape[1], dtype=np.int64)
         problems = [problem.half(0) for problem in problems]
         fit = fit_of(problems[0], len(columns))
         found = {}
         for kind, places in candidates.kinds().items():
             place = int(places[len(places) // 2])
-            solutions, _ = fit_chain(site, problems, columns, candidates.forms[place], fit, None)
+            solutions, _ = factorise(site, problems, columns, candidates.form(place), fit, None)
             found[kind] = ratio(self._damage.of({site: stacked(solutions)}), float(candidates.error[place]))
         return found
 

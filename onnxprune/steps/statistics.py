@@ -1,12 +1,26 @@
-"""Gathering moments and raw samples of one site, by group of a grouped conv."""
+"""Statistics of layers: second moments and raw samples of what each reads, and the regressions on them.
+
+One pass over the calibration inputs gathers the moments of many layers; those of their outputs follow in closed form.
+Layers whose moments do not fit in memory together take several passes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.engine.batching import moves
+from onnxprune.engine.capture import output_extents, patches
+from onnxprune.engine.frontier import Frontier
+from onnxprune.engine.store import TensorStore
+from onnxprune.graph.channels.sites import matrix
 from onnxprune.solve import Moments, MomentsBuilder, Samples
+from onnxprune.solve.problem import Regression
+from onnxprune.steps.prepare import Prepared
+from onnxprune.steps.room import moment_bytes, solving_bytes
 
 if TYPE_CHECKING:
     from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
@@ -16,7 +30,20 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Reservoir", "SiteMeter", "channel_of_column", "unit_of_column"]
+__all__ = [
+    "Need",
+    "Reservoir",
+    "SiteMeter",
+    "channel_of_column",
+    "gathered",
+    "group_problems",
+    "parts_of",
+    "site_problems",
+    "unit_of_column",
+]
+
+
+_MOST_RETURNED = 128 << 20  # bytes returned by one run; more gain nothing
 
 
 class SiteMeter:
@@ -88,3 +115,96 @@ def channel_of_column(site: Site, columns: int) -> Indices:
     """Return for each column the index of its input channel; a channel of a Conv has one column per kernel element."""
     kernel = int(np.prod(site.window.kernel)) if site.window is not None else 1
     return np.arange(columns, dtype=np.int64) // kernel
+
+
+@dataclass(frozen=True)
+class Need:
+    """Group, or site (``group`` is None), with the names of the sites whose moments it needs."""
+
+    name: str
+    sites: tuple[str, ...]
+    group: ChannelGroup | None = None
+
+
+def parts_of(run: Prepared, needs: Sequence[Need]) -> Iterable[list[Need]]:
+    """Split the needs into parts whose moments fit in memory together with the arrays of solving one of them."""
+    part: list[Need] = []
+    held: dict[str, int] = {}
+    solving = 0
+    for need in needs:
+        shapes = {name: matrix(run.net, run.channels.sites[name])[0].shape for name in need.sites}
+        needed = {name: moment_bytes(shape, answered=False) for name, shape in shapes.items()}
+        most = max(solving, solving_bytes(shapes.values()))
+        if part and sum({**held, **needed}.values()) + most > run.room.solving:
+            yield part
+            part, held, most = [], {}, solving_bytes(shapes.values())
+        part.append(need)
+        held.update(needed)
+        solving = most
+    if part:
+        yield part
+
+
+def gathered(run: Prepared, needs: Sequence[Need], index: int, passes: int) -> dict[str, tuple[Moments, ...]]:
+    """Gather the moments of the inputs of the needs' sites in one pass over the data, pass `index` of `passes`."""
+    sites = {name: run.channels.sites[name] for need in needs for name in need.sites}
+    meters = {}
+    for name, site in sites.items():
+        weight, _ = matrix(run.net, site)
+        meters[name] = SiteMeter(weight.shape[0], weight.shape[2], 0)
+    sources = dict.fromkeys(site.source for site in sites.values())
+    label = "sample activations" if passes == 1 else f"sample activations ({index + 1} of {passes})"
+    room = run.room
+    # The outputs of a run are held twice for a moment: by the engine, and as our arrays.
+    returned = min(room.running // 2, _MOST_RETURNED) // len(run.batches[0].samples)
+    planned = moves(run.order, run.network.sizes, sources, returned)
+    total = len(planned) * len(run.batches)
+    with TensorStore(room.held, run.scratch) as store:
+        frontier = Frontier("original", run.engine, run.order, run.inputs.calibration, run.batches, store)
+        for place, move in enumerate(planned):
+            here = {name: site for name, site in sites.items() if site.source in move.sources}
+            with frontier.moving(run.net, move.cut, move.sources) as advance:
+                for number in range(len(run.batches)):
+                    run.progress(label, place * len(run.batches) + number, total)
+                    tensors = advance(number)
+                    for name, site in here.items():
+                        _add(run, meters[name], site, tensors[site.source], number)
+                    if move is planned[-1]:
+                        for name in tensors:
+                            store.drop((frontier.name, number, name))
+                    del tensors  # before the next ones are made
+    run.progress(label, total, total)
+    return {name: meter.finish() for name, meter in meters.items()}
+
+
+def _add(run: Prepared, meter: SiteMeter, site: Site, source: Array, number: int) -> None:
+    batch = run.batches[number]
+    where = run.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), meter.columns)
+    x = patches(source[: batch.real], site, where)
+    meter.add(x, None, run.halves(batch, len(x)))
+
+
+def group_problems(
+    run: Prepared, group: ChannelGroup, moments: Mapping[str, tuple[Moments, ...]]
+) -> dict[str, list[Regression]]:
+    """Make the regressions of a group's consumers on their own outputs, by name; units are the group's channels."""
+    alive = run.channels.all_alive()
+    found: dict[str, list[Regression]] = {}
+    for name in group.consumers:
+        site = run.channels.sites[name]
+        found[name] = [
+            replace(problem, unit=unit_of_column(run.channels, site, group, alive, len(problem.unit)))
+            for problem in site_problems(run, name, moments[name])
+        ]
+    return found
+
+
+def site_problems(run: Prepared, name: str, moments: Sequence[Moments]) -> list[Regression]:
+    """Make the regressions of a site on its own output, one per group of a grouped conv; units are input channels."""
+    site = run.channels.sites[name]
+    weight, bias = matrix(run.net, site)
+    unit, parts = channel_of_column(site, weight.shape[2]), bias.reshape(weight.shape[0], -1)
+    return [
+        Regression(gathered.with_response(weight[part], parts[part]), weight[part], parts[part], unit)
+        for part, gathered in enumerate(moments)
+    ]

@@ -11,21 +11,19 @@ import numpy as np
 
 from onnxprune.engine.batching import sample_shapes
 from onnxprune.engine.latency import Kernel, Task, measured
+from onnxprune.graph.channels.sites import is_depthwise
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.planning.clock import Clock, Grid, marks
 from onnxprune.steps.bench import Bench, machine
-from onnxprune.steps.fit_order import is_depthwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from onnxprune.graph.channels.sites import Site
     from onnxprune.graph.model.net import Net
-    from onnxprune.options.run import Options
     from onnxprune.planning.cost import CostModel
-    from onnxprune.steps.cache import Cache
-    from onnxprune.steps.workload import Inputs, Workload
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
     Ms = Callable[[Kernel, int, int], float]
@@ -35,36 +33,34 @@ __all__ = ["timed_cost"]
 _FUSED = frozenset({"Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 
 
-def timed_cost(work: Workload, cost: CostModel, inputs: Inputs, options: Options, cache: Cache) -> CostModel:
+def timed_cost(run: Prepared) -> CostModel:
     """Add a clock for every layer to the cost model; the time of all other nodes is the network's minus its layers'.
 
     Args:
-        work: the original and the inputs.
-        cost: cost model of the original.
-        inputs: inputs of the network.
-        options: engine and bench batch.
-        cache: storage of the times.
+        run: the prepared run.
 
     Raises:
         EngineError: the engine cannot run a layer.
     """
-    concrete = with_shapes(work.net, sample_shapes(inputs.calibration, inputs.specs, options.bench_batch))
-    layers = [_Layer(work, concrete, site) for name, site in work.channels.sites.items() if name in cost.layers]
-    tasks = sorted({task for layer in layers for task in layer.tasks(options.bench_batch)}, key=repr)
-    checkpoint = cache.checkpoint("latency", *machine(work.engine, options), _digest(tasks))
-    known = checkpoint.load("ms")
-    if known is None or known["ms"].shape != (len(tasks),):
-        times = measured(work.engine, tasks, work.scratch, partial(work.progress, "time layers"))
-        known = {"ms": np.array([times[task] for task in tasks])}
-        checkpoint.save("ms", known)
-    table = dict(zip(tasks, known["ms"].tolist(), strict=True))
+    cost, batch = run.cost, run.options.bench_batch
+    concrete = with_shapes(run.net, sample_shapes(run.inputs.calibration, run.inputs.specs, batch))
+    layers = [_Layer(run, concrete, site) for name, site in run.channels.sites.items() if name in cost.layers]
+    tasks = sorted({task for layer in layers for task in layer.tasks(batch)}, key=repr)
+    checkpoint = run.cache.checkpoint("latency", *machine(run), _digest(tasks))
+    saved = checkpoint.load("ms")
+    times = None if saved is None else saved.arrays.get("ms")
+    if times is None or times.shape != (len(tasks),):
+        found = measured(run.engine, tasks, run.scratch, partial(run.progress, "time layers"))
+        times = np.array([found[task] for task in tasks])
+        checkpoint.save("ms", {"ms": times})
+    table = dict(zip(tasks, times.tolist(), strict=True))
 
     def ms(kernel: Kernel, inputs_: int, outputs: int) -> float:
-        return float(table[Task(kernel, inputs_, outputs, options.bench_batch)])
+        return float(table[Task(kernel, inputs_, outputs, batch)])
 
     clocks = {layer.site.name: layer.clock(ms) for layer in layers}
-    whole = Bench(work, cost, inputs, options).before_ms
-    return cost.timed(clocks, max(whole - cost.timed(clocks, 0.0).latency({}), 0.0))
+    whole = Bench(run).before_ms
+    return cost.timed(clocks, max(whole - cost.timed(clocks, 0.0).latency(), 0.0))
 
 
 def _digest(tasks: Iterable[Task]) -> str:
@@ -74,14 +70,14 @@ def _digest(tasks: Iterable[Task]) -> str:
 class _Layer:
     """Site, and the convs that may replace it."""
 
-    def __init__(self, work: Workload, concrete: Net, site: Site) -> None:
+    def __init__(self, run: Prepared, concrete: Net, site: Site) -> None:
         self.site = site
         tensors = concrete.tensors()
         source = [size if isinstance(size, int) else 1 for size in dims(tensors[site.source]) or ()]
         weight = [int(size) for size in tensors[site.weight].shape]
         self.inputs = source[site.channel_axis]
         self.outputs = weight[site.output_axis.axis] * (site.groups if site.op == "ConvTranspose" else 1)
-        self.depthwise = is_depthwise(work.net, site)
+        self.depthwise = is_depthwise(run.net, site)
         self.groups = 0 if self.depthwise else site.groups
         self.activation = _activation(concrete, site)
         self.extents = tuple(source[2:]) if site.window is not None else (max(math.prod(source[1:-1]), 1),)

@@ -11,24 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxprune.engine.timing import BUSY
 from onnxprune.errors import OutOfReachError, PlanError
-from onnxprune.graph.channels.forms import DENSE, Forms
 from onnxprune.note import Note
-from onnxprune.planning import Choice, search
-from onnxprune.steps.bench import Bench
+from onnxprune.planning import Assignment, Plan, search
+from onnxprune.steps.bench import Bench, machine
+from onnxprune.steps.form_curves import FormOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnxprune.graph.channels.forms import Form
-    from onnxprune.options.run import Options
+    from onnxprune.cache import Checkpoint
     from onnxprune.planning.cost import CostModel
-    from onnxprune.steps.checkpoint import Checkpoint
-    from onnxprune.steps.curves import Probed
-    from onnxprune.steps.workload import Inputs, Workload
+    from onnxprune.planning.sensitivity import PredictedErrors
+    from onnxprune.steps.curves import Curves
+    from onnxprune.steps.prepare import Prepared
 
 
 __all__ = ["plan_by_latency"]
@@ -39,39 +36,35 @@ _NUMBERS = ("asked", "predicted", "reached", "low", "high", "stretch")  # fields
 
 
 def plan_by_latency(
-    work: Workload,
-    cost: CostModel,
-    probed: Probed,
-    options: Options,
-    inputs: Inputs,
-    checkpoint: Checkpoint,
-    droppable: Sequence[str] = (),
-) -> tuple[dict[str, int], dict[str, Form], tuple[Note, ...]]:
+    run: Prepared, curves: Curves, droppable: Sequence[str] = ()
+) -> tuple[Assignment, tuple[Note, ...]]:
     """Plan by the clocks, time a network of the planned sizes, and repeat until the target speed-up is reached.
 
+    The plan is kept in the cache, so that a continued run times no other one.
+
     Args:
-        work: the original and the inputs.
-        cost: cost model of the original, with clocks.
-        probed: errors of removals and forms.
-        options: budget, allocation and alignment.
-        inputs: inputs of the network.
-        checkpoint: storage of the plan, so that a continued run times no other one.
+        run: the prepared run, its cost model with clocks.
+        curves: errors of removals and forms.
         droppable: groups of residual branches that may be removed.
 
     Returns:
-        Number of channels to keep per group, forms per site, and a note on the measurement.
+        The assignment, and a note on the measurement.
 
     Raises:
         PlanError: the original is fast enough.
         OutOfReachError: no plan is fast enough.
     """
-    if not (probed.rankings or probed.candidates):
-        return {}, {}, ()
-    found = _load(checkpoint, probed)
+    if not (curves.rankings or curves.candidates):
+        return Assignment(), ()
+    options = run.options
+    names, spread = (tuple(curves.rankings), tuple(curves.candidates)), (options.budget, options.allocation, droppable)
+    asked = options.select, FormOptions.of(options), options.sensitivity
+    checkpoint = run.cache.checkpoint("plan", names, asked, *spread, *machine(run))
+    found = _load(run, checkpoint)
     if found is None:
-        found = _raced(work, cost, probed, options, Bench(work, cost, inputs, options), droppable)
-        _save(checkpoint, probed, found)
-    return found.choice.keep, found.choice.forms, (Note("latency", str(found)),)
+        found = _raced(run, curves.errors, Bench(run), droppable)
+        _save(run, checkpoint, found)
+    return found.assignment, (Note("latency", str(found)),)
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class _Tried:
     """Timed plan.
 
     Attributes:
-        choice: the plan.
+        assignment: the plan.
         plans: number of plans timed.
         asked: target speed-up.
         predicted: speed-up by the clocks of layers.
@@ -89,7 +82,7 @@ class _Tried:
         stretch: time of a run divided by its time on an idle machine, see `Timing`.
     """
 
-    choice: Choice
+    assignment: Assignment
     plans: int
     asked: float
     predicted: float
@@ -115,11 +108,8 @@ class _Tried:
         return f"{measured}; AN ESTIMATE: {self.asked:.2f}x is not certain, plan again on an idle machine"
 
 
-def _raced(
-    work: Workload, cost: CostModel, probed: Probed, options: Options, bench: Bench, droppable: Sequence[str]
-) -> _Tried:
-    curves = probed.sensitivity.curves({name: ranking.curve for name, ranking in probed.rankings.items()})
-    candidates = probed.sensitivity.candidates(probed.candidates)
+def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequence[str]) -> _Tried:
+    options, cost = run.options, run.cost
     budget, before = options.budget, bench.before_ms
     asked = before / budget.ms if budget.ms is not None else 1 / budget.fraction
     if asked <= 1:
@@ -127,13 +117,12 @@ def _raced(
     tried: list[_Tried] = []
     wanted = asked
     while len(tried) < _MOST_PLANS:
-        work.progress("time plans", len(tried), _MOST_PLANS)
+        run.progress("time plans", len(tried), _MOST_PLANS)
         limit = replace(budget, fraction=1 / wanted)
         try:
-            choice = search(
+            planned = search(
                 cost,
-                curves,
-                candidates,
+                errors.weighted,
                 limit,
                 allocation=options.allocation,
                 align=options.alignment,
@@ -143,11 +132,11 @@ def _raced(
             if not tried:
                 raise
             break
-        tried.append(_timed(bench, cost, choice, asked, len(tried) + 1))
+        tried.append(_timed(bench, cost, planned, asked, len(tried) + 1))
         if asked <= tried[-1].reached <= asked * (1 + _TOLERANCE):
             break
         wanted *= asked * (1 + _TOLERANCE / 2) / tried[-1].reached
-    work.progress("time plans", _MOST_PLANS, _MOST_PLANS)
+    run.progress("time plans", _MOST_PLANS, _MOST_PLANS)
     enough = [one for one in tried if one.reached >= asked * (1 - _TOLERANCE)]
     if not enough:
         most = max(tried, key=lambda one: one.reached)
@@ -158,40 +147,29 @@ def _raced(
     return replace(min(enough, key=lambda one: one.reached), plans=len(tried))
 
 
-def _timed(bench: Bench, cost: CostModel, choice: Choice, asked: float, plans: int) -> _Tried:
+def _timed(bench: Bench, cost: CostModel, assignment: Assignment, asked: float, plans: int) -> _Tried:
     """Time a network of the planned sizes, a second time for longer if the first measurement is near the target."""
-    predicted = cost.latency({}) / cost.latency(choice.keep, choice.forms)
+    predicted = cost.latency() / cost.latency(assignment)
     for again in (False, True):
-        timing = bench.timing(choice.keep, choice.forms, again=again)
+        timing = bench.timing(assignment, again=again)
         reached = timing.ratio, timing.ratio_low, timing.ratio_high
-        tried = _Tried(choice, plans, asked, predicted, *reached, timing.stretch)
+        tried = _Tried(assignment, plans, asked, predicted, *reached, timing.stretch)
         if not tried.near:
             break
     return tried
 
 
-def _save(checkpoint: Checkpoint, probed: Probed, found: _Tried) -> None:
-    keep, forms = found.choice.keep, found.choice.forms
-    rows = Forms.of([forms.get(name, DENSE) for name in probed.candidates])
-    arrays = {
-        "keep": np.array([keep[name] for name in probed.rankings], dtype=np.int64),
-        "forms": rows.array(),
-        "numbers": np.array([found.plans, *(getattr(found, name) for name in _NUMBERS)]),
-    }
-    checkpoint.save("plan", arrays)
+def _save(run: Prepared, checkpoint: Checkpoint, found: _Tried) -> None:
+    numbers = {name: getattr(found, name) for name in ("plans", *_NUMBERS)}
+    checkpoint.save("plan", {}, {"plan": Plan.of(run.channels, found.assignment).to_dict(), **numbers})
 
 
-def _load(checkpoint: Checkpoint, probed: Probed) -> _Tried | None:
-    arrays = checkpoint.load("plan")
-    if arrays is None or set(arrays) != {"keep", "forms", "numbers"}:
+def _load(run: Prepared, checkpoint: Checkpoint) -> _Tried | None:
+    saved = checkpoint.load("plan")
+    try:
+        if saved is None:
+            return None
+        plan = Plan.from_dict(saved.facts.pop("plan"))
+        return _Tried(plan.assignment(run.channels), **saved.facts)
+    except (AttributeError, KeyError, TypeError, PlanError):
         return None
-    keep, rows = arrays["keep"].tolist(), Forms.from_array(arrays["forms"])
-    if (
-        len(keep) != len(probed.rankings)
-        or len(rows) != len(probed.candidates)
-        or arrays["numbers"].shape != (1 + len(_NUMBERS),)
-    ):
-        return None
-    forms = {name: rows[place] for place, name in enumerate(probed.candidates) if not rows[place].dense}
-    plans, *numbers = arrays["numbers"].tolist()
-    return _Tried(Choice(dict(zip(probed.rankings, keep, strict=True)), forms), int(plans), *numbers)

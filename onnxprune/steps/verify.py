@@ -7,11 +7,13 @@ differ by rounding, see `rounding`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.engine.batching import group_batches
 from onnxprune.engine.divergence import DivergenceMeter
 from onnxprune.engine.drop import losses, settles
 from onnxprune.engine.frontier import Batch
@@ -21,37 +23,82 @@ from onnxprune.graph.edit.remove import remove, zero
 from onnxprune.graph.model.net import numpy_dtype
 from onnxprune.graph.model.save import finished_model
 from onnxprune.graph.model.schedule import segment
+from onnxprune.steps.compress import Compressed
+from onnxprune.steps.prepare import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     import onnx
 
-    from onnxprune.data import Calibration
     from onnxprune.engine.divergence import OutputDivergence
     from onnxprune.engine.sessions import Engine
     from onnxprune.graph.model.net import Net
     from onnxprune.progress import Progress
-    from onnxprune.steps.workload import Inputs, Workload
+    from onnxprune.steps.prepare import Prepared
 
     Array = np.ndarray[Any, Any]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["check_drop", "check_loading", "check_removal", "check_rewritten", "compare_outputs", "first_difference"]
+__all__ = [
+    "Verified",
+    "check_drop",
+    "check_loading",
+    "check_removal",
+    "check_rewritten",
+    "compare_outputs",
+    "first_difference",
+    "verify",
+]
 
 _HELD_AT_ONCE = 8  # of each tensor: two networks, the parts compared, and runs that measure rounding
 _SENSELESS = 10.0  # difference divided by size of an output at which any result is refused
 
 
-def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibration: Calibration, batch: Batch) -> None:
-    """Check that the network after loading and folding has the outputs of the original.
+@dataclass(frozen=True)
+class Verified:
+    """Verified result: the model to save, and the difference of each output from the original's."""
+
+    model: onnx.ModelProto
+    divergence: tuple[OutputDivergence, ...]
+
+
+def verify(run: Prepared, compressed: Compressed, *, rehearsal: bool = False) -> Verified:
+    """Verify the result of the compression on held-out inputs.
 
     Args:
-        engine: engine that runs both.
-        original: the model as read.
-        net: the network after loading and folding.
-        calibration: inputs.
-        batch: samples to run.
+        run: the prepared run.
+        compressed: result of the compression.
+        rehearsal: verify on the inputs to choose by instead, and do not search for the first tensor that differs.
+
+    Raises:
+        LostTooMuchError: the outputs lose more than ``options.max_drop``; without it, they bear no resemblance.
+        VerifyError: removing does not equal zeroing, or an output is not finite.
+        EngineError: onnxruntime cannot run the result.
+    """
+    inputs, options = run.inputs, run.options
+    samples = inputs.choose if rehearsal else inputs.held
+    batches = group_batches(samples, inputs.specs, len(run.batches[0].samples))
+    check_removal(run, compressed.alive, batches[0])
+    model = finished_model(compressed.net)
+    if compressed.net is not compressed.dense:
+        check_rewritten(run, compressed.dense, model, batches[0])
+    try:
+        divergence = compare_outputs(run.engine, run.network.original, model, inputs, batches, run.progress)
+        if options.recover is None:  # else the drop is checked after the training
+            check_drop(divergence, options.allowed_drop)
+    except VerifyError as error:
+        left = compressed.net.tensors().keys()
+        place = None
+        if not rehearsal:
+            place = first_difference(run, compressed.dense, run.net, compressed.alive, batches[0], among=left)
+        where = f"; the first tensor that diverges is '{place.name}'" if place else ""
+        raise type(error)(f"{error}{where}; nothing was written") from error
+    return Verified(model, divergence)
+
+
+def check_loading(run: Prepared) -> None:
+    """Check that the network after loading and folding has the outputs of the original.
 
     Raises:
         ModelError: the shapes that the model declares contradict its nodes.
@@ -59,11 +106,12 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
         VerifyError: an output differs by more than rounding explains.
         EngineError: onnxruntime cannot run one of them.
     """
+    net, original, engine = run.net, run.network.original, run.engine
     try:
         plain = finished_model(net)
     except VerifyError as error:
         raise ModelError(f"{net.source}: {error}".replace("the result is not a valid model", "not valid")) from error
-    feeds = calibration.load(batch.samples)
+    feeds = run.inputs.calibration.load(run.batches[0].samples)
     wanted = engine.session(original, label="the original").run(feeds)
     for name, reference in wanted.items():
         if not _finite(reference):
@@ -79,11 +127,11 @@ def check_loading(engine: Engine, original: onnx.ModelProto, net: Net, calibrati
         )
 
 
-def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
+def check_removal(run: Prepared, alive: Mask, batch: Batch) -> float:
     """Check on the original's weights that removing channels equals zeroing them.
 
     Args:
-        work: the original and the inputs.
+        run: the prepared run.
         alive: (units,) bool, units to keep.
         batch: samples to run.
 
@@ -93,15 +141,15 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
     Raises:
         VerifyError: an output differs by more than rounding explains; the message names the first tensor that does.
     """
-    smaller = remove(work.net, work.channels, work.channels.all_alive(), alive)
-    masked = zero(work.net, work.channels, alive)
-    feeds = work.calibration.load(batch.samples)
-    outputs = work.net.output_names
-    pieces = [_piece(work, net, outputs) for net in (smaller, masked)]
-    removed, zeroed = (_run(work, piece, feeds, outputs) for piece in pieces)
-    wrong = beyond_rounding(work.engine, removed, zeroed, pieces[1:], feeds)
+    smaller = remove(run.net, run.channels, run.channels.all_alive(), alive)
+    masked = zero(run.net, run.channels, alive)
+    feeds = run.inputs.calibration.load(batch.samples)
+    outputs = run.net.output_names
+    pieces = [_piece(run, net, outputs) for net in (smaller, masked)]
+    removed, zeroed = (_run(run, piece, feeds, outputs) for piece in pieces)
+    wrong = beyond_rounding(run.engine, removed, zeroed, pieces[1:], feeds)
     if wrong:
-        wrong = first_difference(work, smaller, masked, alive, batch, share=0.0) or wrong
+        wrong = first_difference(run, smaller, masked, alive, batch, share=0.0) or wrong
         raise VerifyError(
             f"removing channels does not equal zeroing them in this model: tensor '{wrong.name}' is the first to "
             f"differ, {wrong}; exclude the layers around it with --exclude, and report the model"
@@ -109,26 +157,25 @@ def check_removal(work: Workload, alive: Mask, batch: Batch) -> float:
     return max((difference(removed[name], zeroed[name]) for name in outputs), default=0.0)
 
 
-def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibration: Calibration, batch: Batch) -> None:
+def check_rewritten(run: Prepared, dense: Net, model: onnx.ModelProto, batch: Batch) -> None:
     """Check that the result has the outputs of the network before layers were decomposed and branches cut.
 
     Args:
-        engine: engine that runs both.
+        run: the prepared run.
         dense: the network with one node per layer, and with zero weights in removed branches.
         model: the result.
-        calibration: inputs.
         batch: samples to run.
 
     Raises:
         VerifyError: an output differs by more than rounding explains.
         EngineError: onnxruntime cannot run one of them.
     """
-    feeds = calibration.load(batch.samples)
+    feeds = run.inputs.calibration.load(batch.samples)
     whole = finished_model(dense)
-    wanted = engine.session(whole, label="the result in one piece a layer").run(feeds)
-    found = engine.session(model, label="the result").run(feeds)
+    wanted = run.engine.session(whole, label="the result in one piece a layer").run(feeds)
+    found = run.engine.session(model, label="the result").run(feeds)
     # Factors may round where their product does not, so the rounding is measured on both networks.
-    wrong = beyond_rounding(engine, found, wanted, (whole, model), feeds)
+    wrong = beyond_rounding(run.engine, found, wanted, (whole, model), feeds)
     if wrong:
         raise VerifyError(
             f"output '{wrong.name}' of the result differs {wrong} from what it was before layers were decomposed and "
@@ -136,24 +183,24 @@ def check_rewritten(engine: Engine, dense: Net, model: onnx.ModelProto, calibrat
         )
 
 
-def _piece(work: Workload, net: Net, names: Sequence[str]) -> onnx.ModelProto:
+def _piece(run: Prepared, net: Net, names: Sequence[str]) -> onnx.ModelProto:
     """Export the whole network as a model with these tensors as its outputs."""
     model: onnx.ModelProto = gs.export_onnx(
-        segment(net, work.order, 0, len(work.order.order), names), do_type_check=False
+        segment(net, run.order, 0, len(run.order.order), names), do_type_check=False
     )
     model.ir_version = max(net.header.ir_version, 4)
     return model
 
 
-def _run(work: Workload, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
-    session = work.engine.for_pieces().session(piece, label="self check")
+def _run(run: Prepared, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    session = run.engine.for_pieces().session(piece, label="self check")
     results = session.run({name: feeds[name] for name in session.input_names}, list(session.output_names))
     # An input of the graph may be one of the tensors.
     return {name: results.get(name, feeds.get(name, np.zeros(0))) for name in names}
 
 
 def first_difference(
-    work: Workload,
+    run: Prepared,
     smaller: Net,
     full: Net,
     alive: Mask,
@@ -165,7 +212,7 @@ def first_difference(
     """Find the first tensor, in order of execution, in which two networks differ on the channels that both have.
 
     Args:
-        work: the original and the inputs.
+        run: the prepared run.
         smaller: network with only the channels of `alive`.
         full: network with all channels.
         alive: (units,) bool, units of `smaller`.
@@ -181,35 +228,35 @@ def first_difference(
     tensors = full.tensors()
     names = [
         name
-        for name in sorted(work.order.made, key=lambda name: work.order.made[name])
-        if work.order.made[name] >= 0
+        for name in sorted(run.order.made, key=lambda name: run.order.made[name])
+        if run.order.made[name] >= 0
         and name in tensors
         and _is_float(tensors[name])
         and (among is None or name in among)
     ]
 
     def cut(name: str, values: Array) -> Array:
-        for axis in work.channels.by_tensor.get(name, ()):
-            values = np.take(values, work.channels.alive_slots(axis, alive), axis=axis.axis)
+        for axis in run.channels.by_tensor.get(name, ()):
+            values = np.take(values, run.channels.alive_slots(axis, alive), axis=axis.axis)
         return values
 
-    few = _affordable(work, names, batch)
+    few = _affordable(run, names, batch)
     if few is None:
         return None
-    feeds = work.calibration.load(few.samples)
-    pieces = [_piece(work, net, names) for net in (smaller, full)]
-    ours, theirs = (_run(work, piece, feeds, names) for piece in pieces)
+    feeds = run.inputs.calibration.load(few.samples)
+    pieces = [_piece(run, net, names) for net in (smaller, full)]
+    ours, theirs = (_run(run, piece, feeds, names) for piece in pieces)
     theirs = {name: cut(name, values) for name, values in theirs.items()}
-    return beyond_rounding(work.engine, ours, theirs, pieces[1:], feeds, share=share, cut=cut)
+    return beyond_rounding(run.engine, ours, theirs, pieces[1:], feeds, share=share, cut=cut)
 
 
-def _affordable(work: Workload, names: Sequence[str], batch: Batch) -> Batch | None:
+def _affordable(run: Prepared, names: Sequence[str], batch: Batch) -> Batch | None:
     """Take as many samples of a batch as the memory limit allows for all of these tensors; None if too few."""
-    bytes_held = _HELD_AT_ONCE * sum(work.sizes.get(name, 0) for name in names)
-    count = work.memory // max(bytes_held, 1)
+    bytes_held = _HELD_AT_ONCE * sum(run.network.sizes.get(name, 0) for name in names)
+    count = run.options.memory_bytes // max(bytes_held, 1)
     if count >= len(batch.samples):
         return batch
-    if not count or work.fixed:
+    if not count or run.fixed:
         return None
     return Batch(batch.samples[:count], min(batch.real, count))
 

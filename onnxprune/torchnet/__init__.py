@@ -1,6 +1,6 @@
-"""Recovery: training of a compressed network on the original's outputs, without labels. Needs torch, an extra.
+"""The ONNX graph as a torch module: operators, program, initializers to train, and BatchNorm for training.
 
-This file, `options` and `record` do not import torch, so that the rest of the package works without it.
+Needs torch, an extra. This file does not import it, so that the rest of the package works without it.
 """
 
 from importlib.util import find_spec
@@ -9,20 +9,17 @@ from onnxprune.errors import UsageError
 
 __all__ = ["has_torch", "require_torch"]
 
-_NEEDED = ("torch", "safetensors")
-
 
 def has_torch() -> bool:
-    """Return True if torch and safetensors are installed."""
-    return all(find_spec(name) is not None for name in _NEEDED)
+    """Return True if torch is installed."""
+    return find_spec("torch") is not None
 
 
 def require_torch() -> None:
-    """Check before the work that the packages of a recovery are installed.
+    """Check before the work that torch is installed.
 
     Raises:
-        UsageError: torch or safetensors is not installed.
+        UsageError: torch is not installed.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"recovery needs {' and '.join(missing)}: pip install 'onnxprune[recover]'")
+    if not has_torch():
+        raise UsageError("recovery needs torch: pip install 'onnxprune[recover]'")

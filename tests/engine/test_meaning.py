@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.helpers import parse
 from onnxprune.engine.meaning import checked_kinds, meanings, with_labels
 from onnxprune.errors import UsageError
 from onnxprune.graph.model.load import load
-from engine.helpers import parse
 
 CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
 ROW = "g = GlobalAveragePool (c) f = Flatten (g) "

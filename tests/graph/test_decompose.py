@@ -14,6 +14,7 @@ from onnxprune.graph.edit.decompose import Chain, with_chains
 from onnxprune.graph.edit.weights import ensure_biases, with_weights
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
 from onnxprune.solve import Factors, merge, split_columns
 
@@ -132,8 +133,8 @@ def test_costs_are_those_of_the_network_with_the_chain(form, attributes, groups)
     chained = with_chains(net, {site: drawn_chain(site, form)})
     again, _ = load(finished_model(chained))
     recounted = cost_model(again, channel_map(again), {"x": (1, 4, 9, 8)})
-    assert cost.macs({}, {"conv0": form}) == recounted.macs({})
-    assert cost.params({}, {"conv0": form}) == recounted.params({}) == chained.parameters()
+    assert cost.macs(Assignment(forms={"conv0": form})) == recounted.macs()
+    assert cost.params(Assignment(forms={"conv0": form})) == recounted.params() == chained.parameters()
 
 
 SQUARE = LayerShape((3, 3), 1, 1.0, (1.0, 1.0))
@@ -143,18 +144,18 @@ SQUARE = LayerShape((3, 3), 1, 1.0, (1.0, 1.0))
 @given(width=st.integers(1, 60))
 def test_h_and_p_are_multiplied_where_three_times_the_width_is_twice_the_outputs(width) -> None:
     outputs = 40
-    settled = SQUARE.settled(
+    simplest = SQUARE.simplest(
         Form(width, 0, width), outputs, lambda form: float(SQUARE.cost(form, 400, outputs, "macs"))
     )
-    assert (settled.channel is None) == (3 * width >= 2 * outputs)
-    assert settled.spatial == width
+    assert (simplest.channel is None) == (3 * width >= 2 * outputs)
+    assert simplest.spatial == width
 
 
 @settings(max_examples=100, deadline=None)
 @given(rank=st.integers(1, 100), width=st.integers(1, 50), unit=st.sampled_from(["macs", "params"]))
-def test_the_settled_form_costs_no_more_than_the_form_or_the_dense_layer(rank, width, unit) -> None:
+def test_the_simplest_form_costs_no_more_than_the_form_or_the_dense_layer(rank, width, unit) -> None:
     form = Form(rank, 0, width)
-    cheapest = SQUARE.settled(form, 40, lambda part: float(SQUARE.cost(part, 20, 40, unit)))
+    cheapest = SQUARE.simplest(form, 40, lambda part: float(SQUARE.cost(part, 20, 40, unit)))
     assert float(SQUARE.cost(cheapest, 20, 40, unit)) <= float(SQUARE.cost(form, 20, 40, unit))
     assert float(SQUARE.cost(cheapest, 20, 40, unit)) <= float(SQUARE.cost(DENSE, 20, 40, unit))
 
@@ -177,7 +178,7 @@ def test_outputs_that_go_leave_the_last_factor() -> None:
         assert np.allclose(product(site, chain.outputs(kept)).reshape(4, -1), expected)
 
 
-def test_merging_to_a_settled_form_changes_no_weight() -> None:
+def test_merging_to_a_simpler_form_changes_no_weight() -> None:
     net = ensure_biases(load(one_conv((3, 3)))[0])
     site = find_sites(net)[0]
     chain, split = drawn_chain(site, Form(2, 0, 2)), split_columns(4, (3, 3), 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.graph.channels.forms import Form, Forms, LayerShape
+from onnxprune.graph.channels.forms import Form, LayerShape, form_parts
 
 sizes = st.integers(1, 9)
 
@@ -28,8 +28,8 @@ def test_one_form_costs_what_it_costs_among_many(kernel, groups, spatial, channe
     first = data.draw(st.integers(0, len(kernel) - 1)) if kernel else 0
     shape = LayerShape(tuple(kernel), groups, 36.0, tuple(7.0 + axis for axis in range(len(kernel))))
     form = Form(spatial, first, channel)
-    among = Forms.of([Form(), form, Form(channel=1)])
-    assert among[1] == form
+    among = form_parts([Form(), form, Form(channel=1)])
+    assert Form.from_parts(among[:, 1]) == form
     many = shape.costs(among, inputs, groups * own, unit)
     assert float(shape.cost(form, inputs, groups * own, unit)) == pytest.approx(float(many[1]))
 

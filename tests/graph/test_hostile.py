@@ -16,7 +16,7 @@ from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
-from onnxprune.steps.prepare import prepared
+from onnxprune.steps.prepare import folded
 
 from .cases import CASES
 from .nets import around, build, ints, one_line, outputs_of, worst_difference
@@ -57,7 +57,7 @@ def bent(model: onnx.ModelProto, data: st.DataObject) -> onnx.ModelProto:
 def loaded(model: onnx.ModelProto) -> Net | None:
     """None: it was declined, in one line."""
     try:
-        return prepared(model, "bent")[0]
+        return folded(model, "bent")[0]
     except ModelError as error:
         if not one_line(str(error)):
             raise
@@ -168,7 +168,7 @@ def test_what_the_checks_at_the_end_would_reject_is_declined_at_the_start():
     model = onnx.ModelProto.FromString(around("k = Relu(h)").SerializeToString())
     next(a for a in model.graph.node[2].attribute if a.name == "pads").ints[:] = [-1, 1, 1, 1]
     with pytest.raises(ModelError, match=r"own checks: .*pads") as caught:
-        prepared(model, "net.onnx")
+        folded(model, "net.onnx")
     assert one_line(str(caught.value))
 
 

@@ -14,6 +14,7 @@ from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
+from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
 
 from .cases import CASES
@@ -127,10 +128,10 @@ def test_costs_by_count_are_those_of_the_network_that_was_really_cut(name, data)
     cost = cost_model(net, channels, shapes)
     removal = drawn_removal(channels, data)
     smaller = remove(net, channels, channels.all_alive(), alive_without(channels, removal))
-    keep = {group.name: group.size - len(removal[group.name]) for group in channels.prunable}
+    keep = Assignment({group.name: group.size - len(removal[group.name]) for group in channels.prunable})
     recounted = cost_model(smaller, channel_map(smaller), shapes)
-    assert cost.macs(keep) == recounted.macs({})
-    assert cost.params(keep) == recounted.params({}) == smaller.parameters()
+    assert cost.macs(keep) == recounted.macs()
+    assert cost.params(keep) == recounted.params() == smaller.parameters()
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.save import finished_model
 from onnxprune.graph.model.shape_values import shape_value
-from onnxprune.steps.prepare import prepared
+from onnxprune.steps.prepare import folded
 
 from .nets import around, build, ints, outputs_of, worst_difference
 
@@ -98,7 +98,7 @@ NETS["sizes of a Split that a caller may replace"] = overridable(
 
 @pytest.mark.parametrize("name", NETS)
 def test_removing_equals_zeroing(name):
-    net, _, _ = prepared(NETS[name], name)
+    net, _, _ = folded(NETS[name], name)
     channels = channel_map(net)
     for count in (1, 3, 5):
         removed = {group.name: range(min(count, group.size - 1)) for group in channels.prunable}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.graph.channels.forms import DENSE, Form, Forms
+from onnxprune.graph.channels.forms import DENSE, Form, form_parts
 from onnxprune.planning.clock import Clock, Grid, marks
 
 
@@ -45,17 +45,17 @@ def test_a_form_takes_what_its_convs_take():
     )
 
     def ms(form: Form) -> float:
-        return float(clock.ms(Forms.of([form]), 32, 64)[0])
+        return float(clock.ms(form_parts([form]), 32, 64)[0])
 
     assert ms(DENSE) == pytest.approx(32 * 64 / 100)
     assert ms(Form(channel=32)) == pytest.approx((32 * 32 + 11 * 32 * 64) / 100)
     assert ms(Form(48, 0)) == pytest.approx((2 * 32 * 48 + 3 * 48 * 64) / 100)
     assert ms(Form(48, 1, 32)) == pytest.approx((5 * 32 * 48 + 7 * 48 * 32 + 11 * 32 * 64) / 100)
-    every = clock.ms(Forms.of([DENSE, Form(channel=32), Form(48, 0)]), 32, 64)
+    every = clock.ms(form_parts([DENSE, Form(channel=32), Form(48, 0)]), 32, 64)
     assert every.tolist() == pytest.approx([ms(DENSE), ms(Form(channel=32)), ms(Form(48, 0))])
 
 
 def test_channels_of_a_grouped_layer_are_counted_in_all_groups():
     clock = Clock(Grid((16, 32), (16, 32), np.array([[1.0, 2.0], [3.0, 4.0]])), groups=4)
-    assert float(clock.ms(Forms.of([DENSE]), 4, 16)[0]) == 1
-    assert float(clock.ms(Forms.of([DENSE]), 8, 32)[0]) == 4
+    assert float(clock.ms(form_parts([DENSE]), 4, 16)[0]) == 1
+    assert float(clock.ms(form_parts([DENSE]), 8, 32)[0]) == 4

@@ -17,6 +17,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.model.net import Net
 from onnxprune.planning import GroupPlan, Plan
+from onnxprune.planning.assignment import Assignment
 
 from .helpers import digits
 
@@ -34,8 +35,8 @@ GOOD: dict[str, Any] = {
 
 def half(channels: ChannelMap, *, named: bool) -> Plan:
     keep = {group.name: group.size // 2 for group in channels.prunable}
-    kept = {name: np.arange(count, dtype=np.int64) * 2 for name, count in keep.items()} if named else None
-    return Plan.from_keep(channels, keep, kept, model="digits.onnx", budget="half")
+    kept = {name: tuple(2 * i for i in range(count)) for name, count in keep.items()} if named else keep
+    return Plan.of(channels, Assignment(kept), model="digits.onnx", budget="half")
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -200,7 +201,8 @@ def test_any_json_is_a_plan_or_a_plan_error(whole: Any, top: dict[str, Any], inn
 @pytest.mark.parametrize("named", [True, False])
 def test_a_plan_resolves_on_the_net_that_it_was_made_from(model: str, named: bool) -> None:
     channels = digits(model)[1]
-    keep, kept = half(channels, named=named).resolve(channels)
+    found = half(channels, named=named).assignment(channels)
+    keep, kept = found.counts, found.selected
     assert keep == {group.name: group.size // 2 for group in channels.prunable}
     assert set(kept) == (set(keep) if named else set())
     assert all(np.array_equal(found, np.arange(keep[name]) * 2) for name, found in kept.items())
@@ -209,9 +211,9 @@ def test_a_plan_resolves_on_the_net_that_it_was_made_from(model: str, named: boo
 
 def test_a_plan_names_only_the_groups_that_it_was_given() -> None:
     channels = digits("vgg")[1]
-    plan = Plan.from_keep(channels, {"stage2.conv1": 8})
+    plan = Plan.of(channels, Assignment({"stage2.conv1": 8}))
     assert [group.producer for group in plan.groups] == ["stage2.conv1"]
-    assert plan.resolve(channels) == ({"stage2.conv1": 8}, {})
+    assert plan.assignment(channels) == Assignment({"stage2.conv1": 8})
 
 
 def with_other_head(net: Net) -> Net:
@@ -235,26 +237,24 @@ def test_a_plan_resolves_on_the_same_convs_under_another_head(named: bool) -> No
     other = channel_map(with_other_head(net))
     assert [group.consumers for group in other.groups] != [group.consumers for group in channels.groups]
     plan = half(channels, named=named)
-    ours, theirs = plan.resolve(channels), plan.resolve(other)
-    assert ours[0] == theirs[0]
-    assert all(np.array_equal(ours[1][name], theirs[1][name]) for name in ours[1])
+    assert plan.assignment(channels) == plan.assignment(other)
 
 
 def test_a_plan_resolves_by_any_producer_of_a_group() -> None:
     channels = digits("resnet")[1]
     plan = Plan((GroupPlan("stage1.block2.conv2", (), 32, 16),))
-    assert plan.resolve(channels)[0] == {"stem.conv": 16}
+    assert plan.assignment(channels).channels == {"stem.conv": 16}
 
 
 def test_two_entries_for_one_group_are_a_plan_error() -> None:
     plan = Plan((GroupPlan("stem.conv", (), 32, 16), GroupPlan("stage1.block2.conv2", (), 32, 16)))
     with pytest.raises(PlanError, match=r"stage1\.block2\.conv2.*share"):
-        plan.resolve(digits("resnet")[1])
+        plan.assignment(digits("resnet")[1])
 
 
 def test_a_pinned_producer_is_a_plan_error_with_the_reason() -> None:
     with pytest.raises(PlanError, match=r"'fc2'.*graph output 'logits'"):
-        Plan((GroupPlan("fc2", (), 10, 5),)).resolve(digits("vgg")[1])
+        Plan((GroupPlan("fc2", (), 10, 5),)).assignment(digits("vgg")[1])
 
 
 def test_a_producer_that_another_head_pins_is_a_plan_error_with_the_reason() -> None:
@@ -263,14 +263,14 @@ def test_a_producer_that_another_head_pins_is_a_plan_error_with_the_reason() -> 
     net.graph.outputs.append(net.node("stage2.conv1").outputs[0])
     pinned = channel_map(Net.from_model(net.to_model()))
     with pytest.raises(PlanError, match=r"'stage2\.conv1' cannot be removed: graph output"):
-        half(channels, named=False).resolve(pinned)
+        half(channels, named=False).assignment(pinned)
 
 
 def test_a_missing_producer_is_a_plan_error_that_names_it() -> None:
     with pytest.raises(PlanError, match="no layer named 'nowhere'"):
-        Plan((GroupPlan("nowhere", (), 4, 2),)).resolve(digits("vgg")[1])
+        Plan((GroupPlan("nowhere", (), 4, 2),)).assignment(digits("vgg")[1])
 
 
 def test_another_number_of_channels_is_a_plan_error_with_both_numbers() -> None:
     with pytest.raises(PlanError, match=r"'stage2\.conv1' produces 64 channels in this model, the plan expects 32"):
-        Plan((GroupPlan("stage2.conv1", (), 32, 16),)).resolve(digits("vgg")[1])
+        Plan((GroupPlan("stage2.conv1", (), 32, 16),)).assignment(digits("vgg")[1])

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from onnxprune.errors import PlanError
 from onnxprune.graph.channels.forms import DENSE, Form, LayerShape
 from onnxprune.options.budget import BudgetOptions
-from onnxprune.planning import Candidates, search
+from onnxprune.planning import search
 from onnxprune.planning.candidates import cheaper_sizes
+from onnxprune.planning.sensitivity import PredictedErrors
 from onnxprune.planning.space import Space
 
-from .helpers import costs
+from .helpers import candidates_of, costs
 
 COST = costs("vgg")
 SHAPES = {name: COST.layers[name].shape for name in ("stage1.conv2", "stage2.conv2", "stage3.conv2")}
@@ -28,27 +29,27 @@ def drawn(seed: int):
         curve[0] = 0
     candidates = {}
     for name, shape in SHAPES.items():
-        inputs, outputs = COST.channels(name, {})
+        inputs, outputs = COST.channels(name)
         entries = []
         for first in (0, 1):
             ranks = cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=None, first=first)
-            entries += [(r, first, 0, float(np.exp(-r / 20) * rng.random())) for r in ranks]
+            entries += [(Form(r, first), float(np.exp(-r / 20) * rng.random())) for r in ranks]
             entries += [
-                (r, first, d, float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
+                (Form(r, first, d), float(np.exp(-r / 20) + np.exp(-d / 9)) * rng.random())
                 for r in ranks
                 for d in cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=r, first=first)
             ]
         widths = cheaper_sizes(shape, inputs, outputs, 16, "macs", spatial=0, first=0)
-        entries += [(0, 0, d, float(np.exp(-d / 9) * rng.random())) for d in widths]
-        candidates[name] = Candidates.of(entries).useful(shape, inputs, outputs, "macs")
+        entries += [(Form(channel=d), float(np.exp(-d / 9) * rng.random())) for d in widths]
+        candidates[name] = candidates_of(entries).useful(shape, inputs, outputs, "macs")
     return curves, candidates
 
 
 def predicted(choice, curves, candidates) -> float:
-    total = sum(curves[name][COST.sizes[name] - keep] for name, keep in choice.keep.items())
+    total = sum(curves[name][COST.sizes[name] - keep] for name, keep in choice.counts.items())
     for name, form in choice.forms.items():
         found = candidates[name]
-        index = next(i for i in range(len(found)) if found.forms[i] == form)
+        index = next(i for i in range(len(found)) if found.form(i) == form)
         total += found.error[index]
     return float(total)
 
@@ -57,9 +58,12 @@ def predicted(choice, curves, candidates) -> float:
 @given(seed=st.integers(0, 10_000), tight=st.floats(1.2, 5), loose=st.floats(1.2, 5))
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
     curves, candidates = drawn(seed)
-    found = {s: search(COST, curves, candidates, BudgetOptions(macs=1 / s).budget(), align=16) for s in (tight, loose)}
+    found = {
+        s: search(COST, PredictedErrors(curves, candidates), BudgetOptions(macs=1 / s).budget(), align=16)
+        for s in (tight, loose)
+    }
     for speedup, choice in found.items():
-        assert COST.macs(choice.keep, choice.forms) * speedup <= COST.macs({}) * (1 + 1e-9)
+        assert COST.macs(choice) * speedup <= COST.macs() * (1 + 1e-9)
     errors = {speedup: predicted(choice, curves, candidates) for speedup, choice in found.items()}
     assert errors[min(found)] <= errors[max(found)] + 1e-9
 
@@ -68,10 +72,10 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
     gains = []
     for seed in range(8):
         curves, candidates = drawn(seed)
-        found = search(COST, curves, candidates, BudgetOptions(macs="2.3x").budget(), align=16)
+        found = search(COST, PredictedErrors(curves, candidates), BudgetOptions(macs="2.3x").budget(), align=16)
         with monkeypatch.context() as patched:
             patched.setattr(Space, "near", lambda *_: None)
-            chain = search(COST, curves, candidates, BudgetOptions(macs="2.3x").budget(), align=16)
+            chain = search(COST, PredictedErrors(curves, candidates), BudgetOptions(macs="2.3x").budget(), align=16)
         gains.append(predicted(chain, curves, candidates) - predicted(found, curves, candidates))
     assert min(gains) >= -1e-9
     assert max(gains) > 1e-4
@@ -81,21 +85,21 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_a_budget_in_parameters_is_kept(seed) -> None:
     curves, candidates = drawn(seed)
-    choice = search(COST, curves, candidates, BudgetOptions(params="40%").budget(), align=16)
-    assert COST.params(choice.keep, choice.forms) <= 0.4 * COST.params({})
+    choice = search(COST, PredictedErrors(curves, candidates), BudgetOptions(params="40%").budget(), align=16)
+    assert COST.params(choice) <= 0.4 * COST.params()
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_uniform_gives_every_layer_the_best_form_within_one_share(seed) -> None:
     _, candidates = drawn(seed)
-    choice = search(COST, {}, candidates, BudgetOptions(macs="1.5x").budget(), allocation="uniform")
+    choice = search(COST, PredictedErrors({}, candidates), BudgetOptions(macs="1.5x").budget(), allocation="uniform")
     chosen, shares = {}, {}
     for name, found in candidates.items():
-        costs_of_forms = SHAPES[name].costs(found.forms, *COST.channels(name, {}), "macs")
+        costs_of_forms = SHAPES[name].costs(found.parts, *COST.channels(name), "macs")
         shares[name] = costs_of_forms / costs_of_forms[0]
         form = choice.forms.get(name, DENSE)
-        chosen[name] = next(i for i in range(len(found)) if found.forms[i] == form)
+        chosen[name] = next(i for i in range(len(found)) if found.form(i) == form)
     most = max(shares[name][index] for name, index in chosen.items())
     for name, index in chosen.items():
         assert candidates[name].error[index] <= candidates[name].error[shares[name] <= most].min()
@@ -104,7 +108,7 @@ def test_uniform_gives_every_layer_the_best_form_within_one_share(seed) -> None:
 def test_what_is_out_of_reach_is_said_with_what_is_in_reach() -> None:
     _, candidates = drawn(0)
     with pytest.raises(PlanError, match=r"out of reach: .* remain \(\d"):
-        search(COST, {}, candidates, BudgetOptions(macs="100x").budget())
+        search(COST, PredictedErrors({}, candidates), BudgetOptions(macs="100x").budget())
 
 
 @settings(deadline=None, max_examples=30)
@@ -112,8 +116,8 @@ def test_what_is_out_of_reach_is_said_with_what_is_in_reach() -> None:
 def test_useful_candidates_get_cheaper_and_worse(seed) -> None:
     _, candidates = drawn(seed)
     for name, found in candidates.items():
-        costs = SHAPES[name].costs(found.forms, *COST.channels(name, {}), "macs")
-        assert found.forms[0].dense
+        costs = SHAPES[name].costs(found.parts, *COST.channels(name), "macs")
+        assert found.form(0).dense
         assert (np.diff(costs) < 0).all()
         assert (np.diff(found.error) > 0).all()
 
@@ -140,7 +144,7 @@ def test_sizes_to_try_are_cheaper_than_the_layer(inputs, outputs, kernel, align)
 def test_what_is_passed_over_could_not_have_helped(seed, fraction, slack, data) -> None:
     curves, candidates = drawn(seed)
     unit = data.draw(st.sampled_from(["macs", "params"]))
-    space = Space(COST, curves, candidates, unit, 16)
+    space = Space(COST, PredictedErrors(curves, candidates), unit, 16)
     counts = tuple(data.draw(st.integers(0, len(ladder) - 1)) for ladder in space.ladders)
     forms = tuple(data.draw(st.integers(0, len(of) - 1)) for of in space.candidates)
     limit = fraction * space.total(space.whole())

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxprune.graph.channels.forms import Form
 from onnxprune.planning.candidates import Candidates
 from onnxprune.planning.sensitivity import Sensitivity
 
 CURVES = {name: np.array([0.0, 1.0, 2.0]) for name in "abc"}
-FORMS = Candidates.of([(4, 0, 0, 1.0), (0, 0, 4, 1.0), (4, 0, 4, 1.0)])
+FORMS = Candidates.of([Form(4), Form(channel=4), Form(4, 0, 4)], [1.0, 1.0, 1.0])
 values = st.floats(1e-3, 1e3)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engine.helpers import parse
 from graph.families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from engine.helpers import parse
 
 from onnxprune.data import InputSpec
 from onnxprune.engine.meaning import meanings
@@ -21,7 +21,7 @@ from onnxprune.recovery import train
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import End, loss_ends
 from onnxprune.recovery.features import common_tensors
-from onnxprune.recovery.loss import Loss, settled
+from onnxprune.recovery.loss import Loss, balanced_loss
 from onnxprune.torchnet.trainable import trainable
 
 CONV = "w = Constant <value = float[4,3,1,1] {1,0,0,0,1,0,0,0,1,1,1,1}> () c = Conv (x, w) "
@@ -96,7 +96,7 @@ def values(seed: int, *shape: int) -> torch.Tensor:
 def test_the_loss_is_nothing_for_equal_answers_and_above_it_for_others(seed, temperature):
     wanted = {"c": 3 * values(seed, 6, 5), "y": values(seed + 1, 6, 2, 3, 3)}
     other = {"c": 3 * values(seed + 2, 6, 5), "y": values(seed + 3, 6, 2, 3, 3)}
-    loss = settled((End("c", 1), End("y")), (), temperature, 0.5, [(wanted, other)])
+    loss = balanced_loss((End("c", 1), End("y")), (), temperature, 0.5, [(wanted, other)])
     assert float(loss.whole(wanted, wanted)) == pytest.approx(0, abs=1e-4)
     assert float(loss.whole(wanted, other)) > 0.1
 
@@ -111,7 +111,7 @@ def test_what_is_added_to_all_classes_alike_is_not_for_nothing():
 def test_at_the_start_outputs_count_alike_and_features_have_their_share():
     wanted = {"a": values(0, 8, 4, 2, 2), "b": values(1, 8, 3), "f": values(2, 8, 4, 2, 2), "g": values(3, 8, 4, 2, 2)}
     found = {"a": 1.5 * wanted["a"], "b": wanted["b"] + 0.01, "f": 0.9 * wanted["f"], "g": -wanted["g"]}
-    loss = settled((End("a"), End("b")), ("f", "g"), 4.0, 0.5, [(wanted, found)])
+    loss = balanced_loss((End("a"), End("b")), ("f", "g"), 4.0, 0.5, [(wanted, found)])
     assert loss.features == ("f",), "g has nothing in common"
     alone = [
         w * float(loss.error(end.tensor, wanted, found)) for w, end in zip(loss.end_weights, loss.ends, strict=True)

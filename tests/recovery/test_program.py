@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from engine.helpers import parse, run
 from graph.families import FAMILIES, SIDE
 from onnx import helper, numpy_helper
-from engine.helpers import parse, run
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.model.fold import fold

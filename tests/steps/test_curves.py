@@ -12,8 +12,9 @@ from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
 from onnxprune.progress import silent
 from onnxprune.solve import kept_columns, refit, removal_order
-from onnxprune.steps import curves as probe
-from onnxprune.steps.workload import Workload
+from onnxprune.steps.curves import error_curves
+from onnxprune.steps.prepare import Prepared
+from onnxprune.steps.statistics import Need, gathered, group_problems, parts_of
 
 INPUTS, FEATURES, LEFT = 60, 128, 50
 
@@ -42,11 +43,11 @@ def pooled_head() -> onnx.ModelProto:
     return model
 
 
-def problems_of(work: Workload) -> list:
+def problems_of(run: Prepared) -> list:
     """Regressions of the last layer on what it reads."""
-    group = next(group for group in work.channels.prunable if group.size == FEATURES)
-    (job,) = next(iter(probe.parts_of(work, [probe.Job(group.name, group.consumers, group)])))
-    (found,) = probe.group_problems(work, group, probe.gathered(work, [job], 0, 1)).values()
+    group = next(group for group in run.channels.prunable if group.size == FEATURES)
+    (need,) = next(iter(parts_of(run, [Need(group.name, group.consumers, group)])))
+    (found,) = group_problems(run, group, gathered(run, [need], 0, 1)).values()
     return found
 
 
@@ -55,13 +56,12 @@ def test_behind_a_global_pool_the_curve_tells_the_error_on_new_inputs() -> None:
     draws = np.random.default_rng(1).standard_normal((INPUTS + 600, 4, 8, 8)).astype(np.float32).cumsum(-1) / 2
     options = Options(sensitivity=False, bench=False, budget=BudgetOptions(macs="2x").budget())
     with (
-        opened(pooled_head(), {"x": draws[:INPUTS]}, options, silent) as job,
+        opened(pooled_head(), {"x": draws[:INPUTS]}, options, silent) as run,
         opened(pooled_head(), {"x": draws[INPUTS:]}, options, silent) as other,
     ):
-        work = job.started.work
-        group = next(group for group in work.channels.prunable if group.size == FEATURES)
-        promised = probe.probe(work, [group], options.select).rankings[group.name].curve[FEATURES - LEFT]
-        ours, theirs = problems_of(work), problems_of(other.started.work)
+        group = next(group for group in run.channels.prunable if group.size == FEATURES)
+        promised = error_curves(run, [group]).rankings[group.name].curve[FEATURES - LEFT]
+        ours, theirs = problems_of(run), problems_of(other)
         columns = kept_columns(ours[0], removal_order(ours, FEATURES, options.select)[FEATURES - LEFT :])
         solution = refit(ours[0], columns, RefitOptions(refit="linear", rounds=0))
         judge = theirs[0].moments.columns(columns).total

@@ -13,8 +13,8 @@ from onnxprune.graph.channels.sites import Site, Window
 from onnxprune.options.planning import Uses
 from onnxprune.options.solve import RefitOptions
 from onnxprune.solve import MomentsBuilder, Regression
-from onnxprune.steps.chains import fit_chain
-from onnxprune.steps.form_curves import SurveyOptions, survey
+from onnxprune.steps.factorise import factorise
+from onnxprune.steps.form_curves import FormOptions, form_curves
 
 SITE = Site(
     "conv",
@@ -27,7 +27,7 @@ SITE = Site(
     window=Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
 )
 SHAPE = LayerShape((3, 3), 1, 100.0, (100.0, 100.0))
-ALL = SurveyOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data")
+ALL = FormOptions(Uses(prune=True, spatial=True, channel=True), 2, "macs", "data")
 LINEAR = RefitOptions(refit="linear", rounds=0)
 
 
@@ -50,15 +50,15 @@ def problem_and_new_rows(seed: int, inputs: int, outputs: int) -> tuple[Regressi
 def test_the_fit_keeps_on_new_samples_what_the_survey_promises(seed, inputs, outputs) -> None:
     problem, new = problem_and_new_rows(seed, inputs, outputs)
     wanted = new @ problem.weight.T
-    found = survey([problem], SHAPE, ALL)
+    found = form_curves([problem], SHAPE, ALL)
     columns = np.arange(9 * inputs, dtype=np.int64)
     kinds = found.kinds()
     for places in kinds.values():
         for place in places[:: max(len(places) // 4, 1)].tolist():
-            (solution,), _ = fit_chain(SITE, [problem], columns, found.forms[place], LINEAR, None)
+            (solution,), _ = factorise(SITE, [problem], columns, found.form(place), LINEAR, None)
             left = wanted + problem.bias - new @ solution.weight.T - solution.bias
             error = np.square(left).mean(axis=0).sum() / wanted.var(axis=0).sum()
-            if found.forms.spatial[place]:  # the fit also tries the plain basis, and takes the better one
+            if found.parts[0, place]:  # the fit also tries the plain basis, and takes the better one
                 assert error <= found.error[place] * 1.15 + 1e-3
             else:
                 assert error == pytest.approx(found.error[place], rel=0.15, abs=1e-3)

@@ -18,9 +18,11 @@ from onnxprune.engine.batching import batch_size, moves, tensor_bytes
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.schedule import Schedule, schedule
+from onnxprune.options.planning import PlanOptions
 from onnxprune.options.solve import RefitOptions, SelectOptions
+from onnxprune.planning.cost import cost_model
 from onnxprune.solve import MomentsBuilder, Regression, held_out_curve, refit, removal_order
-from onnxprune.steps.eligible import eligible_groups
+from onnxprune.steps.eligible import eligible
 from onnxprune.steps.room import moment_bytes, solving_bytes
 from onnxprune.steps.statistics import Reservoir
 
@@ -111,11 +113,13 @@ def test_a_group_whose_consumers_do_not_fit_together_keeps_its_channels_and_says
     net, _ = load(many_convs(3), label="many")
     channels = channel_map(net)
     needed = moment_bytes((1, 16, 144), answered=False) + solving_bytes([(1, 16, 144)])
-    assert eligible_groups(net, channels, (), (), needed) == (channels.prunable, {})
-    chosen, skipped = eligible_groups(net, channels, (), (), needed - 1)
-    assert not chosen
-    assert len(skipped) == 2
-    assert all("1 consumers together need" in reason and "--memory" in reason for reason in skipped.values())
+    cost = cost_model(net, channels, {"x": (1, 3, _SIDE, _SIDE)})
+    whole = eligible(net, cost, channels, PlanOptions(), {}, needed)
+    assert (whole.groups, whole.skipped) == (channels.prunable, {})
+    tight = eligible(net, cost, channels, PlanOptions(), {}, needed - 1)
+    assert not tight.groups
+    assert len(tight.skipped) == 2
+    assert all("1 consumers together need" in reason and "--memory" in reason for reason in tight.skipped.values())
 
 
 def test_moments_of_a_grouped_conv_take_as_much_for_each_group() -> None:
@@ -146,7 +150,7 @@ def test_batches_and_moves_change_nothing_but_rounding(narrow, batch, returned, 
     options = Options(sensitivity=False, bench=False, samples=60, recipe="prune", align=16, refit=linear)
     wanted = onnxprune.prune(narrow, macs="2x", options=options)
     monkeypatch.setattr("onnxprune.engine.batching._MOST", batch)
-    monkeypatch.setattr("onnxprune.steps.curves._MOST_RETURNED", returned)
+    monkeypatch.setattr("onnxprune.steps.statistics._MOST_RETURNED", returned)
     found = onnxprune.prune(narrow, macs="2x", options=options)
     assert found.plan.to_json() == wanted.plan.to_json()
     for one, two in zip(found.model.graph.initializer, wanted.model.graph.initializer, strict=True):

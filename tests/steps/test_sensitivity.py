@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune import Options
 from onnxprune.engine.frontier import Batch
 from onnxprune.options.solve import RefitOptions
-from onnxprune.steps.damage import spread
+from onnxprune.steps.sensitivity import spread
 
 
 def branches() -> onnx.ModelProto:

@@ -49,8 +49,8 @@ def test_a_plan_that_just_meets_the_speedup_by_luck_is_timed_again(narrow, machi
     machine(overhead=3.0)
     timing, seen = Bench.timing, []
 
-    def lucky(bench, keep, forms, *, again=False):
-        found = timing(bench, keep, forms)
+    def lucky(bench, assignment, *, again=False):
+        found = timing(bench, assignment)
         seen.append(again)
         return found if again else replace(found, ratio=1.5)
 
@@ -97,11 +97,11 @@ def test_a_network_of_planned_sizes_has_the_parameters_of_the_plan(narrow, machi
     machine(overhead=0.0)
     timing = Bench.timing
 
-    def counted(bench, keep, forms, **options):
-        net = bench._sized(keep, forms)
+    def counted(bench, assignment, **options):
+        net = bench._sized(assignment)
         onnx.checker.check_model(net.to_model(), full_check=True)
-        seen.append((net.parameters(), bench._cost.params(keep, forms)))
-        return timing(bench, keep, forms, **options)
+        seen.append((net.parameters(), bench._run.cost.params(assignment)))
+        return timing(bench, assignment, **options)
 
     monkeypatch.setattr(Bench, "timing", counted)
     onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.7).budget()), dry_run=True)

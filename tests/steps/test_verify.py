@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from runs import SMALL
 
 from onnxprune.commands.prune import opened
 from onnxprune.engine.divergence import OutputDivergence
 from onnxprune.errors import VerifyError
+from onnxprune.options.run import Options
 from onnxprune.progress import silent
 from onnxprune.steps import verify
 from onnxprune.steps.verify import check_drop
@@ -55,11 +54,10 @@ def test_the_search_for_the_first_difference_holds_as_many_samples_as_the_memory
         return real(work, piece, feeds, names)
 
     monkeypatch.setattr(verify, "_run", run)
-    with opened(tiny, None, SMALL, silent) as job:
-        work = job.started.work
-        batch = work.batches[0]
-        floats = [name for name in work.sizes if work.order.made.get(name, -1) >= 0]
-        each = verify._HELD_AT_ONCE * sum(work.sizes[name] for name in floats)
-        limited = replace(work, memory=each * count)
-        assert verify.first_difference(limited, work.net, work.net, work.channels.all_alive(), batch) is None
+    with opened(tiny, None, SMALL, silent) as found:
+        batch, sizes = found.batches[0], found.network.sizes
+        floats = [name for name in sizes if found.order.made.get(name, -1) >= 0]
+        each = verify._HELD_AT_ONCE * sum(sizes[name] for name in floats)
+        monkeypatch.setattr(Options, "memory_bytes", property(lambda _: each * count))
+        assert verify.first_difference(found, found.net, found.net, found.channels.all_alive(), batch) is None
     assert ran == ([min(count, len(batch.samples))] * 2 if count else [])

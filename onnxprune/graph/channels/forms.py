@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from onnxprune.graph.model.net import Net
 
     Number = int | float | np.ndarray[Any, Any]
-    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["DENSE", "Form", "Forms", "LayerShape", "describe", "layer_shape"]
+__all__ = ["DENSE", "KINDS", "Form", "Kind", "LayerShape", "Parts", "describe", "form_parts", "layer_shape"]
+
+
+Parts = np.ndarray[Any, np.dtype[np.int64]]
+"""Forms as an array, (3, n) int64: spatial ranks, first kernel axes and widths; 0 for a part that a form lacks."""
+Kind = Literal["spatial", "channel", "both"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of decompositions: V and H, P, or V, H and P."""
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +58,18 @@ class Form:
         """Whether the layer is not decomposed."""
         return self == DENSE
 
-    def parts(self) -> tuple[Form, ...]:
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Spatial rank, first kernel axis and width; 0 for a part that it lacks."""
+        return self.spatial or 0, self.first, self.channel or 0
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Form:
+        """Make the form of a column of `Parts`, (3,)."""
+        spatial, first, channel = (int(part) for part in parts)
+        return cls(spatial or None, first, channel or None)
+
+    def merged(self) -> tuple[Form, ...]:
         """Return this form, and the forms that equal it exactly after multiplying neighbouring factors."""
         return tuple(dict.fromkeys((self, replace(self, channel=None), replace(self, spatial=None), DENSE)))
 
@@ -60,45 +77,9 @@ class Form:
 DENSE = Form()
 
 
-@dataclass(frozen=True)
-class Forms:
-    """Array of forms: (n,) int64 per part, 0 for an absent part."""
-
-    spatial: Indices
-    first: Indices
-    channel: Indices
-
-    @classmethod
-    def of(cls, forms: Sequence[Form]) -> Forms:
-        """Make the array of a sequence of forms."""
-        rows = [(form.spatial or 0, form.first, form.channel or 0) for form in forms]
-        return cls.from_array(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
-
-    @classmethod
-    def from_array(cls, parts: Indices) -> Forms:
-        """Make forms from the return value of `array`."""
-        spatial, first, channel = parts
-        return cls(spatial, first, channel)
-
-    @classmethod
-    def filled(cls, *, spatial: Number = 0, first: Number = 0, channel: Number = 0) -> Forms:
-        """Make forms from numbers and arrays, broadcast against each other."""
-        parts = np.broadcast_arrays(np.atleast_1d(spatial), first, channel)
-        return cls(*(np.asarray(part, dtype=np.int64) for part in parts))
-
-    def array(self) -> Indices:
-        """Return the parts as an array, (3, n) int64."""
-        return np.stack([self.spatial, self.first, self.channel])
-
-    def __len__(self) -> int:
-        return len(self.spatial)
-
-    def __getitem__(self, index: int) -> Form:
-        return Form(int(self.spatial[index]) or None, int(self.first[index]), int(self.channel[index]) or None)
-
-    def take(self, places: Indices) -> Forms:
-        """Return the forms at some places."""
-        return Forms.from_array(self.array()[:, places])
+def form_parts(forms: Sequence[Form]) -> Parts:
+    """Return the parts of some forms as an array, (3, n)."""
+    return np.array([form.parts for form in forms], dtype=np.int64).reshape(-1, 3).T
 
 
 @dataclass(frozen=True)
@@ -136,10 +117,10 @@ class LayerShape:
         first = between * self.groups * form.spatial * inputs * along
         return first + here * (narrow * form.spatial * (elements // along) + outputs * channel)
 
-    def costs(self, forms: Forms, inputs: Number, outputs: Number, unit: Unit) -> Any:
-        """Return the cost of many forms; arguments as for `cost`."""
+    def costs(self, parts: Parts, inputs: Number, outputs: Number, unit: Unit) -> Any:
+        """Return the cost of many forms, given by their parts; other arguments as for `cost`."""
         kernel, groups = math.prod(self.kernel), self.groups
-        spatial, first, channel = forms.spatial, forms.first, forms.channel
+        spatial, first, channel = parts
         along = np.array(self.kernel or (1,))[first]
         here = self.outputs if unit == "macs" else 1.0
         between = np.array(self.between or (1.0,))[first] if unit == "macs" else 1.0
@@ -149,11 +130,11 @@ class LayerShape:
         widened = here * np.multiply(outputs, channel)
         return np.where(np.equal(spatial, 0), whole, pair) + widened
 
-    def settled(self, form: Form, outputs: int, price: Callable[[Form], float]) -> Form:
+    def simplest(self, form: Form, outputs: int, price: Callable[[Form], float]) -> Form:
         """Return the cheapest form with equal outputs: neighbouring factors are merged if that is cheaper."""
         if form.channel is not None and form.channel * self.groups >= outputs:
             form = replace(form, channel=None)
-        ranked = sorted(form.parts(), key=lambda part: (price(part), part.spatial or 0, part.channel or 0))
+        ranked = sorted(form.merged(), key=lambda part: (price(part), part.spatial or 0, part.channel or 0))
         return ranked[0]
 
     def axes(self) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Site", "Window", "find_sites", "matrix"]
+__all__ = ["Site", "Window", "find_sites", "is_depthwise", "matrix"]
 
 
 Operator = Literal["Conv", "ConvTranspose", "Gemm", "MatMul"]
@@ -316,3 +316,8 @@ def _added(net: Net, site: Site, size: int) -> Array:
         return np.zeros(size)
     constant = next(t for t in net.node(site.add).inputs if isinstance(t, gs.Constant))
     return values_of(constant).astype(np.float64)
+
+
+def is_depthwise(net: Net, site: Site) -> bool:
+    """Return True if each group of a conv has one input channel, so that it mixes no channels."""
+    return site.groups > 1 and int(net.tensors()[site.weight].shape[1]) == 1

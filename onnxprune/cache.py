@@ -1,0 +1,197 @@
+"""Cache: finished work of a run, found again by the next run that would do the same.
+
+The key of a piece of work is a hash of everything that its result depends on: model, inputs, options, and the source of
+this package, so that whoever changes a solver gets no results of the old one. Values are safetensors files in a
+diskcache store: two runs may share a folder, a killed run leaves no half-written value, the values used longest ago are
+deleted beyond 2 GiB, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diskcache
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from onnxprune._version import __version__
+from onnxprune.errors import UsageError
+from onnxprune.note import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["SCRATCH_PREFIX", "Cache", "Checkpoint", "Saved", "code_digest", "default_cache_dir", "scratch_parent"]
+
+SCRATCH_PREFIX = "onnxprune-"
+"""Prefix of the folders of held activations; a run deletes its own at its end, unless it is killed."""
+_MOST_BYTES = 2 << 30
+_STALE_SECONDS = 3 * 24 * 3600
+_FACTS = "facts"  # name of the JSON text among the arrays of a value
+_FAILURES = (OSError, sqlite3.Error, diskcache.Timeout)
+
+
+def default_cache_dir() -> Path:
+    """Return ``$XDG_CACHE_HOME/onnxprune``, or ``~/.cache/onnxprune``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash of the package's source files."""
+    digest = hashlib.sha256(__version__.encode())
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"\0{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Value of a checkpoint: arrays by name, and JSON-able facts."""
+
+    arrays: Mapping[str, Array]
+    facts: Any = None
+
+
+class Checkpoint:
+    """Values of one piece of work by name; nowhere if `store` is None."""
+
+    def __init__(self, store: diskcache.Cache | None, key: str = "") -> None:
+        self._store, self._key = store, key
+        self.reused = 0
+        """Number of values found."""
+
+    def load(self, name: str) -> Saved | None:
+        """Load the value that this run or an equal earlier one saved under a name; None if there is none."""
+        if self._store is None:
+            return None
+        try:
+            content = self._store.get(f"{self._key}/{name}")
+            arrays = load(content) if content else None
+            facts = json.loads(arrays.pop(_FACTS).tobytes()) if arrays else None
+        except (*_FAILURES, SafetensorError, ValueError, KeyError):
+            return None
+        if arrays is None:
+            return None
+        self.reused += 1
+        return Saved(arrays, facts)
+
+    def save(self, name: str, arrays: Mapping[str, Array], facts: object = None) -> None:
+        """Save arrays and JSON-able facts under a name; a failure to write, such as a full disk, is ignored."""
+        if self._store is None:
+            return
+        text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+        content = save({**{key: np.asarray(array, order="C") for key, array in arrays.items()}, _FACTS: text})
+        with suppress(*_FAILURES):
+            self._store.set(f"{self._key}/{name}", content)
+
+
+class Cache:
+    """Storage of finished work under a folder, or nowhere if it is None."""
+
+    def __init__(self, folder: Path | None, parts: Mapping[str, object]) -> None:
+        """Open the storage.
+
+        Args:
+            folder: folder of the cache; it is made if it does not exist.
+            parts: JSON-able values on which all results of the run depend.
+
+        Raises:
+            UsageError: the folder cannot be made.
+        """
+        self._parts, self._opened = dict(parts), list[Checkpoint]()
+        self._store = None if folder is None else _opened(scratch_parent(folder))
+
+    def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
+        """Open the checkpoint of a stage, for the given dependencies."""
+        if self._store is None:
+            return Checkpoint(None)
+        whole = {**self._parts, "code": code_digest(), "stage": stage, "on": repr(depends)}
+        key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        self._opened.append(Checkpoint(self._store, key))
+        return self._opened[-1]
+
+    def notes(self) -> tuple[Note, ...]:
+        """Note the number of results that were reused."""
+        reused = sum(checkpoint.reused for checkpoint in self._opened)
+        return (Note("cache", f"{reused} results of an earlier run reused, see --no-cache"),) if reused else ()
+
+    def close(self) -> None:
+        """Close the files of the storage; a later use opens them again."""
+        if self._store is not None:
+            self._store.close()
+
+
+def scratch_parent(folder: Path) -> Path:
+    """Return the subfolder of a cache that holds only files of this package, made if it does not exist.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+    own = folder / "onnxprune-cache"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--cache-dir: {own} cannot be made ({error.strerror}); give another folder, or --no-cache"
+        ) from error
+    return own
+
+
+class _Bytes(diskcache.Disk):
+    """Values as they are, bytes under text keys; anything else in the files counts as missing."""
+
+    def store(self, value: Any, read: bool, key: Any = None) -> Any:
+        if not isinstance(value, bytes):
+            raise TypeError(f"expected bytes, found {type(value).__name__}")
+        return super().store(value, read, key)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
+        if mode not in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY):
+            return None
+        found = super().fetch(mode, filename, value, read)
+        return bytes(found) if isinstance(found, (bytes, memoryview)) else None
+
+    def get(self, key: Any, raw: bool) -> Any:
+        return key if raw else None
+
+
+def _opened(own: Path) -> diskcache.Cache | None:
+    """Open the store in a folder; a store that cannot be read is made anew, and None if that is not possible either."""
+    _clean(own)
+    place = own / "store"
+    for _ in range(2):
+        try:
+            return diskcache.Cache(
+                str(place), disk=_Bytes, size_limit=_MOST_BYTES, eviction_policy="least-recently-used"
+            )
+        except _FAILURES:
+            shutil.rmtree(place, ignore_errors=True)
+    return None
+
+
+def _clean(own: Path) -> None:
+    """Delete the stale folders of killed runs, and the runs that versions before 0.9 stored; nothing else."""
+    for folder in own.iterdir():
+        with suppress(OSError):  # another run may be deleting it too
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            stale = time.time() - folder.stat().st_mtime > _STALE_SECONDS
+            earlier = len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef")
+            if earlier or (stale and folder.name.startswith(SCRATCH_PREFIX)):
+                shutil.rmtree(folder, ignore_errors=True)

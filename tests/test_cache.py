@@ -1,0 +1,165 @@
+"""What a run keeps for the next one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune import Options, cache
+from onnxprune.cache import Cache, scratch_parent
+from onnxprune.errors import UsageError
+from onnxprune.options.budget import BudgetOptions
+
+ARRAYS = {"a": np.arange(3), "none": np.zeros((0, 2)), "one": np.float64(2.5), "turned": np.arange(6.0).reshape(2, 3).T}
+FACTS = {"names": ["x", "y"], "nan": float("nan")}
+
+
+def checkpoint(folder, seed=0):
+    return Cache(folder, {"seed": seed}).checkpoint("stage", 1)
+
+
+def test_what_is_saved_is_found_by_a_run_like_it_and_by_no_other(tmp_path):
+    checkpoint(tmp_path).save("step", ARRAYS, FACTS)
+    again = checkpoint(tmp_path)
+    found = again.load("step")
+    assert found is not None
+    assert all(np.array_equal(found.arrays[key], value) for key, value in ARRAYS.items())
+    assert found.arrays.keys() == ARRAYS.keys()
+    assert found.facts["names"] == ["x", "y"]
+    assert again.reused == 1
+    assert checkpoint(tmp_path, seed=1).load("step") is None
+    assert Cache(tmp_path, {"seed": 0}).checkpoint("stage", 2).load("step") is None
+    assert again.load("another") is None
+
+
+def test_whoever_edits_the_source_gets_no_results_of_the_old_one(tmp_path, monkeypatch):
+    checkpoint(tmp_path).save("step", ARRAYS)
+    monkeypatch.setattr(cache, "code_digest", lambda: "of other source")
+    assert checkpoint(tmp_path).load("step") is None
+
+
+def test_the_digest_of_the_source_changes_with_any_file_of_the_package(tmp_path, monkeypatch):
+    (tmp_path / "solve").mkdir()
+    (tmp_path / "solve" / "refits.py").write_text("x = 1\n")
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    before = cache.code_digest.__wrapped__()
+    (tmp_path / "solve" / "refits.py").write_text("x = 2\n")
+    assert cache.code_digest.__wrapped__() != before
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04\x95pickle", b"\x08\0\0\0\0\0\0\0{}", pickle.dumps({"a": 1})])
+def test_a_value_that_cannot_be_read_counts_as_missing(tmp_path, content):
+    kept = checkpoint(tmp_path)
+    kept.save("step", ARRAYS)
+    kept._store.set(f"{kept._key}/step", content)
+    assert kept.load("step") is None
+    assert kept.reused == 0
+
+
+class Bomb:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_the_store_is_not_loaded(tmp_path):
+    kept, trap = checkpoint(tmp_path), tmp_path / "trapped"
+    kept.save("step", ARRAYS)
+    with sqlite3.connect(scratch_parent(tmp_path) / "store" / "cache.db") as store:
+        store.execute("UPDATE Cache SET mode = 4, filename = NULL, value = ?", (pickle.dumps(Bomb(trap)),))
+    assert checkpoint(tmp_path).load("step") is None
+    assert not trap.exists()
+
+
+def test_a_store_that_is_no_store_is_made_anew(tmp_path):
+    place = scratch_parent(tmp_path) / "store"
+    place.mkdir()
+    (place / "cache.db").write_bytes(b"no database" * 1000)
+    kept = checkpoint(tmp_path)
+    kept.save("step", ARRAYS)
+    assert checkpoint(tmp_path).load("step") is not None
+
+
+def test_without_a_folder_nothing_is_kept():
+    nowhere = Cache(None, {}).checkpoint("stage")
+    nowhere.save("step", ARRAYS)
+    assert nowhere.load("step") is None
+
+
+def test_what_was_used_longest_ago_is_deleted_first_and_strangers_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_MOST_BYTES", 3_000_000)
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        checkpoint(tmp_path, seed=number).save("step", {"a": np.zeros(100_000)})
+    kept = [checkpoint(tmp_path, seed=number).load("step") is not None for number in range(6)]
+    assert kept[-1]
+    assert not kept[0]
+    assert (tmp_path / "photos").is_dir()
+
+
+def write_and_read(folder: Path, number: int) -> bool:
+    kept = checkpoint(folder)
+    for place in range(20):
+        kept.save(f"step-{place}", {"a": np.full(20_000, place)}, number)
+        found = kept.load(f"step-{place}")
+        if found is None or not (found.arrays["a"] == place).all():
+            return False
+    return True
+
+
+def test_runs_may_share_a_folder(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert all(pool.starmap(write_and_read, [(tmp_path, number) for number in range(3)]))
+
+
+def test_what_killed_runs_left_goes_once_it_is_old(tmp_path):
+    own = scratch_parent(tmp_path)
+    old, young, stranger = own / "onnxprune-old", own / "onnxprune-young", tmp_path / "onnxprune-results"
+    earlier = own / ("0123456789abcdef" * 2)
+    for folder in (old, young, stranger, earlier):
+        folder.mkdir(parents=True)
+    for folder in (old, stranger):
+        os.utime(folder, (time.time() - 7 * 24 * 3600,) * 2)
+    checkpoint(tmp_path)
+    assert not old.exists()
+    assert not earlier.exists()
+    assert young.exists()
+    assert stranger.exists()
+
+
+def test_a_folder_that_cannot_be_made_names_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--no-cache"):
+        checkpoint(tmp_path / "file")
+
+
+def test_a_step_of_other_layers_is_not_taken_for_ones_own(vgg, tmp_path, monkeypatch):
+    """With less memory a layer may be left out: what an earlier run kept then belongs to other steps."""
+    half = BudgetOptions(macs="2x").budget()
+    options = Options(bench=False, samples=60, cache_dir=tmp_path, recipe="prune", budget=half)
+    first = onnxprune.prune(vgg, options=options)
+    load, seen = cache.Checkpoint.load, []
+
+    def strange(self, name):
+        found = load(self, name)
+        if found is not None and name.startswith("step-"):
+            seen.append(name)
+            found.facts["sites"] = ["somebody", "else"]
+        return found
+
+    monkeypatch.setattr(cache.Checkpoint, "load", strange)
+    again = onnxprune.prune(vgg, options=options)
+    assert seen
+    assert again.model.SerializeToString() == first.model.SerializeToString()
