@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -203,11 +203,16 @@ class CostModel:
 
     def layers_of(self, group: str) -> tuple[str, ...]:
         """Return the layers with the channels of a group, and the layers of the residual branch of the group."""
-        return tuple(
-            name
-            for name, layer in self.layers.items()
-            if group in layer.within or any(group == own for extent in layer.extents for own, _ in extent.groups)
-        )
+        return self._layers_of.get(group, ())
+
+    @cached_property
+    def _layers_of(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, layer in self.layers.items():
+            groups = [group for extent in layer.extents for group, _ in extent.groups]
+            for group in dict.fromkeys((*layer.within, *groups)):
+                found[group] = (*found.get(group, ()), name)
+        return found
 
     def along(
         self, name: str, group: str, counts: Array, assignment: Assignment, form: Form | None, unit: Unit
@@ -274,6 +279,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
     touches = _touches(channels)
     tensors = net.tensors()
     branches = find_branches(net, channels)
+    of_node, of_constant = _inverse(branches, "nodes"), _inverse(branches, "constants")
 
     def extents(name: str) -> tuple[_Extent, ...]:
         shape = [int(size) for size in tensors[name].shape]
@@ -285,17 +291,26 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
             continue
         site = channels.sites.get(node.name)
         positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
-        within = tuple(name for name, branch in branches.items() if node.name in branch.nodes)
+        within = of_node.get(node.name, ())
         layers[node.name] = _Layer(positions, lengths, within)
         if site is not None:
             shape = layer_shape(concrete, site, batch) if site.decomposable else None
             layers[node.name] = _Layer(positions, lengths, within, site.output_axis.axis, site.input_axis.axis, shape)
     constants = tuple(
-        _Weights(extents(name), tuple(group for group, branch in branches.items() if name in branch.constants))
+        _Weights(extents(name), of_constant.get(name, ()))
         for name, tensor in tensors.items()
         if isinstance(tensor, gs.Constant) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
     )
     return CostModel({group.name: group.size for group in channels.prunable}, layers, constants, branches)
+
+
+def _inverse(branches: Mapping[str, Branch], field: Literal["nodes", "constants"]) -> dict[str, tuple[str, ...]]:
+    """Return the groups of the branches by the names of their nodes or constants."""
+    found: dict[str, tuple[str, ...]] = {}
+    for group, branch in branches.items():
+        for name in getattr(branch, field):
+            found[name] = (*found.get(name, ()), group)
+    return found
 
 
 def _touches(channels: ChannelMap) -> dict[Axis, tuple[tuple[str, int], ...]]:

@@ -133,7 +133,7 @@ class _Teacher:
     """The original's tensors, by onnxruntime."""
 
     def __init__(self, original: Net, names: Sequence[str], engine: Engine) -> None:
-        net = original.copy()
+        net = original.draft()
         tensors = net.tensors()
         known = set(net.output_names)
         net.graph.outputs.extend(tensors[name] for name in names if name not in known)

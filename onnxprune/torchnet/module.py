@@ -48,14 +48,15 @@ class TorchModule(TorchNet):
     def __init__(self, net: Net, sample: Mapping[str, Array], *, batchnorm: bool, freeze: Sequence[str] = ()) -> None:
         """Build the module of a folded network; ``freeze``: names or globs of nodes not to train."""
         weights = trainable(net, freeze)
-        net = balanced(net, weights)
-        behind = _convs(net, weights) if batchnorm else {}
+        draft = balanced(net, weights).draft()
+        behind = _convs(draft, weights) if batchnorm else {}
         for node in behind.values():
             if len(node.inputs) < 3 or node.inputs[2].is_empty():
                 while len(node.inputs) > 2:
                     node.inputs.pop()
                 zeros = np.zeros(node.inputs[1].shape[0], values_of(node.inputs[1]).dtype)
-                node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_bias"), zeros))
+                node.inputs.append(gs.Constant(draft.unused_name(f"{node.name}_bias"), zeros))
+        net = draft.done()
         super().__init__(net, trainable(net, freeze))
         self.norms = nn.ModuleDict()
         self.sample = dict(sample)

@@ -234,12 +234,12 @@ def unsupported(net: Net, nodes: Iterable[Any]) -> str:
 
 def with_weights_of(net: Net, module: TorchNet) -> Net:
     """The network with the module's values in the place of its initializers, each in its own type."""
-    net = net.copy()
-    tensors = net.tensors()
+    draft = net.draft()
+    tensors = draft.tensors()
     trained = {key for key, parameter in module.named_parameters() if parameter.requires_grad}
     for name, key in module.keys.items():
         if key in trained:
             tensor = tensors[name]
             values = module.weight(name).detach().cpu().numpy()
             tensor.values = np.ascontiguousarray(values.astype(values_of(tensor).dtype))
-    return net
+    return draft.done()

@@ -65,10 +65,10 @@ def balanced(net: Net, names: Collection[str]) -> Net:
         net: the network.
         names: initializers that may change.
     """
-    net = net.copy()
-    uses = Counter(tensor.name for node in net.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant))
-    for first in net.nodes:
-        second = _next_factor(net, first)
+    draft = net.draft()
+    uses = Counter(tensor.name for node in draft.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant))
+    for first in draft.nodes:
+        second = _next_factor(draft, first)
         if second is None:
             continue
         touched = [first.inputs[1], second.inputs[1], *first.inputs[2:3]]
@@ -79,7 +79,7 @@ def balanced(net: Net, names: Collection[str]) -> Net:
         _scale(second.inputs[1], 1 / scale, 1)
         if len(first.inputs) > 2 and not first.inputs[2].is_empty():
             _scale(first.inputs[2], scale, 0)
-    return net
+    return draft.done()
 
 
 def _balance(made: Any, read: Any) -> Any:

@@ -105,7 +105,7 @@ def test_a_mistake_in_the_removal_is_found(work, name, monkeypatch):
 def test_a_fold_that_changes_the_weights_is_found(work):
     job_, _ = work
     verify.check_loading(job_)
-    folded = job_.net.copy()
+    folded = job_.net.draft()
     weight = folded.tensors()["w3"]
     weight.values = weight.values * np.float32(1.1)
     with pytest.raises(VerifyError, match="changed output 'y' by"):
@@ -115,7 +115,7 @@ def test_a_fold_that_changes_the_weights_is_found(work):
 def test_factors_of_other_weights_are_found(work):
     job_, batch = work
     verify.check_rewritten(job_, job_.net, finished_model(job_.net), batch)
-    other = job_.net.copy()
+    other = job_.net.draft()
     weight = other.tensors()["w1"]
     weight.values = weight.values[::-1].copy()
     with pytest.raises(VerifyError, match="output 'y' of the result differs by"):

@@ -218,7 +218,7 @@ def test_a_plan_names_only_the_groups_that_it_was_given() -> None:
 
 def with_other_head(net: Net) -> Net:
     """The same convs; another classifier of three classes on the last features, and an Identity behind the old."""
-    net = net.copy()
+    net = net.draft()
     old = net.node("fc2")
     features, logits = old.inputs[0], old.outputs[0]
     weight = np.random.default_rng(0).standard_normal((features.shape[-1], 3)).astype(np.float32)
@@ -259,7 +259,7 @@ def test_a_pinned_producer_is_a_plan_error_with_the_reason() -> None:
 
 def test_a_producer_that_another_head_pins_is_a_plan_error_with_the_reason() -> None:
     net, channels = digits("vgg")
-    net = net.copy()
+    net = net.draft()
     net.graph.outputs.append(net.node("stage2.conv1").outputs[0])
     pinned = channel_map(Net.from_model(net.to_model()))
     with pytest.raises(PlanError, match=r"'stage2\.conv1' cannot be removed: graph output"):

@@ -7,6 +7,7 @@ is one block less deep.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.graph.model.net import LAYERS, captured_names, dims
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
     from onnxprune.graph.model.net import Net
@@ -65,51 +66,98 @@ def find_branches(net: Net, channels: ChannelMap) -> dict[str, Branch]:
 
     Any subset of them can be removed; at least one layer is always kept.
     """
-    tensors, everything = net.tensors(), _needed(net, {})
-    layers = {node.name for node in net.nodes if node.op in LAYERS}
-    groups = (_branch(net, channels, group, tensors, everything) for group in channels.prunable)
-    candidates = [candidate for candidate in groups if candidate is not None]
+    uses = _Uses(net)
+    layers = sum(node.op in LAYERS for node in net.nodes)
+    of_node: dict[str, list[ChannelGroup]] = defaultdict(list)
+    for group in channels.prunable:
+        of_node[group.producers[0]].append(group)
+    branches = (_branch(net, channels, group, uses, of_node) for group in channels.prunable)
+    candidates = [candidate for candidate in branches if candidate is not None]
     found: dict[str, Branch] = {}
-    summed: dict[str, str] = {}
+    gone, constants = set[str](), set[str]()
     # Inner branches first: a node that depends on two branches is in an outer branch in any case.
     for branch, sums in sorted(candidates, key=lambda candidate: len(candidate[0].nodes)):
-        if set(summed) & set(sums):  # of two outputs that are added, one must be kept
+        if uses.summed & set(sums):  # of two outputs that are added, one must be kept
             continue
-        parts = [*found.values(), branch]
-        together = everything - _needed(net, {**summed, **sums})
-        apart = set[str]().union(*(part.nodes for part in parts))
-        constants = frozenset[str]().union(*(part.constants for part in parts))
-        alone = together == apart and _read_only_by(tensors, together) == constants
-        if alone and not layers <= together:  # else its nodes would depend on which other branches are removed
+        new = uses.only_for(sums)
+        together = gone | new if new else gone
+        alone = new == branch.nodes - gone and uses.constants(new, together) == branch.constants - constants
+        left = layers - sum(net.node(name).op in LAYERS for name in new)
+        if alone and left:  # else its nodes would depend on which other branches are removed
             found[branch.group] = branch
-            summed |= sums
+            uses.remove(sums)
+            gone, layers = together, left
+            constants |= branch.constants
     return {group.name: found[group.name] for group in channels.prunable if group.name in found}
 
 
+class _Uses:
+    """Uses of each node by the nodes that the graph's outputs depend on, less those of the branches removed so far."""
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+        self._makers = {tensor.name: node.name for node in net.nodes for tensor in node.outputs}
+        self._reads: dict[str, frozenset[str]] = {}
+        self._count: Counter[str] = Counter(self._makers[name] for name in net.output_names if name in self._makers)
+        waiting = list(self._count)
+        while waiting:
+            name = waiting.pop()
+            if name in self._reads:
+                continue
+            node = net.node(name)
+            read = {tensor.name for tensor in node.inputs if not tensor.is_empty()}.union(captured_names(node))
+            self._reads[name] = frozenset(read & self._makers.keys())
+            makers = [self._makers[tensor] for tensor in self._reads[name]]
+            self._count.update(makers)
+            waiting += makers
+        self._cut: set[tuple[str, str]] = set()  # sums and their removed summands
+        self.summed: set[str] = set()
+        """Names of the sums with a removed summand."""
+
+    def only_for(self, sums: Mapping[str, str]) -> set[str]:
+        """Return the nodes that nothing needs any more without a summand of each of these sums."""
+        return self._without(sums)[0]
+
+    def remove(self, sums: Mapping[str, str]) -> None:
+        """Remove a summand of each of these sums."""
+        _, left = self._without(sums)
+        self._count.update(left)
+        self._cut |= sums.items()
+        self.summed |= sums.keys()
+
+    def _without(self, sums: Mapping[str, str]) -> tuple[set[str], dict[str, int]]:
+        cut, gone = self._cut | sums.items(), set[str]()
+        change: Counter[str] = Counter()
+        waiting = list(sums.values())
+        while waiting:
+            maker = self._makers[waiting.pop()]
+            change[maker] -= 1
+            if self._count[maker] + change[maker] == 0:
+                gone.add(maker)
+                waiting += [tensor for tensor in self._reads[maker] if (maker, tensor) not in cut]
+        return gone, change
+
+    def constants(self, nodes: Iterable[str], together: Collection[str]) -> frozenset[str]:
+        """Return the names of the constants of some nodes that only nodes of `together` read."""
+        read = (tensor for name in nodes for tensor in self._net.node(name).inputs if isinstance(tensor, gs.Constant))
+        return frozenset(t.name for t in read if all(node.name in together for node in t.outputs))
+
+
 def _branch(
-    net: Net, channels: ChannelMap, group: ChannelGroup, tensors: Mapping[str, Any], everything: set[str]
+    net: Net, channels: ChannelMap, group: ChannelGroup, uses: _Uses, of_node: Mapping[str, Sequence[ChannelGroup]]
 ) -> tuple[Branch, dict[str, str]] | None:
     """Return the branch of a group, and per sum the name of its summand; None if the group has no branch."""
-    answers = _answers(net, channels, group, tensors)
+    answers = _answers(net, channels, group, net.tensors())
     sums = {add.name: summand.name for _, summand, add in answers}
     if not answers or len(sums) < len(answers):
         return None
-    gone = everything - _needed(net, sums)
+    gone = uses.only_for(sums)
     if gone & set(sums) or not {*group.producers, *group.consumers} <= gone:
         return None
     ends = tuple(name for name, _, _ in answers)
-    others = (other for other in channels.prunable if other is not group)
+    others = (other for name in gone for other in of_node.get(name, ()) if other is not group)
     inner = frozenset(other.name for other in others if {*other.producers, *other.consumers} <= gone)
-    return Branch(group.name, ends, frozenset(gone), _read_only_by(tensors, gone), inner), sums
-
-
-def _read_only_by(tensors: Mapping[str, Any], nodes: set[str]) -> frozenset[str]:
-    """Return the names of the constants that no other node reads."""
-    return frozenset(
-        name
-        for name, tensor in tensors.items()
-        if isinstance(tensor, gs.Constant) and tensor.outputs and {node.name for node in tensor.outputs} <= nodes
-    )
+    return Branch(group.name, ends, frozenset(gone), uses.constants(gone, gone), inner), sums
 
 
 def _answers(
@@ -135,17 +183,3 @@ def ending(net: Net, answer: Any) -> tuple[Any, Any] | None:
             return None
         answer = answer.outputs[0].outputs[0]
     return answer, add
-
-
-def _needed(net: Net, without: Mapping[str, str]) -> set[str]:
-    """Return the names of the nodes that the graph's outputs depend on; ``without``: per sum, the summand to ignore."""
-    makers = {tensor.name: node for node in net.nodes for tensor in node.outputs}
-    waiting, found = [name for name in net.output_names if name in makers], set[str]()
-    while waiting:
-        node = makers[waiting.pop()]
-        if node.name in found:
-            continue
-        found.add(node.name)
-        read = (tensor.name for tensor in node.inputs if not tensor.is_empty())
-        waiting += [n for n in (*read, *captured_names(node)) if n in makers and n != without.get(node.name)]
-    return found

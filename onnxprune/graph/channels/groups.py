@@ -82,7 +82,7 @@ class ChannelMap:
     sites: Mapping[str, Site]
     fixed: Mapping[str, str]
 
-    @property
+    @cached_property
     def prunable(self) -> tuple[ChannelGroup, ...]:
         """Groups from which channels can be removed."""
         return tuple(group for group in self.groups if not group.pins)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import lengthened, numpy_dtype, values_of
+from onnxprune.graph.model.net import Draft, lengthened, numpy_dtype, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,24 +57,23 @@ class Chain:
 
 def with_chains(net: Net, chains: Mapping[Site, Chain]) -> Net:
     """Replace each of these sites by its chain in a copy of the network; biases are kept."""
-    net = net.copy()
-    nodes = {node.name: node for node in net.nodes}
+    draft = net.draft()
+    nodes = {node.name: node for node in draft.nodes}
     for site, chain in chains.items():
         node = nodes[site.name]
-        builder = _Builder(net, node, set(nodes))
+        builder = _Builder(draft, node, set(nodes))
         if site.window is not None:
             _conv(builder, site.window, site.groups, chain)
         else:
             _dense(builder, site, chain)
         nodes.update({made.name: made for made in builder.made})
-    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return net
+    return draft.done(tidy=True)
 
 
 class _Builder:
     """Makes the nodes of one chain, one behind the other, and takes the node that they replace away."""
 
-    def __init__(self, net: Net, node: Any, taken: set[str]) -> None:
+    def __init__(self, net: Draft, node: Any, taken: set[str]) -> None:
         self.net, self.node, self.taken = net, node, taken
         self.kind = numpy_dtype(node.inputs[1].dtype)
         self.source, self.response = node.inputs[0], node.outputs[0]

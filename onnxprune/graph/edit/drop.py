@@ -39,7 +39,7 @@ def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch])
 
     A Relu behind the sum is removed, too, if the operand is the output of a Relu, because it has no effect.
     """
-    net = net.copy()
+    net = net.draft()
     tensors, nodes = net.tensors(), {id(node) for node in net.nodes}
     kept = {*net.output_names, *(name for node in net.nodes for name in captured_names(node))}
     for name in (name for branch in branches for name in branch.ends):
@@ -54,8 +54,7 @@ def without_branches(net: Net, channels: ChannelMap, branches: Iterable[Branch])
             for reader in readers:
                 if reader.op == "Relu" and id(reader) in nodes:  # and not in the body of an If or Loop
                     _bypass(reader, other, kept)
-    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return net
+    return net.done(tidy=True)
 
 
 def _bypass(node: Any, source: Any, kept: set[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.channels.rules import NodeView, fixup_for
-from onnxprune.graph.model.net import dims, values_of
+from onnxprune.graph.model.net import Draft, dims, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ def remove(net: Net, channels: ChannelMap, before: Mask, after: Mask) -> Net:
         before: units of `net`, (units,) bool.
         after: units to keep, (units,) bool, a subset of `before`.
     """
-    net = net.copy()
-    tensors = net.tensors()
+    draft = net.draft()
+    tensors = draft.tensors()
     slots: dict[Axis, IntArray] = {}
     sizes: dict[Axis, int] = {}
     for name, axes in channels.by_tensor.items():
@@ -69,9 +69,9 @@ def remove(net: Net, channels: ChannelMap, before: Mask, after: Mask) -> Net:
         tensor = tensors.get(name)
         if tensor is not None:
             _narrow(tensor, {axis: index for axis, index in kept.items() if index is not None})
-    for node in net.nodes:
-        _fix(net, node, slots, sizes)
-    return net
+    for node in draft.nodes:
+        _fix(draft, node, slots, sizes)
+    return draft.done()
 
 
 def _narrow(tensor: Any, kept: Mapping[Axis, IntArray]) -> None:
@@ -89,7 +89,7 @@ def _narrow(tensor: Any, kept: Mapping[Axis, IntArray]) -> None:
     tensor.shape = tuple(shape)
 
 
-def _fix(net: Net, node: Any, slots: Mapping[Axis, IntArray], sizes: Mapping[Axis, int]) -> None:
+def _fix(net: Draft, node: Any, slots: Mapping[Axis, IntArray], sizes: Mapping[Axis, int]) -> None:
     fix = fixup_for(node.op) if node.domain in (None, "", "ai.onnx") else None
     if fix is None or dims(node.outputs[0]) is None:
         return
@@ -107,16 +107,15 @@ def zero(net: Net, channels: ChannelMap, after: Mask) -> Net:
 
     Only weights of the consumers change, so the rest of the network receives what it would without the channels.
     """
-    net = net.copy()
-    by_name = {node.name: node for node in net.nodes}
+    draft = net.draft()
     for group in channels.prunable:
         for name in group.consumers:
             site = channels.sites[name]
             dead = ~after[channels.labels[site.input_axis]]
             if not dead.any():
                 continue
-            tensor = by_name[name].inputs[1]
+            tensor = draft.node(name).inputs[1]
             values = np.array(values_of(tensor))
             values[(slice(None),) * site.input_axis.axis + (dead,)] = 0
             tensor.values = values
-    return net
+    return draft.done()

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.channels.sites import Site, find_sites, values_or_zero
-from onnxprune.graph.model.net import lengthened, numpy_dtype
+from onnxprune.graph.model.net import Draft, lengthened, numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,24 +28,24 @@ def ensure_biases(net: Net) -> Net:
     bare = [site for site in find_sites(net) if not _has_bias(net, site)]
     if not bare:
         return net
-    net = net.copy()
-    nodes = {node.name: node for node in net.nodes}
+    draft = net.draft()
+    nodes = {node.name: node for node in draft.nodes}
     for site in bare:
         node = nodes[site.name]
         weight = node.inputs[1]
         outputs = int(weight.shape[site.output_axis.axis])
         known = np.zeros(outputs) if site.op == "MatMul" else values_or_zero(node, 2, outputs)
-        bias = gs.Constant(net.unused_name(f"{site.name}_bias"), known.astype(numpy_dtype(weight.dtype)))
+        bias = gs.Constant(draft.unused_name(f"{site.name}_bias"), known.astype(numpy_dtype(weight.dtype)))
         if site.op == "MatMul":
             result = node.outputs[0]
-            inner = gs.Variable(net.unused_name(f"{result.name}_before_bias"), dtype=result.dtype, shape=result.shape)
+            inner = gs.Variable(draft.unused_name(f"{result.name}_before_bias"), dtype=result.dtype, shape=result.shape)
             node.outputs = [inner]
             add = lengthened(f"{site.name}_add_bias", nodes)
-            net.graph.nodes.append(gs.Node("Add", add, inputs=[inner, bias], outputs=[result]))
+            draft.graph.nodes.append(gs.Node("Add", add, inputs=[inner, bias], outputs=[result]))
         else:
             _set_bias(node, bias)
-    net.graph.toposort()
-    return net
+    draft.graph.toposort()
+    return draft.done()
 
 
 def _has_bias(net: Net, site: Site) -> bool:
@@ -66,9 +66,9 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
     Raises:
         ValueError: a MatMul without an Add for its bias (see `ensure_biases`), or values of another size.
     """
-    net = net.copy()
+    draft = net.draft()
     for site, (weight, bias) in fitted.items():
-        node = net.node(site.name)
+        node = draft.node(site.name)
         old = node.inputs[1]
         flat = weight.reshape(-1, weight.shape[-1])
         outputs = int(old.shape[site.output_axis.axis])
@@ -78,12 +78,12 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
         kind = numpy_dtype(old.dtype)
         node.inputs[1] = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
         if site.op == "MatMul":
-            _write_added(net, site, bias.astype(kind))
+            _write_added(draft, site, bias.astype(kind))
             continue
-        _write_bias(net, node, bias.astype(kind))
+        _write_bias(draft, node, bias.astype(kind))
         if site.op == "Gemm":
             node.attrs.update(alpha=1.0, beta=1.0)
-    return net
+    return draft.done()
 
 
 def _in_layout(site: Site, flat: Array, shape: tuple[int, ...]) -> Array:
@@ -93,7 +93,7 @@ def _in_layout(site: Site, flat: Array, shape: tuple[int, ...]) -> Array:
     return flat.reshape(shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
 
 
-def _write_bias(net: Net, node: Any, bias: np.ndarray[Any, Any]) -> None:
+def _write_bias(net: Draft, node: Any, bias: np.ndarray[Any, Any]) -> None:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         _set_bias(node, gs.Constant(node.inputs[2].name, bias))
     else:
@@ -107,7 +107,7 @@ def _set_bias(node: Any, bias: Any) -> None:
         node.inputs.append(bias)
 
 
-def _write_added(net: Net, site: Site, bias: np.ndarray[Any, Any]) -> None:
+def _write_added(net: Draft, site: Site, bias: np.ndarray[Any, Any]) -> None:
     if site.add is None:
         raise ValueError(f"{site.name}: a MatMul without an Add has no bias to write")
     add = net.node(site.add)

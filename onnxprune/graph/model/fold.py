@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import Net, dims, is_per_output, is_standard, values_of
+from onnxprune.graph.model.net import Draft, Net, dims, is_per_output, is_standard, values_of
 from onnxprune.note import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 __all__ = ["fold"]
@@ -40,14 +38,18 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
 
     Folding a second time changes nothing.
     """
-    net = net.copy()
-    folded = 0
-    while (found := next(_foldable(net), None)) is not None:
-        node, affine, layer, behind = found
-        (_absorb_behind if behind else _absorb_in_front)(net, layer, affine)
-        _bypass(net, node)
-        folded += 1
-    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    draft = net.draft()
+    folded, before = 0, -1
+    while folded > before:  # a fold may open the way for another in front of it
+        before = folded
+        for node in draft.nodes:
+            found = _foldable(draft, node)
+            if found is not None:
+                affine, layer, behind = found
+                (_absorb_behind if behind else _absorb_in_front)(draft, layer, affine)
+                _bypass(draft, node)
+                folded += 1
+    net = draft.done(tidy=True)
     left = [
         Note(node.name, f"not folded: {_why_left(net, node)}") for node in net.nodes if node.op == "BatchNormalization"
     ]
@@ -55,18 +57,18 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
     return net, (*notes, *left)
 
 
-def _foldable(net: Net) -> Iterator[tuple[Any, _Affine, Any, bool]]:
-    for node in net.graph.nodes:
-        affine = _affine_of(net, node)
-        if isinstance(affine, str):
-            continue
-        layer = _layer_behind_which(net, node)
-        if not isinstance(layer, str):
-            yield node, affine, layer, True
-            continue
-        layer = _layer_in_front_of_which(net, node, affine)
-        if node.op == "BatchNormalization" and is_standard(node) and not isinstance(layer, str):
-            yield node, affine, layer, False
+def _foldable(net: Net, node: Any) -> tuple[_Affine, Any, bool] | None:
+    """Return the map of a node, the layer that can take it in, and whether the node is behind that layer."""
+    affine = _affine_of(net, node) if node.outputs else ""  # a node without outputs has been folded
+    if isinstance(affine, str):
+        return None
+    layer = _layer_behind_which(net, node)
+    if not isinstance(layer, str):
+        return affine, layer, True
+    layer = _layer_in_front_of_which(net, node, affine)
+    if node.op == "BatchNormalization" and is_standard(node) and not isinstance(layer, str):
+        return affine, layer, False
+    return None
 
 
 def _why_left(net: Net, node: Any) -> str:
@@ -195,14 +197,14 @@ def _output_view(layer: Any, weight: Array) -> tuple[Array, tuple[int, ...]]:
     return weight.reshape(1, 1, weight.shape[0], -1), (1, 1, weight.shape[0], 1)
 
 
-def _absorb_behind(net: Net, layer: Any, affine: _Affine) -> None:
+def _absorb_behind(net: Draft, layer: Any, affine: _Affine) -> None:
     weight = values_of(layer.inputs[1]).astype(np.float64)
     view, shape = _output_view(layer, weight)
     scaled = (view * affine.scale.reshape(shape)).reshape(weight.shape)
     _write(net, layer, scaled, affine.scale * _bias(layer, affine.scale.size) + affine.shift)
 
 
-def _absorb_in_front(net: Net, layer: Any, affine: _Affine) -> None:
+def _absorb_in_front(net: Draft, layer: Any, affine: _Affine) -> None:
     weight = values_of(layer.inputs[1]).astype(np.float64)
     if layer.op == "Gemm":
         matrix = weight if layer.attrs.get("transB", 0) else weight.T  # (outputs, inputs)
@@ -224,7 +226,7 @@ def _bias(layer: Any, size: int) -> Array:
     return np.broadcast_to(factor * values_of(layer.inputs[2]).astype(np.float64).reshape(-1), (size,))
 
 
-def _write(net: Net, layer: Any, weight: Array, bias: Array) -> None:
+def _write(net: Draft, layer: Any, weight: Array, bias: Array) -> None:
     kind = layer.inputs[1].dtype
     old = layer.inputs[1]
     layer.inputs[1] = gs.Constant(old.name, weight.astype(kind))
@@ -239,8 +241,8 @@ def _write(net: Net, layer: Any, weight: Array, bias: Array) -> None:
         layer.attrs["beta"] = 1.0
 
 
-def _bypass(net: Net, node: Any) -> None:
-    """Take a node out; the tensor that keeps its name is the one that others know, the node's output."""
+def _bypass(net: Draft, node: Any) -> None:
+    """Cut a node off; the tensor that keeps its name is the one that others know, the node's output."""
     source = next(t for t in node.inputs if not isinstance(t, gs.Constant))
     result = node.outputs[0]
     producer = source.inputs[0] if source.inputs else None
@@ -253,4 +255,3 @@ def _bypass(net: Net, node: Any) -> None:
                 if tensor is result:
                     consumer.inputs[slot] = source
     node.inputs.clear()
-    net.graph.nodes.remove(node)

@@ -1,12 +1,15 @@
 """The graph that every stage reads: an onnx-graphsurgeon graph, the header of its model, and shapes.
 
-A `Net` is used as a value. Whoever wants to change one takes `copy()` first; nothing here changes in place.
+A `Net` is a value: nothing changes it, so its index of nodes and tensors stays true. Whoever wants to change one takes
+a `Draft` of it, and makes that a `Net` again when the changes are done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnx
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LAYERS",
     "Dim",
+    "Draft",
     "Header",
     "Net",
     "captured_names",
@@ -56,6 +60,21 @@ class Header:
     has_shapes: bool = True
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Nodes and tensors of a graph by name."""
+
+    nodes: tuple[Any, ...]
+    by_name: Mapping[str, Any]
+    tensors: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, graph: Any) -> _Index:
+        """Index a graph."""
+        nodes = tuple(graph.nodes)
+        return cls(nodes, {node.name: node for node in reversed(nodes)}, MappingProxyType(dict(graph.tensors())))
+
+
 @dataclass(frozen=True, eq=False)
 class Net:
     """A loaded graph.
@@ -73,7 +92,7 @@ class Net:
     overridable: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
-    def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Net:
+    def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Self:
         """Import a checked model, with shapes inferred where onnx can.
 
         Raises:
@@ -96,10 +115,14 @@ class Net:
             raise ModelError(f"{source}: an attribute or tensor cannot be read: {first_line(error)}") from error
         return cls(graph, header, source, frozenset(overridable))
 
+    @cached_property
+    def _index(self) -> _Index:
+        return _Index.of(self.graph)
+
     @property
-    def nodes(self) -> list[Any]:
+    def nodes(self) -> Sequence[Any]:
         """The nodes in topological order."""
-        return list(self.graph.nodes)
+        return self._index.nodes
 
     @property
     def opset(self) -> int:
@@ -118,22 +141,15 @@ class Net:
 
     def node(self, name: str) -> Any:
         """The node of that name; KeyError if there is none."""
-        for node in self.graph.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self._index.by_name[name]
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> Mapping[str, Any]:
         """All tensors of the outer graph by name."""
-        return dict(self.graph.tensors())
+        return self._index.tensors
 
-    def unused_name(self, name: str) -> str:
-        """The name, lengthened until no tensor of the outer graph has it."""
-        return lengthened(name, self.graph.tensors())
-
-    def copy(self) -> Net:
-        """A graph whose nodes and tensors may be changed; the weights' arrays are shared until replaced."""
-        return Net(self.graph.copy(), self.header, self.source, self.overridable)
+    def draft(self) -> Draft:
+        """A copy whose nodes and tensors may be changed; the weights' arrays are shared until replaced."""
+        return Draft(self.graph.copy(), self.header, self.source, self.overridable)
 
     def to_model(self) -> onnx.ModelProto:
         """The graph as a ModelProto, header restored."""
@@ -172,6 +188,44 @@ class Net:
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
         return Net.from_model(model, source=self.source, overridable=self.overridable)
+
+
+@dataclass(frozen=True, eq=False)
+class Draft(Net):
+    """A graph that is being changed: nodes and tensors are those of the moment."""
+
+    @property
+    def nodes(self) -> Sequence[Any]:
+        """The nodes as they are now."""
+        return list(self.graph.nodes)
+
+    def node(self, name: str) -> Any:
+        """The node that had that name when it was first asked for one; KeyError if there is none."""
+        return self._index.by_name[name]
+
+    def tensors(self) -> Mapping[str, Any]:
+        """All tensors of the outer graph by name, as they are now."""
+        return dict(self.graph.tensors())
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        return set(self.graph.tensors())
+
+    def unused_name(self, name: str) -> str:
+        """The name, lengthened until no tensor of the outer graph has it; it is taken from then on."""
+        found = lengthened(name, self._taken)
+        self._taken.add(found)
+        return found
+
+    def done(self, *, tidy: bool = False) -> Net:
+        """Make the network of the graph.
+
+        Args:
+            tidy: remove what no output depends on, and sort the nodes.
+        """
+        if tidy:
+            self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        return Net(self.graph, self.header, self.source, self.overridable)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.net import Net, captured_names, dims, is_standard, lengthened, values_of
+from onnxprune.graph.model.net import Draft, Net, captured_names, dims, is_standard, lengthened, values_of
 from onnxprune.graph.model.shape_values import shape_value
 from onnxprune.graph.model.shuffle import shuffles_as_gathers
 from onnxprune.note import Note
@@ -47,9 +47,9 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
     Raises:
         ModelError: no Conv, Gemm or MatMul has constant weights.
     """
-    net = net.copy()
-    _name_nodes(net)
-    passes: tuple[Callable[[Net, frozenset[str]], bool], ...] = (
+    draft = net.draft()
+    _name_nodes(draft)
+    passes: tuple[Callable[[Draft, frozenset[str]], bool], ...] = (
         _inline_constants,
         _fold_known_shapes,
         _fold_shape_arithmetic,
@@ -57,22 +57,23 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         _pass_shapes_on,
         shuffles_as_gathers,
     )
-    protected = _protected(net)
+    protected = _protected(draft)
     for _ in range(_MOST_ROUNDS):
         changed = False
-        while _once(net, passes, protected):
+        while _once(draft, passes, protected):
             changed = True
         if not changed:
             break
-        net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
-        net = Net.from_model(net.to_model(), source=net.source, overridable=net.overridable)
-    _write_split_sizes(net)
-    _write_squeezed_axes(net)
-    shared = _unshare_small_constants(net)
-    if not any(_has_weights(node) for node in net.nodes):
-        raise ModelError(f"{net.source}: {_why_nothing(net)}")
+        tidy = draft.done(tidy=True)
+        draft = Draft.from_model(tidy.to_model(), source=net.source, overridable=net.overridable)
+    _write_split_sizes(draft)
+    _write_squeezed_axes(draft)
+    shared = _unshare_small_constants(draft)
+    done = draft.done()
+    if not any(_has_weights(node) for node in done.nodes):
+        raise ModelError(f"{net.source}: {_why_nothing(done)}")
     notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
-    return net, tuple(notes)
+    return done, tuple(notes)
 
 
 def with_shapes(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
@@ -95,7 +96,7 @@ def _why_nothing(net: Net) -> str:
     return "no Conv, Gemm or MatMul with constant weights; there is nothing to prune"
 
 
-def _once(net: Net, passes: Iterable[Callable[[Net, frozenset[str]], bool]], protected: frozenset[str]) -> bool:
+def _once(net: Draft, passes: Iterable[Callable[[Draft, frozenset[str]], bool]], protected: frozenset[str]) -> bool:
     """Run every pass, whatever the others did."""
     changed = False
     for step in passes:
@@ -111,7 +112,7 @@ def _has_weights(node: Any) -> bool:
     )
 
 
-def _name_nodes(net: Net) -> None:
+def _name_nodes(net: Draft) -> None:
     """A name of its own for every node; the first that has one keeps it."""
     first: dict[str, Any] = {}
     for node in net.graph.nodes:
@@ -143,7 +144,7 @@ def _replaceable(node: Any, protected: frozenset[str]) -> bool:
     return len(node.outputs) == 1 and node.outputs[0].name not in protected
 
 
-def _inline_constants(net: Net, protected: frozenset[str]) -> bool:
+def _inline_constants(net: Draft, protected: frozenset[str]) -> bool:
     changed = False
     for node in net.nodes:
         if node.op != "Constant" or not is_standard(node) or not node.outputs or not _replaceable(node, protected):
@@ -166,7 +167,7 @@ def _constant_value(attrs: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     return None
 
 
-def _fold_known_shapes(net: Net, protected: frozenset[str]) -> bool:
+def _fold_known_shapes(net: Draft, protected: frozenset[str]) -> bool:
     """Shape of a tensor of known size, and Gather of one known size out of a partly known shape."""
     changed = False
     for node in net.nodes:
@@ -183,7 +184,7 @@ def _fold_known_shapes(net: Net, protected: frozenset[str]) -> bool:
     return changed
 
 
-def _fold_gather_of_shape(net: Net, node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
+def _fold_gather_of_shape(net: Draft, node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
     if node.op != "Gather" or not is_standard(node) or not node.outputs:
         return False
     if not isinstance(node.inputs[1], gs.Constant) or node.inputs[1].name in net.overridable:
@@ -198,7 +199,7 @@ def _fold_gather_of_shape(net: Net, node: Any, shape: tuple[Any, ...], protected
     return True
 
 
-def _fold_shape_arithmetic(net: Net, protected: frozenset[str]) -> bool:
+def _fold_shape_arithmetic(net: Draft, protected: frozenset[str]) -> bool:
     changed = False
     for node in net.nodes:
         if node.op not in _SHAPE_ARITHMETIC or node.domain not in (None, "", "ai.onnx") or not node.outputs:
@@ -255,7 +256,7 @@ def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | 
         return None
 
 
-def _pass_shapes_on(net: Net, protected: frozenset[str]) -> bool:
+def _pass_shapes_on(net: Draft, protected: frozenset[str]) -> bool:
     """Shapes of results that are shaped like their inputs, where inference has none."""
     changed = False
     for node in net.nodes:
@@ -268,7 +269,7 @@ def _pass_shapes_on(net: Net, protected: frozenset[str]) -> bool:
     return changed
 
 
-def _settle_reshapes(net: Net, protected: frozenset[str]) -> bool:
+def _settle_reshapes(net: Draft, protected: frozenset[str]) -> bool:
     """Reshape to a computed target of which one size at most is open: the target becomes a constant."""
     changed = False
     for node in net.nodes:
@@ -298,7 +299,7 @@ def _reshape_target(node: Any) -> list[int] | None:
     return [size if isinstance(size, int) else -1 for size in result]
 
 
-def _write_split_sizes(net: Net) -> None:
+def _write_split_sizes(net: Draft) -> None:
     """Equal parts of an axis of known size become sizes: parts need not stay equal."""
     for node in net.nodes:
         shape = dims(node.inputs[0]) if node.op == "Split" and node.domain in (None, "", "ai.onnx") else None
@@ -316,7 +317,7 @@ def _write_split_sizes(net: Net) -> None:
             node.attrs["split"] = known
 
 
-def _write_squeezed_axes(net: Net) -> None:
+def _write_squeezed_axes(net: Draft) -> None:
     """A Squeeze of whatever has size one squeezes what has it now: other axes may come to have it."""
     for node in net.nodes:
         bare = node.op == "Squeeze" and is_standard(node) and "axes" not in node.attrs
@@ -334,7 +335,7 @@ def _write_squeezed_axes(net: Net) -> None:
             node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_axes"), np.array(axes, np.int64)))
 
 
-def _unshare_small_constants(net: Net) -> int:
+def _unshare_small_constants(net: Draft) -> int:
     copies = 0
     taken = set(net.tensors())
     seen: set[str] = set()

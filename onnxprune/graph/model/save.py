@@ -43,7 +43,7 @@ def finished_model(net: Net) -> onnx.ModelProto:
 
 def complaint(net: Net) -> str:
     """Return the error of `finished_model` in one line, empty if none; of large weights only the shapes are checked."""
-    light = net.copy()
+    light = net.draft()
     for tensor in light.tensors().values():
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _SMALL:
             given = tensor.to_variable(tensor.dtype, tensor.shape)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import dims
+from onnxprune.graph.model.net import Draft, dims
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from onnxprune.graph.model.net import Dim, Net
+    from onnxprune.graph.model.net import Dim
 
 __all__ = ["shuffles_as_gathers"]
 
 
-def shuffles_as_gathers(net: Net, protected: Collection[str]) -> bool:
+def shuffles_as_gathers(net: Draft, protected: Collection[str]) -> bool:
     """Replace every shuffle whose tensors nobody else reads; whether there was one."""
     found = False
     for node in net.nodes:
