@@ -25,7 +25,7 @@ from common import ROOT, arguments, machine, table
 import onnxprune
 from onnxprune import Options
 from onnxprune.engine.sessions import Engine
-from onnxprune.engine.timing import interleaved
+from onnxprune.engine.timing import Repeats, interleaved
 from onnxprune.options.budget import times_less
 from onnxprune.options.engine import EngineOptions
 
@@ -80,7 +80,7 @@ def main() -> None:
     for repeat in range(given.repeats):
         for count in given.busy:
             with busy(count):
-                timing = interleaved(before, after, feeds, seconds=given.seconds, seed=repeat)
+                timing = interleaved(before, after, feeds, repeats=Repeats(seconds=given.seconds), seed=repeat)
             old = timing.before.median_ms / timing.after.median_ms
             interval = f"[{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]"
             said = timing.warning.partition(":")[0].lower() or "nothing"

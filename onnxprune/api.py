@@ -11,10 +11,10 @@ from onnxprune.commands.prune import Result
 from onnxprune.commands.recover import Recovered, run_recovery
 from onnxprune.commands.result import ModelResult
 from onnxprune.commands.sweep import SPEEDUPS, Point, run_any, run_pareto
-from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import UsageError
 from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.data import OPEN_SIDE
 from onnxprune.options.run import Options
 from onnxprune.planning import Plan
 from onnxprune.progress import Progress, silent

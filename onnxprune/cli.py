@@ -1,9 +1,11 @@
-"""The command line: options become values, results become text, errors become exit codes."""
+"""The command line: options become values, results become text, errors become exit codes.
+
+What a command runs is imported when it runs, so that ``--help`` does not wait for numpy and onnx.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,20 +14,13 @@ from cyclopts import App, Parameter
 from cyclopts.help import DefaultFormatter
 
 from onnxprune._version import __version__
-from onnxprune.commands.compare import CompareOptions, run_comparison
-from onnxprune.commands.doctor import run_doctor
 from onnxprune.commands.idle import Rule, check_idle
-from onnxprune.commands.inspect import run_inspection
-from onnxprune.commands.recover import run_recovery
-from onnxprune.commands.study import run_study
-from onnxprune.commands.sweep import run_any
-from onnxprune.console.config import RUN, config_text, configured, differing
+from onnxprune.console.config import configured
 from onnxprune.console.consoles import UsualHelp, bars, paper
 from onnxprune.console.ending import EXIT_CODES, guarded
 from onnxprune.console.flags import (
     AUTO,
     FIELDS,
-    GROUPS,
     BenchPanel,
     BudgetPanel,
     CacheFlags,
@@ -43,31 +38,22 @@ from onnxprune.console.flags import (
     SelectPanel,
     ShowFlags,
     ShowPanel,
+    config_bytes,
     filled,
     options_from,
     recover_options,
 )
-from onnxprune.console.points import check_points, write_points
 from onnxprune.console.targets import check_targets, json_bytes
-from onnxprune.data.recipe import OPEN_SIDE
-from onnxprune.engine.evaluation import load_function
-from onnxprune.engine.meaning import checked_kinds
 from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
 from onnxprune.files import write_bytes
 from onnxprune.options.budget import BudgetOptions
-from onnxprune.options.data import DataOptions
+from onnxprune.options.data import OPEN_SIDE, DataOptions
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.inputs import BenchOptions, InputOptions
 from onnxprune.options.planning import PlanOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Effort
 from onnxprune.options.solve import RefitOptions, SelectOptions
-from onnxprune.planning import Plan
-from onnxprune.report.doctor import show_doctor
-from onnxprune.report.explanation import show_explanation
-from onnxprune.report.inspection import show_inspection
-from onnxprune.report.study import check_plot, plot_study, show_study
-from onnxprune.report.terminal import show_comparison, show_recovery, show_report
 
 __all__ = ["app", "main"]
 
@@ -164,6 +150,14 @@ def prune(
     config_out
         File for the options of this run, as --config reads them.
     """
+    from onnxprune.commands.sweep import run_any
+    from onnxprune.console.points import check_points, write_points
+    from onnxprune.engine.evaluation import load_function
+    from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.planning import Plan
+    from onnxprune.report.explanation import show_explanation
+    from onnxprune.report.terminal import show_report
+
     del set_  # `configured` has replaced each --set by the option that it names
     learnt = recover_options(recover, training, inputs.seed)
     options = options_from(
@@ -191,7 +185,7 @@ def prune(
         records = budget, planning, select, refit, training, inputs, cache, preprocessing, engine, bench
         chosen: dict[str, object] = {"data": data, "plan": plan, "max_drop": max_drop, "evaluate": evaluate}
         chosen |= {"recover": recover, "output_kind": output_kind or None, "effort": effort}
-        written = _config_bytes(records, chosen)
+        written = config_bytes(records, chosen)
     if pareto is not None:
         check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
         check_targets([model, data, config], [show.json, config_out])
@@ -271,6 +265,11 @@ def compare(
     seed
         Seed of the choice of inputs and of the timing.
     """
+    from onnxprune.commands.compare import CompareOptions, run_comparison
+    from onnxprune.engine.evaluation import load_function
+    from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.report.terminal import show_comparison
+
     check_targets([original, candidate, data, labels], [show.json])
     options = CompareOptions(
         samples=samples,
@@ -330,6 +329,11 @@ def recover(
     evaluate
         Your own measure, FILE.py:FUNCTION, as for the main command: its value before and after the training is shown.
     """
+    from onnxprune.commands.recover import run_recovery
+    from onnxprune.engine.evaluation import load_function
+    from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.report.terminal import show_recovery
+
     check_targets([original, candidate, data], [output, show.json])
     check_idle(inputs, InputOptions(), (Rule(("points",), False, "in a recovery, which samples no layer"),))
     options = options_from(inputs=inputs, cache=cache, data=preprocessing, engine=engine)
@@ -375,6 +379,9 @@ def study(
     plot
         File for a plot of error against speed-up, .png or .svg.
     """
+    from onnxprune.commands.study import run_study
+    from onnxprune.report.study import check_plot, plot_study, show_study
+
     check_targets([model, data], [plot, show.json])
     if plot is not None:
         check_plot(plot)
@@ -400,6 +407,9 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
     size
         Extent of the input axes that the model leaves open, except the batch.
     """
+    from onnxprune.commands.inspect import run_inspection
+    from onnxprune.report.inspection import show_inspection
+
     check_targets([model], [show.json])
     found = run_inspection(model, size=size)
     if show.json is not None:
@@ -411,6 +421,9 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
 @app.command
 def doctor(*, show: ShowPanel = ShowFlags()) -> None:
     """Check this installation: versions, providers, cores, the cache, and missing packages with their uses."""
+    from onnxprune.commands.doctor import run_doctor
+    from onnxprune.report.doctor import show_doctor
+
     check_targets([], [show.json])
     found = run_doctor()
     if show.json is not None:
@@ -419,14 +432,6 @@ def doctor(*, show: ShowPanel = ShowFlags()) -> None:
         show_doctor(paper(), found)
     if found.problems:
         raise EngineError(found.problems[0])
-
-
-def _config_bytes(records: Sequence[object], chosen: Mapping[str, object]) -> bytes:
-    """Format the options of a run as TOML: a table per group, and ``[run]`` for `chosen`."""
-    names = {kind: name for name, kind in GROUPS.items()}
-    groups = {names[type(record)]: differing(record) for record in records}
-    left = {name: value for name, value in chosen.items() if value is not None}
-    return config_text({RUN: left, **groups}).encode()
 
 
 def main(arguments: list[str] | None = None) -> Literal[0] | int:

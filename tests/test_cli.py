@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_no_file_and_says_so(capsys, model, tmp_path, monkeypatch)
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_any", interrupted)
+    monkeypatch.setattr("onnxprune.commands.sweep.run_any", interrupted)
     code, _, err = ended(capsys, model, "-o", tmp_path / "p.onnx", *HALF)
     assert code == 130
     assert "interrupted" in err

@@ -133,4 +133,4 @@ def test_every_option_of_the_table_exists():
     assert all(hasattr(Options(), name.split(".")[0]) for rule in rules for name in rule.fields)
     for rule in rules:
         idle.check_idle(Options(), Options(), [replace(rule, met=False)])  # raises AttributeError where one does not
-    assert set(idle.SETTLED) <= {field.name for field in fields(PlanOptions)}
+    assert set(idle.PLANNED) <= {field.name for field in fields(PlanOptions)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -109,3 +112,42 @@ def test_a_library_is_imported_where_it_belongs(library):
 def test_only_the_doors_know_the_reports():
     users = {room(module) for module, path in MODULES.items() for other in imports(path)[0] if room(other) == "report"}
     assert users - {"report"} <= {"cli", "api", "console"}
+
+
+HEAVY = {"numpy", "onnx", "onnxruntime", "scipy", "sklearn", "torch", "matplotlib", "diskcache"}
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import onnxprune.cli", HEAVY),
+        ("import onnxprune", HEAVY),
+        ("import onnxprune.commands.sweep", {"sklearn", "scipy.stats", "scipy.interpolate", "torch", "matplotlib"}),
+    ],
+)
+def test_what_is_not_used_is_not_imported(code, heavy):
+    """The help comes at once, and a run waits for no package that it does not need."""
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert not heavy & set(told.stdout.split())
+
+
+def parameters(path: Path) -> Iterator[tuple[str, int]]:
+    """Functions of a file, and the number of their parameters without ``self`` and ``cls``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            yield node.name, sum(argument.arg not in ("self", "cls") for argument in given)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) not in ("api", "cli", "console")])
+def test_no_function_takes_more_than_seven_parameters(module):
+    long = [(name, count) for name, count in parameters(MODULES[module]) if count > 7]
+    assert not long
+
+
+def test_files_can_be_read_in_one_sitting():
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values())
+    assert lengths[-1] < 450
+    assert lengths[len(lengths) // 2] < 170

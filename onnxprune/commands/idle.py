@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from onnxprune.options.run import Options
     from onnxprune.planning import Plan
 
-__all__ = ["BY_PLAN", "SETTLED", "Rule", "check_idle", "check_options"]
+__all__ = ["BY_PLAN", "PLANNED", "Rule", "check_idle", "check_options"]
 
-SETTLED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
+PLANNED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
 """Options that have no effect with a plan file."""
 BY_PLAN = "with --plan, which fixes what is done"
 
@@ -80,7 +80,7 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
     no_budget = "with --keep-ratio" if kind == "keep-ratio" else "if the LASSO finds its own counts"
     timed = options.bench or (options.budget.unit == "latency" and not planned)
     return (
-        Rule(SETTLED, not planned, BY_PLAN),
+        Rule(PLANNED, not planned, BY_PLAN),
         Rule(chosen, free, "with a plan that names the channels to keep"),
         Rule(chosen, planned or uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),
         Rule(chosen[1:], lasso, "without --selector lasso"),

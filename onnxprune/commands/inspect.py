@@ -6,13 +6,13 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.data.recipe import OPEN_SIDE
 from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.meaning import meanings
 from onnxprune.errors import UsageError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import read_model
 from onnxprune.graph.model.net import dims
+from onnxprune.options.data import OPEN_SIDE
 from onnxprune.options.run import Options
 from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model

@@ -63,11 +63,11 @@ def configured(arguments: Sequence[str], groups: Mapping[str, Collection[str]]) 
         said[flag] = words
     typed.update(said)
     budgets = {f"--{_dashed(field)}" for field in groups.get(_BUDGET, ())}
-    settled = not typed.isdisjoint({*budgets, "--plan", "--pareto"})
+    budgeted = not typed.isdisjoint({*budgets, "--plan", "--pareto"})
     for path in files:
         for words in _read(Path(path), groups):
             flag = _positive(words[0])
-            if flag not in typed and not (settled and flag in budgets):
+            if flag not in typed and not (budgeted and flag in budgets):
                 said[flag] = words
     options = [word for words in said.values() for word in words]
     return [*left, *options, *(f"{_CONFIG}={path}" for path in files), *arguments[end:]]

@@ -11,9 +11,8 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter, Token
 
-from onnxprune.cache import default_cache_dir, scratch_parent
-from onnxprune.commands.idle import BY_PLAN, SETTLED, Rule, check_idle
-from onnxprune.console.config import RUN
+from onnxprune.commands.idle import BY_PLAN, PLANNED, Rule, check_idle
+from onnxprune.console.config import RUN, config_text, differing
 from onnxprune.errors import UsageError
 from onnxprune.note import warn
 from onnxprune.options.budget import WITHIN_DROP, Budget, BudgetOptions
@@ -47,6 +46,7 @@ __all__ = [
     "SelectPanel",
     "ShowFlags",
     "ShowPanel",
+    "config_bytes",
     "filled",
     "options_from",
     "recover_options",
@@ -223,7 +223,7 @@ def options_from(
     """
     budget, plan, select = budget or BudgetOptions(), plan or PlanOptions(), select or SelectOptions()
     check_idle(budget, BudgetOptions(), (Rule(tuple(vars(budget)), not planned, BY_PLAN),))
-    check_idle(plan, PlanOptions(), (Rule(SETTLED, not planned, BY_PLAN),))
+    check_idle(plan, PlanOptions(), (Rule(PLANNED, not planned, BY_PLAN),))
     check_idle(cache, CacheFlags(), (Rule(("cache_dir",), cache.cache, "with --no-cache"),))
     counts_itself = select.selector == "lasso" and select.lasso == "fixed" and not planned
     default = Budget("selector", 1.0, "the counts of the LASSO") if counts_itself else WITHIN_DROP
@@ -244,6 +244,8 @@ def _cache_dir(cache: CacheFlags) -> Path | None:
     """Return the folder for finished steps; None, with a warning, if the user's cache folder cannot be written."""
     if not cache.cache or cache.cache_dir is not None:
         return cache.cache_dir
+    from onnxprune.cache import default_cache_dir, scratch_parent  # only where a run begins
+
     folder = default_cache_dir()
     try:
         scratch_parent(folder)
@@ -295,3 +297,11 @@ def _numbers(flag: str, word: str) -> list[str]:
             part = repr(float(above) / float(below)) if slash else part
         found.append(part)
     return found
+
+
+def config_bytes(records: Sequence[object], chosen: Mapping[str, object]) -> bytes:
+    """Format the options of a run as TOML: a table per group, and ``[run]`` for `chosen`."""
+    names = {kind: name for name, kind in GROUPS.items()}
+    groups = {names[type(record)]: differing(record) for record in records}
+    left = {name: value for name, value in chosen.items() if value is not None}
+    return config_text({RUN: left, **groups}).encode()

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxprune.data.opening import SYNTHETIC
 from onnxprune.errors import OutputError, UsageError
+from onnxprune.options.data import SYNTHETIC
 
 __all__ = ["check_targets", "json_bytes"]
 

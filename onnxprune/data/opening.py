@@ -16,20 +16,18 @@ from onnxprune.data.arrays import expect_images, open_array, ready, refuse_optio
 from onnxprune.data.calibration import Calibration, ImageCalibration, TensorCalibration, describe
 from onnxprune.data.images import scan_folder
 from onnxprune.data.layout import image_input
-from onnxprune.data.recipe import OPEN_SIDE, natural_size, resolve
+from onnxprune.data.recipe import natural_size, resolve
 from onnxprune.data.spec import InputSpec
 from onnxprune.data.synthetic import SyntheticCalibration, SyntheticImages
 from onnxprune.data.tensors import check_tensor, collect
 from onnxprune.errors import DataError, UsageError
-from onnxprune.options.data import DataOptions
+from onnxprune.options.data import OPEN_SIDE, SYNTHETIC, DataOptions
 
 if TYPE_CHECKING:
     from onnxprune.data.preprocess import Preprocessing
 
 __all__ = ["SYNTHETIC", "CalibrationSource", "SupportsGetNext", "open_calibration"]
 
-SYNTHETIC = "synthetic"
-"""Source name that asks for synthetic inputs; a folder of that name is ``./synthetic``."""
 WARNING = (
     "NO CALIBRATION DATA: synthetic inputs were used, as requested, so the accuracy on real inputs is unknown "
     "and may be much worse: pass --data with a few hundred real inputs"

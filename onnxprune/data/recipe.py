@@ -15,7 +15,7 @@ from onnxprune.data.images import MOST_PIXELS
 from onnxprune.data.preprocess import Preprocessing
 from onnxprune.data.presets import CROP, PRESETS, short_side
 from onnxprune.errors import DataError, UsageError
-from onnxprune.options.data import format_numbers
+from onnxprune.options.data import OPEN_SIDE, format_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from onnxprune.data.presets import Preset
     from onnxprune.options.data import Color, DataOptions
 
-__all__ = ["OPEN_SIDE", "natural_size", "resolve"]
+__all__ = ["natural_size", "resolve"]
 
-OPEN_SIDE = 64
-"""Side in pixels of synthetic images if neither the model nor an option gives one."""
 
 WAY_OUT = "add --resize H W, or --resize N --crop H W"
 

@@ -85,7 +85,7 @@ class Values:
     constants: list[Array] = field(default_factory=list)
 
     @classmethod
-    def settled(cls, first: Array) -> Values:
+    def of(cls, first: Array) -> Values:
         """Mean and variances of the first inputs, (n, k, ...) float64; where they never vary, their size stands in."""
         with np.errstate(invalid="ignore"):
             mean = first.mean(axis=0)
@@ -107,7 +107,7 @@ class Values:
     def _ratio(self, a: Array, b: Array) -> Array:
         """Squared differences over the variance."""
         squares = np.square(difference(a, b))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where(squares > 0, squares / self.variance, 0.0)
 
 
@@ -125,7 +125,7 @@ class Scores:
     kl: list[Array] = field(default_factory=list)
 
     @classmethod
-    def settled(cls, wanted: Array, found: Array, *, axis: int, temperature: float, probable: bool | None) -> Scores:
+    def of(cls, wanted: Array, found: Array, *, axis: int, temperature: float, probable: bool | None) -> Scores:
         """Tell whether the first inputs are ``probable`` (None: by their numbers), and take their mean."""
         both = tuple(_probable(_rows(one, axis)) if probable is None else probable for one in (wanted, found))
         made = cls(axis, temperature, (both[0], both[1]), np.zeros(0))
@@ -178,7 +178,7 @@ class Labels:
     constants: list[Array] = field(default_factory=list)
 
     @classmethod
-    def settled(cls, first: Array) -> Labels:
+    def of(cls, first: Array) -> Labels:
         """The most frequent label of the first inputs."""
         values, counts = np.unique(first, return_counts=True)
         return cls(float(values[counts.argmax()]) if len(values) else 0.0)

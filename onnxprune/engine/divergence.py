@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from onnxprune.engine.distance import Labels, Scores, Values, difference, normalised
 from onnxprune.engine.meaning import UNKNOWN, Meaning, OutputKind
@@ -153,17 +153,17 @@ class _Sums:
             self.wanted_first = int(np.clip(_FIRST_BYTES // max(a[:1].nbytes, 1), _LEAST_FIRST, _FIRST))
         self.samples += len(a)
         self._add_plain(a, b)
-        if not self._settled:
+        if not self._begun:
             taken = min(self.wanted_first - sum(len(one) for one, _ in self.first), len(a))
             self.first.append((a[:taken], b[:taken]))
             if sum(len(one) for one, _ in self.first) >= self.wanted_first:
-                self._settle()
+                self._begin()
             a, b = a[taken:], b[taken:]
         if len(a):
             self._measure(a, b)
 
     @property
-    def _settled(self) -> bool:
+    def _begun(self) -> bool:
         return self.values is not None or self.labels is not None
 
     def _add_plain(self, a: Array, b: Array) -> None:
@@ -175,7 +175,7 @@ class _Sums:
         self.apart += float(np.vdot(apart, apart))
         self.largest = max(self.largest, float(np.abs(apart).max(initial=0.0)))
 
-    def _settle(self) -> None:
+    def _begin(self) -> None:
         """Measure scales on the first inputs, and then these."""
         if not self.first:
             return
@@ -184,15 +184,15 @@ class _Sums:
         if not a.size:
             return
         if self.meaning.kind in ("classes", "pixels") and (a.dtype.kind in "iub" or self.meaning.says == "labels"):
-            self.kind, self.labels = self.meaning.kind, Labels.settled(a)
+            self.kind, self.labels = self.meaning.kind, Labels.of(a)
         else:
-            self.values = Values.settled(a.astype(np.float64))
+            self.values = Values.of(a.astype(np.float64))
             axis = self._class_axis(a)
             if axis is not None:
                 several = a[:1].size > a.shape[axis]
                 self.kind = "pixels" if several else self.meaning.kind
                 probable = {"probabilities": True, "logarithms": False}.get(self.meaning.says or "")
-                self.scores = Scores.settled(a, b, axis=axis, temperature=self.temperature, probable=probable)
+                self.scores = Scores.of(a, b, axis=axis, temperature=self.temperature, probable=probable)
         self._measure(a, b)
 
     def _class_axis(self, array: Array) -> int | None:
@@ -217,8 +217,8 @@ class _Sums:
                 measure.add(a, b)
 
     def finish(self, name: str, distinct: int | None) -> OutputDivergence:
-        if not self._settled:
-            self._settle()
+        if not self._begun:
+            self._begin()
         plain = OutputDivergence(
             name=name,
             samples=self.samples,
@@ -283,8 +283,19 @@ def _agreement_bound(agreement: Array, kind: OutputKind, count: int) -> tuple[fl
     if kind == "pixels":
         bound = _mean_bound(agreement, count)
         return None if bound is None else (max(bound[0], 0.0), min(bound[1], 1.0))
-    found = stats.binomtest(round(mean * count), count).proportion_ci(_SURE, method="wilson")
-    return float(found.low), float(found.high)
+    return wilson(round(mean * count) / count, count)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share of `count` inputs, within 0..1 (Wilson, 1927).
+
+    As by ``scipy.stats.binomtest``, whose module takes most of a second to import.
+    """
+    z = float(ndtri((1 + _SURE) / 2))
+    weight = z * z / count
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z * (share * (1 - share) / count + weight / (4 * count)) ** 0.5 / (1 + weight)
+    return (middle - reach if share > 0 else 0.0), (middle + reach if share < 1 else 1.0)
 
 
 def _error_bound(parts: Array, count: int) -> tuple[float, float] | None:
@@ -298,5 +309,5 @@ def _mean_bound(parts: Array, count: int) -> tuple[float, float] | None:
     if count < 2 or not np.isfinite(parts).all():
         return None
     mean, error = float(parts.mean()), float(parts.std(ddof=1)) / count**0.5
-    reach = float(stats.t.ppf((1 + _SURE) / 2, count - 1)) * error
+    reach = float(stdtrit(count - 1, (1 + _SURE) / 2)) * error
     return mean - reach, mean + reach

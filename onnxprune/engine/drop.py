@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scipy import stats
+from onnxprune.engine.divergence import wilson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -127,10 +127,7 @@ def inputs_for(max_drop: float) -> int | None:
 
 def reach(share: float, count: int) -> float:
     """Return the upper end of the Wilson interval of a share of `count` inputs, minus the share."""
-    z = float(stats.norm.ppf((1 + _SURE) / 2))
-    middle = share + z**2 / (2 * count)
-    spread = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return float((middle + spread) / (1 + z**2 / count) - share)
+    return wilson(share, count)[1] - share
 
 
 def damage(divergence: Sequence[OutputDivergence], where: str, *, trained: bool = False) -> str:

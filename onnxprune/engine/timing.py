@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["BUSY", "Latency", "Timing", "interleaved"]
+__all__ = ["BUSY", "Clocks", "Latency", "Repeats", "Timing", "interleaved"]
 
 BUSY = 1.15
 """Wall time divided by undisturbed time, from which a machine counts as busy."""
@@ -118,19 +118,49 @@ class Runnable(Protocol):
         """Run the model once."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """Length of a measurement.
+
+    Attributes:
+        seconds: wall time for all pairs of runs, without the warm-up.
+        least: smallest number of pairs.
+        most: largest number of pairs within `seconds`.
+        warmup: number of pairs before the measurement.
+    """
+
+    seconds: float = 4.0
+    least: int = 5
+    most: int = 500
+    warmup: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """Clocks of a measurement, each in nanoseconds.
+
+    Attributes:
+        wall: wall time.
+        cpu: CPU time of the thread that runs both models; None: see `thread_clock`.
+        others: CPU time of other programs.
+    """
+
+    wall: Callable[[], int] = time.perf_counter_ns
+    cpu: Callable[[], int] | None = None
+    others: Callable[[], int] = others_ns
+
+
+_USUAL, _MACHINE = Repeats(), Clocks()
+
+
 def interleaved(
     before: Runnable,
     after: Runnable,
     feeds: Mapping[str, Array],
     *,
-    seconds: float = 4.0,
-    least: int = 5,
-    most: int = 500,
-    warmup: int = 3,
+    repeats: Repeats = _USUAL,
     seed: int = 0,
-    clock: Callable[[], int] = time.perf_counter_ns,
-    cpu_clock: Callable[[], int] | None = None,
-    others: Callable[[], int] = others_ns,
+    clocks: Clocks = _MACHINE,
 ) -> Timing:
     """Time two models in pairs of runs, in random order within a pair, so that a disturbance affects both.
 
@@ -140,26 +170,22 @@ def interleaved(
         before: first model.
         after: second model.
         feeds: inputs of both.
-        seconds: wall time for all pairs, without the warm-up.
-        least: smallest number of pairs.
-        most: largest number of pairs within `seconds`.
-        warmup: number of pairs before the measurement.
+        repeats: length of the measurement.
         seed: seed of the order and of the bootstrap.
-        clock: wall time in nanoseconds.
-        cpu_clock: CPU time of the thread that runs both, in nanoseconds; None: see `thread_clock`.
-        others: CPU time of other programs, in nanoseconds.
+        clocks: clocks to read.
     """
+    clock, others = clocks.wall, clocks.others
     generator = np.random.default_rng(seed)
     sessions = (before, after)
-    own = cpu_clock or thread_clock(before, after)
-    for _ in range(warmup):
+    own = clocks.cpu or thread_clock(before, after)
+    for _ in range(repeats.warmup):
         for session in sessions:
             session.run(feeds)
     pairs: list[list[tuple[float, float]]] = []
     started, used = clock(), others()
     for turn in range(1, _ROUNDS + 1):
-        end = clock() + int(seconds * 1e9)
-        while len(pairs) < least or (len(pairs) < turn * most and clock() < end):
+        end = clock() + int(repeats.seconds * 1e9)
+        while len(pairs) < repeats.least or (len(pairs) < turn * repeats.most and clock() < end):
             order = generator.permutation(2).tolist()
             pair = {which: _once(sessions[which], feeds, clock, own or clock) for which in order}
             pairs.append([pair[0], pair[1]])
@@ -176,7 +202,7 @@ def interleaved(
             provider=after.provider,
             threads=after.threads,
             batch=max((len(array) for array in feeds.values() if array.ndim), default=1),
-            warmup=warmup,
+            warmup=repeats.warmup,
             clock="cpu" if own else "wall",
             stretch=max(float(wall.sum() / quiet.sum()), 1.0) if own else stretched(busy, after, cores()),
         )

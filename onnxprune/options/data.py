@@ -8,12 +8,16 @@ from typing import Literal
 
 from onnxprune.errors import UsageError
 
-__all__ = ["Color", "DataOptions", "Layout", "PresetName"]
+__all__ = ["OPEN_SIDE", "SYNTHETIC", "Color", "DataOptions", "Layout", "PresetName"]
 
 PresetName = Literal["imagenet", "imagenet-tf", "caffe", "cifar10", "none"]
 Color = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
 
+OPEN_SIDE = 64
+"""Side in pixels of synthetic images if neither the model nor an option gives one."""
+SYNTHETIC = "synthetic"
+"""Source name that asks for synthetic inputs; a folder of that name is ``./synthetic``."""
 LARGEST_SIDE = 16384
 """Longest image side in pixels that ``--resize`` and ``--crop`` accept."""
 

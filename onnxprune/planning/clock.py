@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scipy.interpolate import RegularGridInterpolator
 
     from onnxprune.graph.channels.forms import Parts
 
@@ -52,6 +53,8 @@ class Grid:
 
     @cached_property
     def _between(self) -> RegularGridInterpolator:
+        from scipy.interpolate import RegularGridInterpolator  # only for budgets in time
+
         rows, columns, ms = (np.array(marked, dtype=np.float64) for marked in (self.inputs, self.outputs, self.ms))
         if len(rows) == 1:
             rows, ms = np.append(rows, rows + 1), np.repeat(ms, 2, axis=0)

@@ -47,7 +47,7 @@ __all__ = ["recovered"]
 _STEPS = 4000  # of a course whose length is left to us
 _LEAST_EPOCHS, _MOST_EPOCHS = 10, 400
 _BATCH, _LEAST_STEPS = 100, 20  # inputs a step at most, steps an epoch at least
-_SEEN_BATCHES = 4  # that the weights of the loss are settled on
+_SEEN_BATCHES = 4  # that the weights of the loss are chosen on
 _TOLERANCE = 1e-3  # of torch's outputs against onnxruntime's, relative to the largest value
 _MEMORY_SHARE = 4
 

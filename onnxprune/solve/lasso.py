@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Lasso, lars_path_gram
 
 from onnxprune.options.solve import SelectOptions
 from onnxprune.solve.numerics import Array, Indices, blas_threads_for, factorise, scale_of
@@ -41,6 +39,9 @@ def coordinate_descent(quadratic: Quadratic) -> Callable[[float], Array]:
     # scikit-learn divides the squares by twice the number of rows; R has one row per unit.
     rows = np.sqrt(units) * factor.lower.T * scale_of(quadratic.matrix)
     target = np.sqrt(units) * factor.whiten(quadratic.linear[:, None])[:, 0]
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import Lasso
+
     solver = Lasso(fit_intercept=False, warm_start=True, max_iter=5000, tol=1e-8)
 
     def minimise(alpha: float) -> Array:
@@ -158,6 +159,9 @@ def _path(quadratic: Quadratic) -> tuple[Array, Array]:
     units, top = len(quadratic.linear), quadratic.alpha_max
     if top <= 0:
         return np.zeros(1), np.zeros((1, units))
+    from sklearn.exceptions import ConvergenceWarning  # scikit-learn is imported only where the LASSO runs
+    from sklearn.linear_model import lars_path_gram
+
     with warnings.catch_warnings():
         # The callers notice a path that ends early by its length.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.engine.timing import interleaved
+from onnxprune.engine.timing import Repeats, interleaved
 from onnxprune.graph.channels.forms import Form
 from onnxprune.graph.edit.decompose import Chain, with_chains
 from onnxprune.graph.edit.drop import without_branches
@@ -43,14 +43,16 @@ class Bench:
     @property
     def before_ms(self) -> float:
         """Milliseconds of one run of the original on an idle machine, see `Latency.quiet_ms`."""
-        return interleaved(self._original, self._original, self._feeds, seconds=_SECONDS).before.quiet_ms
+        return interleaved(
+            self._original, self._original, self._feeds, repeats=Repeats(seconds=_SECONDS)
+        ).before.quiet_ms
 
     def timing(self, assignment: Assignment, *, again: bool = False) -> Timing:
         """Time the original against a network of these sizes; with `again` for twice as long, in another order."""
         model = self._sized(assignment).to_model()
         session = self._run.engine.session(model, label="a network of the planned sizes")
-        seconds, seed = _SECONDS * (1 + again), self._seed + again
-        return interleaved(self._original, session, self._feeds, seconds=seconds, seed=seed)
+        repeats, seed = Repeats(seconds=_SECONDS * (1 + again)), self._seed + again
+        return interleaved(self._original, session, self._feeds, repeats=repeats, seed=seed)
 
     def _sized(self, assignment: Assignment) -> Net:
         channels, counts = self._run.channels, assignment.counts

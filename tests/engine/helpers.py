@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnx.parser
 import onnxruntime
 
 from onnxprune.engine.sessions import Engine
+from onnxprune.engine.timing import Clocks, Repeats, Timing, interleaved
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load
@@ -45,3 +47,10 @@ def resnet() -> tuple[Net, Schedule, ChannelMap]:
     net, _ = load(MODELS / "digits_resnet.onnx")
     net, _ = fold(net)
     return net, schedule(net), channel_map(net)
+
+
+def timing_of(before, after, feeds, *, seed: int = 0, clock=None, cpu_clock=None, **repeats) -> Timing:
+    """`interleaved` by clocks of a test, beside no other programs."""
+    others = repeats.pop("others", lambda: 0)
+    clocks = Clocks(wall=clock or time.perf_counter_ns, cpu=cpu_clock, others=others)
+    return interleaved(before, after, feeds, repeats=Repeats(**repeats), seed=seed, clocks=clocks)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import softmax
 
 from onnxprune.engine.distance import bounded
-from onnxprune.engine.divergence import DivergenceMeter, OutputDivergence, class_scores
+from onnxprune.engine.divergence import DivergenceMeter, OutputDivergence, class_scores, wilson
 from onnxprune.engine.meaning import Meaning
 from onnxprune.errors import VerifyError
 
@@ -229,3 +230,10 @@ def test_a_temperature_softens_probabilities_and_logits_alike(seed: int, tempera
     constant = p.mean(axis=0)
     kl, worst = ((p * np.log(p / other)).sum(axis=1) for other in (q, constant))
     assert found[0].distance == pytest.approx(bounded(1.0, kl / worst.mean()).mean(), rel=1e-6)
+
+
+@given(count=st.integers(1, 2000), data=st.data())
+def test_the_interval_of_a_share_is_that_of_scipy(count, data):
+    hits = data.draw(st.integers(0, count))
+    expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -15,9 +15,10 @@ from onnxprune.engine.divergence import DivergenceMeter
 from onnxprune.engine.inputs import batches
 from onnxprune.engine.providers import resolve
 from onnxprune.engine.sessions import Engine
-from onnxprune.engine.timing import interleaved
 from onnxprune.errors import EngineError, UsageError, VerifyError
 from onnxprune.options.engine import EngineOptions
+
+from .helpers import timing_of
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -108,7 +109,7 @@ class Clock:
 def timed(first: int, second: int, **options):
     clock = Clock()
     sessions = FakeSession(clock, "a", first), FakeSession(clock, "b", second)
-    return interleaved(*sessions, {"x": np.zeros((4, 2))}, clock=clock, others=lambda: 0, **options), clock
+    return timing_of(*sessions, {"x": np.zeros((4, 2))}, clock=clock, **options), clock
 
 
 @given(first=st.integers(10_000, 10**8), second=st.integers(10_000, 10**8))

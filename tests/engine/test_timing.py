@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.engine.clocks import cores, stretched, thread_clock
-from onnxprune.engine.timing import Latency, Timing, interleaved
+from onnxprune.engine.timing import Latency, Timing
+
+from .helpers import timing_of
 
 MS = 1_000_000
 FEEDS = {"x": np.zeros((4, 3), np.float32), "scalar": np.zeros((), np.float32)}
@@ -47,7 +49,7 @@ def measure(before: float, after: float, *, jitter: float = 0.0, seed: int = 0, 
     sessions: list[Any] = [
         FakeSession(n, clock, ms, jitter, seed + i) for i, (n, ms) in enumerate(zip("ab", (before, after), strict=True))
     ]
-    timing = interleaved(*sessions, FEEDS, seed=seed, clock=clock, others=lambda: 0, **options)
+    timing = timing_of(*sessions, FEEDS, seed=seed, clock=clock, **options)
     return timing, "".join(clock.log)
 
 
@@ -116,7 +118,7 @@ def test_a_disturbance_of_both_leaves_the_ratio() -> None:
             return super().run(feeds)
 
     sessions: list[Any] = [Disturbed("a", clock, 4), Disturbed("b", clock, 2)]
-    assert interleaved(*sessions, FEEDS, clock=clock, most=40, others=lambda: 0).ratio == pytest.approx(2)
+    assert timing_of(*sessions, FEEDS, clock=clock, most=40).ratio == pytest.approx(2)
 
 
 SLICE = 4 * MS  # what the scheduler gives another program at a time
@@ -155,7 +157,7 @@ def disturbed(before, after, *, chances=(0.0, 0.0), slow=None, cpu=True, others=
     if not cpu:
         for session in sessions:
             session.provider, session.threads = "CPU", cores()
-    return interleaved(
+    return timing_of(
         *sessions,
         FEEDS,
         clock=clock,
@@ -221,7 +223,7 @@ def test_a_busy_machine_is_said_where_several_threads_run():
 def test_an_uncertain_ratio_takes_up_to_three_times_the_time_and_is_said():
     clock = Clock()
     sessions: list[Any] = [FakeSession("a", clock, 20, 4.0, 0), FakeSession("b", clock, 10, 4.0, 1)]
-    timing = interleaved(*sessions, FEEDS, clock=clock, seconds=1.0, others=lambda: 0)
+    timing = timing_of(*sessions, FEEDS, clock=clock, seconds=1.0)
     sure = disturbed(20, 10, seconds=1.0)
     assert 2.9e9 < clock.now < 4.5e9
     assert "UNSTEADY MACHINE" in timing.warning
