@@ -146,18 +146,18 @@ def run_study(
     with prepare(source, data, options, progress) as run:
         names, cost, inputs = _chosen(run, sites), run.cost, run.inputs
         held = group_batches(inputs.held, inputs.specs, len(run.batches[0].samples))
-        damage = Damage(run, spread(held, _MOST_HELD))
         total = len(names) * len(METHODS) * len(speedups)
-        for target, sampled in _sampled(run, names):
-            shape = cost.layers[target.site.name].shape
-            if shape is None:
-                raise AssertionError(f"{target.site.name} has no shape")
-            problems = regressions_of(run.net, target.site, sampled.moments)
-            layer = _Layer(target, shape, *cost.channels(target.site.name), problems, sampled)
-            for method, make in METHODS.items():
-                for asked, made in _distinct((one, make(layer, one, options)) for one in sorted(speedups)):
-                    progress("study", len(points), total)
-                    points.append(_point(layer, method, asked, made, damage))
+        with Damage(run, spread(held, _MOST_HELD)) as damage:
+            for target, sampled in _sampled(run, names):
+                shape = cost.layers[target.site.name].shape
+                if shape is None:
+                    raise AssertionError(f"{target.site.name} has no shape")
+                problems = regressions_of(run.net, target.site, sampled.moments)
+                layer = _Layer(target, shape, *cost.channels(target.site.name), problems, sampled)
+                for method, make in METHODS.items():
+                    for asked, made in _distinct((one, make(layer, one, options)) for one in sorted(speedups)):
+                        progress("study", len(points), total)
+                        points.append(_point(layer, method, asked, made, damage))
         progress("study", total, total)
     if not points:
         raise UsageError(f"--speedups: no layer of {', '.join(sites)} can be made {min(speedups):g} times cheaper")

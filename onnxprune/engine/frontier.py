@@ -91,6 +91,27 @@ class Frontier:
         self.cut, self._held = cut, hold
         self._narrowed.clear()
 
+    def rest(self, net: Net, wanted: Sequence[str]) -> Callable[[int], dict[str, Array]]:
+        """Return a function that runs one batch from the current cut to the end of a network; the frontier stays.
+
+        Args:
+            net: network whose nodes up to the cut are those that this frontier has run.
+            wanted: tensors to return; those from before the cut must be held.
+
+        Raises:
+            EngineError: onnxruntime cannot run the rest of the network.
+        """
+        piece = segment(net, self.order, self.cut, len(self.order.order), wanted)
+        session = None if piece is None else self._open(piece, max(net.header.ir_version, 4))
+
+        def run(batch: int) -> dict[str, Array]:
+            here = {name: self._take(batch, name) for name in self._held}
+            if session is not None:
+                here.update(session.run({name: here[name] for name in session.input_names}))
+            return {name: here[name] for name in wanted}
+
+        return run
+
     def narrow(self, tensor: str, axis: int, kept: Array) -> None:
         """Restrict a held tensor to the channels `kept` ((k,) int64) on `axis`."""
         if tensor in self._held:

@@ -6,6 +6,7 @@ forms of each layer, and by trials the sensitivity of the network's outputs to b
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,9 @@ def error_curves(
     checkpoint = run.cache.checkpoint("curves", run.options.select, names, asked, sensitivity)
     found = _load(checkpoint, groups, tuple(shapes))
     if found is None:
-        found = _measured(run, groups, shapes, sensitivity=sensitivity)
+        trials = Trials(run, len(groups) + len(KINDS) * len(shapes)) if sensitivity else None
+        with trials or nullcontext():
+            found = _measured(run, groups, shapes, trials)
         _save(checkpoint, found)
     if not sensitivity:
         return found
@@ -111,13 +114,12 @@ def error_curves(
 
 
 def _measured(
-    run: Prepared, groups: Sequence[ChannelGroup], shapes: Mapping[str, LayerShape], *, sensitivity: bool
+    run: Prepared, groups: Sequence[ChannelGroup], shapes: Mapping[str, LayerShape], trials: Trials | None
 ) -> Curves:
     rankings: dict[str, Ranking] = {}
     candidates: dict[str, Candidates] = {}
     groups_damage: dict[str, float] = {}
     sites_damage: dict[str, dict[Kind, float]] = {}
-    trials = Trials(run, len(groups) + len(KINDS) * len(shapes)) if sensitivity else None
     needs = [Need(group.name, group.consumers, group) for group in groups] + [Need(name, (name,)) for name in shapes]
     needs.sort(key=lambda need: min(run.order.index(name) for name in need.sites))
     beforehand = {group.name for group in early_groups(run.channels, groups)}

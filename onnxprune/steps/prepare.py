@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import onnx
 
 from onnxprune.cache import SCRATCH_PREFIX, Cache, scratch_parent
 from onnxprune.data import open_calibration, split
+from onnxprune.data.decoded import decoded_once
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
@@ -318,7 +319,7 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch:
         yield Prepared(
             network=network,
-            inputs=inputs,
+            inputs=replace(inputs, calibration=decoded_once(inputs.calibration, Path(scratch))),
             cost=cost,
             eligible=eligible(net, cost, channels, options, forbidden, room.solving),
             options=options,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from onnxprune.engine.divergence import DivergenceMeter, mean_distance
-from onnxprune.engine.frontier import Batch
+from onnxprune.engine.frontier import Batch, Frontier
+from onnxprune.engine.store import TensorStore
 from onnxprune.graph.channels.forms import Kind
 from onnxprune.graph.edit.weights import with_weights
 from onnxprune.options.solve import RefitOptions
@@ -41,31 +42,52 @@ _RIDGES, _RIDGE_SHARE = (1e-4, 1.0), 0.1
 
 
 class Damage:
-    """Measurement of the outputs with replaced weights, against one run of the original."""
+    """Measurement of the outputs with replaced weights, against one run of the original.
+
+    The nodes in front of the replaced weights run once for all measurements, if these come in order of execution; a
+    context manager, which deletes the tensors held in between.
+    """
 
     def __init__(self, run: Prepared, batches: Sequence[Batch]) -> None:
         """Run the original on `batches`: at least the first, and as many as fit in an eighth of the memory."""
         self._run = run
-        self._engine = run.engine.for_pieces()
-        session = self._engine.session(run.net.to_model(), label="the original")
-        self._held: list[tuple[Batch, dict[str, Array], dict[str, Array]]] = []
-        left = run.options.memory_bytes // _MEMORY_SHARE
+        session = run.engine.for_pieces().session(run.net.to_model(), label="the original")
+        self._wanted: list[tuple[Batch, dict[str, Array]]] = []
+        self._room = run.options.memory_bytes // _MEMORY_SHARE
+        left = self._room
         for batch in batches:
             feeds = run.inputs.calibration.load(batch.samples)
             wanted = session.run(feeds)
-            self._held.append((batch, feeds, wanted))
+            self._wanted.append((batch, wanted))
             left -= sum(array.nbytes for array in (*feeds.values(), *wanted.values()))
             if left < 0:
                 break
+        self._store = TensorStore(self._room, run.scratch)
+        self._frontier = self._at_inputs()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.__exit__(None, None, None)
+
+    def _at_inputs(self) -> Frontier:
+        run, batches = self._run, [batch for batch, _ in self._wanted]
+        return Frontier("trial", run.engine, run.order, run.inputs.calibration, batches, self._store)
 
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Return the difference of every output with these weights and biases in place of the sites' own."""
-        label = ", ".join(f"'{site.name}'" for site in weights)
-        net = with_weights(self._run.net, weights)
-        session = self._engine.session(net.to_model(), label=f"the network with {label} changed")
-        meter = DivergenceMeter(self._run.inputs.outputs)
-        for batch, feeds, wanted in self._held:
-            meter.add(wanted, session.run(feeds), batch.real, len(batch.samples))
+        run = self._run
+        cut = min(run.order.index(site.name) for site in weights)
+        if cut < self._frontier.cut:
+            self._frontier = self._at_inputs()
+        with self._frontier.moving(run.net, cut, later=run.net.output_names) as advance:
+            for number in range(len(self._wanted)):
+                advance(number)
+        rest = self._frontier.rest(with_weights(run.net, weights), run.net.output_names)
+        meter = DivergenceMeter(run.inputs.outputs)
+        for number, (batch, wanted) in enumerate(self._wanted):
+            meter.add(wanted, rest(number), batch.real, len(batch.samples))
         return meter.finish()
 
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:
@@ -92,7 +114,10 @@ def spread(batches: Sequence[Batch], count: int, *, fixed: bool = True) -> tuple
 
 
 class Trials:
-    """Measurement of sensitivities: damage at the outputs divided by the relative error of a layer."""
+    """Measurement of sensitivities: damage at the outputs divided by the relative error of a layer.
+
+    A context manager; quickest if the trials come in order of execution.
+    """
 
     def __init__(self, run: Prepared, trials: int) -> None:
         """Choose the inputs of each trial, 32..256: the fewer, the more `trials` there are."""
@@ -101,6 +126,12 @@ class Trials:
         count = int(np.clip(_PASSES * total / max(trials, 1), _LEAST, _MOST))
         judged = run.batches_of(1) or run.batches
         self._damage = Damage(run, spread(judged, count, fixed=run.fixed))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._damage.__exit__()
 
     def group(
         self, group: ChannelGroup, order: Array, curve: Array, problems: Mapping[str, Sequence[Regression]]

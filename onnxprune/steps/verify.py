@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxprune.engine.batching import group_batches
 from onnxprune.engine.divergence import DivergenceMeter
@@ -22,7 +21,7 @@ from onnxprune.errors import DataError, LostTooMuchError, ModelError, VerifyErro
 from onnxprune.graph.edit.remove import remove, zero
 from onnxprune.graph.model.net import numpy_dtype
 from onnxprune.graph.model.save import finished_model
-from onnxprune.graph.model.schedule import segment
+from onnxprune.graph.model.schedule import segment_model
 from onnxprune.steps.compress import Compressed
 from onnxprune.steps.prepare import Inputs
 
@@ -185,11 +184,7 @@ def check_rewritten(run: Prepared, dense: Net, model: onnx.ModelProto, batch: Ba
 
 def _piece(run: Prepared, net: Net, names: Sequence[str]) -> onnx.ModelProto:
     """Export the whole network as a model with these tensors as its outputs."""
-    model: onnx.ModelProto = gs.export_onnx(
-        segment(net, run.order, 0, len(run.order.order), names), do_type_check=False
-    )
-    model.ir_version = max(net.header.ir_version, 4)
-    return model
+    return segment_model(net, run.order, 0, len(run.order.order), names)
 
 
 def _run(run: Prepared, piece: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:

@@ -209,8 +209,10 @@ def test_an_input_that_many_nodes_read_is_there_until_the_last() -> None:
             "float[N,1,16,16] y",
         )
     )
-    for index, node in enumerate(net.nodes):
+    draft = net.draft()
+    for index, node in enumerate(draft.nodes):
         node.name = f"node{index}"
+    net = draft.done()
     order = schedule(net)
     images = calibration().tensors["input"]
     spec = InputSpec("x", (None, 1, 16, 16), np.dtype(np.float32))

@@ -19,9 +19,11 @@ from onnxprune.planning import explain, search
 from onnxprune.planning.candidates import cheaper_sizes
 from onnxprune.planning.cost import cost_model
 from onnxprune.planning.sensitivity import PredictedErrors, Sensitivity
+from onnxprune.planning.space import Space
 from onnxprune.steps.eligible import eligible_branches
 
 from .helpers import assigned, candidates_of, costs, digits
+from .test_search import check_changes
 
 COST = costs("resnet")
 BRANCHES = tuple(sorted(COST.branches))
@@ -179,3 +181,12 @@ def test_groups_inside_a_branch_that_goes_are_left_alone() -> None:
     found = explain(cost, PredictedErrors(curves, {}, NONE), assigned(keep), "macs", 4, droppable)
     inner = {name for group in gone for name in cost.branches[group].inner}
     assert {reason.name for reason in found.reasons} == set(keep) - inner
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_a_branch_that_is_removed_takes_the_errors_inside_it_along(seed, data) -> None:
+    curves, candidates = drawn(seed)
+    space = Space(COST, PredictedErrors(curves, candidates), "macs", 8, BRANCHES)
+    counts = tuple(data.draw(st.integers(0, len(ladder) - 2)) for ladder in space.ladders)
+    check_changes(space, (counts, tuple(data.draw(st.integers(0, len(of) - 1)) for of in space.candidates)))

@@ -151,3 +151,34 @@ def test_what_is_passed_over_could_not_have_helped(seed, fraction, slack, data) 
     below = space.error((counts, forms)) * (0.5 + slack)
     if not space.promising((counts, forms), limit, below):
         assert space.near((counts, forms), limit, below) is None
+
+
+def test_an_error_that_falls_as_more_is_removed_is_not_believed() -> None:
+    """A held-out curve is noisy: a dip would draw every plan to it, and past it nothing would be worse than in it."""
+    curves = {name: np.zeros(size + 1) for name, size in COST.sizes.items()}
+    name, size = next(iter(COST.sizes.items()))
+    curves[name] = np.linspace(0, 1, size + 1)
+    curves[name][-3] = 0.0
+    space = Space(COST, PredictedErrors(curves, {}), "macs", 1)
+    assert (np.diff(space.curves[space.groups.index(name)]) >= 0).all()
+    keep = search(COST, PredictedErrors(curves, {}), BudgetOptions(macs="1.3x").budget()).counts
+    assert keep[name] == size
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_the_error_of_one_change_is_the_difference_of_two_states(seed, data) -> None:
+    curves, candidates = drawn(seed)
+    space = Space(COST, PredictedErrors(curves, candidates), "macs", 16)
+    counts = tuple(data.draw(st.integers(0, len(ladder) - 1)) for ladder in space.ladders)
+    state = counts, tuple(data.draw(st.integers(0, len(of) - 1)) for of in space.candidates)
+    check_changes(space, state)
+
+
+def check_changes(space: Space, state) -> None:
+    """What the search adds up for each change of one group is what the changed state has."""
+    for index, now in enumerate(state[0]):
+        errors = space._errors(index, state)
+        for rung in range(len(errors)):
+            after = space._moved(state, index, rung)
+            assert space.error(after) - space.error(state) == pytest.approx(errors[rung] - errors[now], abs=1e-9)

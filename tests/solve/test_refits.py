@@ -291,3 +291,17 @@ def test_the_held_out_error_behind_the_relu_is_that_of_unseen_samples() -> None:
         said.append(found.error_odd)
         seen.append(behind(fresh, wanted, found.weight, found.bias))
     assert np.mean(said) > 0.95 * np.mean(seen)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-3, 0.1, 30.0]))
+def test_a_ridge_is_relative_to_the_size_of_the_inputs(seed: int, scale: float) -> None:
+    """Inputs in other units: the same answers, with weights that are as many times smaller."""
+    case = make_case(seed)
+    columns = np.arange(case.x.shape[1])
+    options = RefitOptions(refit="ridge", ridge=0.1)
+    moments = moments_of((scale * case.x).astype(np.float32), case.y, case.half)
+    problem = Regression(moments, case.problem.weight / scale, case.problem.bias, case.problem.unit)
+    one, other = refit(case.problem, columns, options), refit(problem, columns, options)
+    np.testing.assert_allclose(other.weight * scale, one.weight, rtol=1e-3, atol=1e-5)
+    assert other.error == pytest.approx(one.error, rel=1e-3, abs=1e-6)

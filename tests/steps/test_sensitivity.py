@@ -9,9 +9,15 @@ from onnx import numpy_helper, parser
 
 import onnxprune
 from onnxprune import Options
+from onnxprune.engine.divergence import DivergenceMeter, mean_distance
 from onnxprune.engine.frontier import Batch
+from onnxprune.graph.channels.sites import matrix
+from onnxprune.graph.edit.weights import with_weights
+from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
-from onnxprune.steps.sensitivity import spread
+from onnxprune.progress import silent
+from onnxprune.steps.prepare import prepare
+from onnxprune.steps.sensitivity import Damage, spread
 
 
 def branches() -> onnx.ModelProto:
@@ -63,3 +69,17 @@ def test_samples_are_spread_over_all_of_the_calibration(sizes, count, batches) -
     taken = [sample for batch in found for sample in batch.samples[: batch.real]]
     assert len(set(taken)) == len(taken)
     assert {0, start - 1} <= set(taken)
+
+
+def test_the_damage_is_that_of_the_whole_network_in_whatever_order_it_is_asked_for() -> None:
+    """Only what is behind the changed weights runs again, from tensors that are held."""
+    inputs = {"x": np.random.default_rng(1).standard_normal((24, 8, 8, 8)).astype(np.float32)}
+    options = Options(bench=False, budget=BudgetOptions(macs="2x").budget())
+    with prepare(branches(), inputs, options, silent) as run, Damage(run, run.batches) as damage:
+        sites, feeds = run.channels.sites, run.inputs.calibration.load(run.batches[0].samples)
+        for names in (["a.1"], ["a.2"], ["b.2"], ["a.1", "b.2"], ["b.1"], ["a.2"]):
+            halved = {sites[name]: tuple(0.5 * part for part in matrix(run.net, sites[name])) for name in names}
+            whole = run.engine.session(with_weights(run.net, halved).to_model(), label="whole").run(feeds)
+            meter = DivergenceMeter(run.inputs.outputs)
+            meter.add(run.engine.session(run.net.to_model(), label="original").run(feeds), whole, len(feeds["x"]))
+            assert damage.of(halved) == pytest.approx(mean_distance(meter.finish()), rel=1e-4)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph.model.net import captured_names
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnxprune.graph.model.net import Net
 
-__all__ = ["Schedule", "schedule", "segment"]
+__all__ = ["Schedule", "schedule", "segment", "segment_model"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def segment(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[s
     Its inputs are the tensors live at `start` that it reads, its outputs those live at `stop` that it makes, and
     those in `wanted` that it makes. None if there is nothing to run.
     """
-    by_name = {node.name: node for node in net.nodes}
-    nodes = [by_name[name] for name in order.order[start:stop]]
+    nodes = [net.node(name) for name in order.order[start:stop]]
     tensors = net.tensors()
     here = {tensor.name for node in nodes for tensor in node.outputs}
     outputs = [name for name in dict.fromkeys((*order.live(stop), *wanted)) if name in here]
@@ -97,3 +97,17 @@ def segment(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[s
         opset=net.opset,
         import_domains=net.graph.import_domains,
     )
+
+
+def segment_model(net: Net, order: Schedule, start: int, stop: int, wanted: Iterable[str]) -> onnx.ModelProto:
+    """Export the nodes of `segment` as a model.
+
+    Raises:
+        ValueError: there is nothing to run.
+    """
+    piece = segment(net, order, start, stop, wanted)
+    if piece is None:
+        raise ValueError(f"no node from {start} to {stop} makes what is wanted")
+    model: onnx.ModelProto = gs.export_onnx(piece, do_type_check=False)
+    model.ir_version = max(net.header.ir_version, 4)
+    return model
