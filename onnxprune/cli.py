@@ -16,7 +16,6 @@ from cyclopts.help import DefaultFormatter
 from onnxprune._version import __version__
 from onnxprune.commands.idle import Rule, check_idle
 from onnxprune.console.config import configured
-from onnxprune.console.consoles import UsualHelp, bars, paper
 from onnxprune.console.ending import EXIT_CODES, guarded
 from onnxprune.console.flags import (
     AUTO,
@@ -44,6 +43,7 @@ from onnxprune.console.flags import (
     recover_options,
 )
 from onnxprune.console.targets import check_targets, json_bytes
+from onnxprune.console.terminal import UsualHelp, bars, paper
 from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
 from onnxprune.files import write_bytes
 from onnxprune.options.budget import BudgetOptions

@@ -1,4 +1,4 @@
-"""Messages of the stages to the user: notes returned with a result, and warnings before the work."""
+"""Messages of the steps to the user: notes returned with a result, and warnings before the work."""
 
 from __future__ import annotations
 

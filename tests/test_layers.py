@@ -10,30 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from rooms import FLOORS, PICTURE, imports, modules, picture, room
 
-import onnxprune
-
-ROOT = Path(onnxprune.__file__).parent
-FLOORS = (  # the lowest first; a room may import from the floors below its own, not from its neighbours
-    ("errors",),
-    ("_version", "files", "note", "progress"),
-    ("options",),
-    ("data", "solve"),
-    ("graph.model",),
-    ("graph.channels",),
-    ("graph.edit",),
-    ("engine",),
-    ("torchnet",),
-    ("planning",),
-    ("cache",),
-    ("steps",),
-    ("recovery",),
-    ("commands",),
-    ("report",),
-    ("console",),
-    ("api", "cli"),
-    ("__init__", "__main__"),
-)
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 LIBRARIES = {  # third-party packages that only these rooms may import
     "onnxruntime": {"engine"},
@@ -54,49 +32,20 @@ LIBRARIES = {  # third-party packages that only these rooms may import
 }
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
-    return found
-
-
 MODULES = modules()
-
-
-def room(module: str) -> str:
-    parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "graph" and len(parts) > 1 else parts[0]
-
-
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """Modules of the package that a file imports, for types only too, and the other packages that it imports."""
-    own, others = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            others.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            name, _, rest = node.module.partition(".")
-            if name != "onnxprune":
-                others.add(name)
-                continue
-            for alias in node.names:
-                full = f"{rest}.{alias.name}".lstrip(".")
-                own.add(full if full in MODULES else rest or "__init__")
-    return own, others - {"onnxprune"}
+IMPORTS = {module: imports(path, MODULES) for module, path in MODULES.items()}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_from_lower_floors_only(module):
-    own, _ = imports(MODULES[module])
+    own, _ = IMPORTS[module]
     here = room(module)
     wrong = [other for other in own if room(other) != here and LEVEL[room(other)] >= LEVEL[here]]
     assert not wrong, f"{module} ({here}) imports {wrong}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    graph = {module: imports(path)[0] - {module} for module, path in MODULES.items()}
+    graph = {module: own - {module} for module, (own, _) in IMPORTS.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -105,12 +54,12 @@ def test_no_modules_import_each_other_in_a_circle():
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_is_imported_where_it_belongs(library):
-    users = {room(module) for module, path in MODULES.items() if library in imports(path)[1]}
+    users = {room(module) for module, (_, others) in IMPORTS.items() if library in others}
     assert users <= LIBRARIES[library]
 
 
 def test_only_the_doors_know_the_reports():
-    users = {room(module) for module, path in MODULES.items() for other in imports(path)[0] if room(other) == "report"}
+    users = {room(module) for module, (own, _) in IMPORTS.items() if "report" in map(room, own)}
     assert users - {"report"} <= {"cli", "api", "console"}
 
 
@@ -151,3 +100,7 @@ def test_files_can_be_read_in_one_sitting():
     lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values())
     assert lengths[-1] < 450
     assert lengths[len(lengths) // 2] < 170
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code():
+    assert PICTURE.read_text(encoding="utf-8") == picture(), "python tools/rooms.py draws it"

@@ -111,7 +111,7 @@ class Comparison:
         timing: latency of the two models; None if it was not measured.
         data: description of the inputs.
         warnings: texts of the warnings, damage first.
-        damaged: True if the second model is useless as a substitute for the first, see `runtime.drop.damage`.
+        damaged: True if the second model is useless as a substitute for the first, see `engine.drop.damage`.
         estimate: True if the 95 % confidence interval reaches further above the drop than `max_drop`.
         hint: advice that would settle the meaning of the output that lost most; empty if it is settled.
     """

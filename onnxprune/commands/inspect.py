@@ -64,7 +64,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """Channels that are removed together; `pins` are the reasons why none can be, see `graph.channels.ChannelGroup`."""
+    """Channels that are removed together; `pins` are the reasons why none can be, see `ChannelGroup`."""
 
     name: str
     size: int

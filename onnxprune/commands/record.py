@@ -90,9 +90,9 @@ class Report:
         data: description of the calibration, with `fit` and `held_back` counts.
         provider: onnxruntime's provider in use.
         threads: threads within an operator; 0 for onnxruntime's default.
-        notes: remarks of the stages.
+        notes: remarks of the steps.
         warnings: texts of the warnings, damage first.
-        damaged: True if the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
+        damaged: True if the outputs are too far from the original's to be useful, see `engine.drop.damage`.
         estimate: True if the 95 % confidence interval reaches further above the drop than ``max_drop``.
         layers: rows of the table of layers, in topological order.
         macs: multiply-accumulates for one sample.

@@ -51,9 +51,9 @@ class RecoveryReport:
         options: options of the training.
         data: description of the calibration, with `fit` and `held_back` counts.
         provider: provider that the original ran on.
-        notes: remarks of the stages.
+        notes: remarks of the steps.
         warnings: texts of the warnings, damage first.
-        damaged: True if the outputs are too far from the original's to be useful, see `runtime.drop.damage`.
+        damaged: True if the outputs are too far from the original's to be useful, see `engine.drop.damage`.
         recovery: record of the training.
         evaluation: values of the user's own measure; None without one.
     """

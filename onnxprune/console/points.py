@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from onnxprune.commands.sweep import Pareto, Point, run_pareto
-from onnxprune.console.consoles import bars, paper
 from onnxprune.console.flags import ShowFlags
 from onnxprune.console.targets import json_bytes
+from onnxprune.console.terminal import bars, paper
 from onnxprune.errors import OutputError, UsageError
 from onnxprune.files import write_bytes
 from onnxprune.options.budget import BudgetOptions

@@ -117,6 +117,6 @@ def moves(order: Schedule, sizes: Mapping[str, int], sources: Iterable[str], roo
 
 
 def group_batches(indices: Iterable[int], specs: Sequence[InputSpec], size: int) -> tuple[Batch, ...]:
-    """Group samples into batches, see `runtime.inputs.batches`."""
+    """Group samples into batches, see `engine.inputs.batches`."""
     chosen = [int(index) for index in indices]
     return tuple(Batch(tuple(samples), real) for samples, real in batches(chosen, specs, size))

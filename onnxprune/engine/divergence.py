@@ -1,6 +1,6 @@
 """Divergence between the outputs of two models, accumulated by batches.
 
-The meaning of an output (`runtime.meaning`) determines what is measured; `runtime.distance` defines the distances:
+The meaning of an output (`engine.meaning`) determines what is measured; `engine.distance` defines the distances:
 
 - ``distance``: one number for every kind, 0 for equals and about 1 for a constant answer: what plans, sensitivities and
   recovery minimise. That of an undecided output is the mean of both kinds' distances; that of several outputs is the

@@ -6,8 +6,8 @@
 - ``undecided``: (N, C) floats that may be scores of classes or C numbers; the criteria of both apply.
 
 The evidence is, the strongest first: the user's option (``--output NAME=KIND``), the end of the graph
-(`graph.outputs.ending`), a name for scores of classes (``logits``), as many numbers as ImageNet has classes, labels in
-the data. No other shape implies classes or pixels: 512 numbers may be an embedding.
+(`graph.model.outputs.ending`), a name for scores of classes (``logits``), as many numbers as ImageNet has classes,
+labels in the data. No other shape implies classes or pixels: 512 numbers may be an embedding.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The ONNX graph: loading, folding, channels and their rules, surgery, cost. Knows nothing of running or solving."""
+"""The ONNX graph: ``model`` reads and writes it, ``channels`` knows what can be changed, ``edit`` changes it."""

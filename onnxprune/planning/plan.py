@@ -7,11 +7,11 @@
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
 ``kept`` may be missing: then the selector chooses. ``keep`` 0 removes the whole residual branch. ``layers`` are
-described in ``plan.layers``; the version is 3 if a branch is removed, which readers of version 2 refuse. A plan made
-from one graph replays on any other graph in which nodes of these names produce as many removable channels: a detector
-on the backbone, or the network with another head. With an ``order`` (names and weight shapes of all convs) it also
-replays on a graph whose convs have other names, but these shapes in this order. ``nominal`` is the speed-up claimed
-for a published plan, to compare with the counted one.
+described in ``planning.layers``; the version is 3 if a branch is removed, which readers of version 2 refuse. A plan
+made from one graph replays on any other graph in which nodes of these names produce as many removable channels: a
+detector on the backbone, or the network with another head. With an ``order`` (names and weight shapes of all convs) it
+also replays on a graph whose convs have other names, but these shapes in this order. ``nominal`` is the speed-up
+claimed for a published plan, to compare with the counted one.
 """
 
 from __future__ import annotations

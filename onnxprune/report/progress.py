@@ -19,7 +19,7 @@ _MINUTE = 60.0  # seconds between two lines of one stage
 
 
 class StageBars:
-    """Progress bars by stage name; a context manager, and called like `stages.workload.Progress`."""
+    """Progress bars by stage name; a context manager, and called like `progress.Progress`."""
 
     def __init__(self, console: Console, *, enabled: bool = True) -> None:
         self._tasks: dict[str, TaskID] = {}

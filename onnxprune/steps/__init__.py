@@ -1,1 +1,2 @@
-"""Stages between a loaded network and a verified one: functions of frozen values, called in order by `pipeline`."""
+"""Steps between a loaded network and a verified one, a verb a file: functions of the prepared run, in the order of
+`commands.prune`."""

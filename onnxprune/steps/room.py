@@ -51,7 +51,7 @@ def moment_bytes(shape: Sequence[int], *, answered: bool) -> int:
     """Return the bytes of the moments of a site while they are gathered and afterwards.
 
     Args:
-        shape: shape of the site's weight, (groups, outputs, columns), as of `graph.sites.matrix`.
+        shape: shape of the site's weight, (groups, outputs, columns), as of `graph.channels.sites.matrix`.
         answered: whether moments of its outputs are gathered, too.
     """
     groups, outputs, columns = shape
