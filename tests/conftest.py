@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from graph.families import FAMILIES, SIDE
+from runs import zoo_folder
 
 import onnxprune
 from onnxprune import Options
@@ -20,7 +21,6 @@ from onnxprune.steps import time_layers as latency
 from onnxprune.steps.bench import Bench
 
 ROOT = Path(__file__).resolve().parent.parent
-ZOO = ROOT.parent / "shared" / "zoo"
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +70,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def zoo() -> Path:
     """The folder of zoo models; tests that need it are skipped where it is absent."""
-    if not (ZOO / "models").is_dir():
-        pytest.skip(f"NO ZOO: {ZOO} is absent, so nothing is tested on real models beyond the shipped ones")
-    return ZOO
+    return zoo_folder()
 
 
 def positions(task: Task) -> int:

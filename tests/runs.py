@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import pytest
 
 import onnxprune
 from onnxprune import Options
@@ -16,6 +17,7 @@ from onnxprune.commands.compare import CompareOptions
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
 
+ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 PLANNED = Options(bench=False, samples=300, refit=RefitOptions(refit="linear"))
 QUICK = replace(PLANNED, recipe="prune", align=16, budget=BudgetOptions(macs="2x").budget())
 
@@ -50,3 +52,10 @@ def damage_store(folder: Path, damaged: Callable[[bytes], bytes]) -> int:
     for key in keys:
         store.set(key, damaged(store.get(key)))
     return len(keys)
+
+
+def zoo_folder() -> Path:
+    """The folder of real models beside the repository; skips the test where there is none."""
+    if not (ZOO / "models").is_dir():
+        pytest.skip(f"NO ZOO: {ZOO} is absent, so nothing is tested on real models beyond the shipped ones")
+    return ZOO
