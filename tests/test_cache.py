@@ -145,6 +145,7 @@ def test_a_folder_that_cannot_be_made_names_the_way_out(tmp_path):
         checkpoint(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_step_of_other_layers_is_not_taken_for_ones_own(vgg, tmp_path, monkeypatch):
     """With less memory a layer may be left out: what an earlier run kept then belongs to other steps."""
     half = BudgetOptions(macs="2x").budget()

@@ -57,6 +57,7 @@ def test_a_run_writes_the_model_the_json_and_the_plan(capsys, model, tmp_path):
         assert word in text
 
 
+@pytest.mark.slow
 def test_json_of_a_run_holds_only_plain_numbers(capsys, model, tmp_path):
     record = tmp_path / "report.json"
     quick = [argument for argument in HALF if argument != "--no-bench"]
@@ -65,6 +66,7 @@ def test_json_of_a_run_holds_only_plain_numbers(capsys, model, tmp_path):
     assert content["timing"]["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_a_plan_file_replays(capsys, model, tmp_path):
     first, second, plan = (tmp_path / name for name in ("a.onnx", "b.onnx", "plan.json"))
     assert ended(capsys, model, "-o", first, "--plan-out", plan, *HALF)[0] == 0
@@ -81,6 +83,7 @@ def test_a_dry_run_shows_the_plan_and_writes_no_model(capsys, model, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_plan_is_explained_on_demand_and_always_in_the_json(capsys, model, tmp_path):
     record = tmp_path / "plan.json"
     code, text, _ = ended(capsys, model, "--dry-run", "--explain", "--json", record, "--macs", "2x", *QUICK)
@@ -93,10 +96,12 @@ def test_a_plan_is_explained_on_demand_and_always_in_the_json(capsys, model, tmp
     assert "worse by" not in ended(capsys, model, "--dry-run", *HALF)[1]
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(capsys, model, tmp_path):
     assert ended(capsys, model, "-o", tmp_path / "p.onnx", "-q", *HALF) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_and_an_array_are_data(capsys, model, tmp_path):
     from PIL import Image
 
@@ -119,6 +124,7 @@ def bad(message: str, code: int, *arguments):
     return pytest.param(arguments, code, message, id=message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -127,6 +127,7 @@ def test_several_meanings_of_outputs_are_read_again_and_replaced(capsys, tmp_pat
         assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_from_the_options_that_it_wrote(capsys, tiny, tmp_path) -> None:
     given = ["--data", "synthetic", "--samples", "60", "--macs", "0.7", "--no-bench", "--no-cache", "--rounds", "0"]
     reports = []

@@ -205,6 +205,7 @@ def carried_out(piece: Piece, capsys, names: dict[str, object], done: set[str]) 
         exec(compile(piece.text, where, "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(piece.kind in ("command", "python") for piece in pieces(page))]
 )

@@ -22,6 +22,8 @@ from onnxprune.options.budget import WITHIN_DROP
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.solve import RefitOptions
 
+pytestmark = pytest.mark.slow
+
 CPU = Engine.open(EngineOptions(provider="cpu"))
 
 

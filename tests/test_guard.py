@@ -16,6 +16,8 @@ from onnxprune.engine.timing import Latency, Timing
 from onnxprune.errors import NothingFasterError
 from onnxprune.options.budget import BudgetOptions
 
+pytestmark = pytest.mark.slow
+
 TIMED = replace(SMALL, bench=True)
 IN_TIME = replace(TIMED, budget=BudgetOptions(speedup=1.1).budget())
 

@@ -13,6 +13,8 @@ import onnxprune
 from onnxprune.errors import PlanError
 from onnxprune.options.solve import RefitOptions, SelectOptions
 
+pytestmark = pytest.mark.slow
+
 _METHODS = {
     "prune": SMALL,
     "prune, behind the activation": replace(SMALL, refit=RefitOptions(refit="auto")),

@@ -22,6 +22,8 @@ from onnxprune.options.solve import RefitOptions, SelectOptions
 from onnxprune.steps import prepare as start
 from onnxprune.steps import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
 def test_half_of_the_macs_costs_less_than_a_point(name, request):

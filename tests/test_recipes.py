@@ -19,6 +19,8 @@ from onnxprune.options.solve import RefitOptions
 from onnxprune.planning import LayerPlan
 from onnxprune.steps import compress
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "recipe"),

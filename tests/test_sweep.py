@@ -27,6 +27,8 @@ from onnxprune.errors import (
 )
 from onnxprune.options.budget import WITHIN_DROP
 
+pytestmark = pytest.mark.slow
+
 
 def silent(stage: str, done: int, total: int) -> None:
     """No progress."""

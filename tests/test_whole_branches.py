@@ -17,6 +17,8 @@ from onnxprune.graph.edit import drop
 from onnxprune.options.solve import RefitOptions
 from onnxprune.planning import GroupPlan, LayerPlan
 
+pytestmark = pytest.mark.slow
+
 QUICK = Options(bench=False, samples=200, refit=RefitOptions(refit="linear"))
 HARD = replace(QUICK, align=16)
 

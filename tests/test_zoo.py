@@ -183,6 +183,7 @@ def test_torch_answers_as_onnxruntime_does_and_every_layer_has_a_gradient(name):
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients.values())
 
 
+@pytest.mark.slow
 def test_the_shipped_network_of_others_is_pruned_verified_and_loses_little(tmp_path):
     """From arrays of smooth random images: it has never seen such, but its outputs on them are its outputs."""
     draws = np.random.default_rng(0).standard_normal((160, 3, 32, 32)).cumsum(-1).cumsum(-2)

@@ -14,6 +14,8 @@ from onnxprune import Options, Plan
 from onnxprune.errors import PlanError
 from onnxprune.graph.channels.forms import Form
 
+pytestmark = pytest.mark.slow
+
 PLANS = Path(__file__).parents[2] / "models" / "plans"
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 QUICK = Options(bench=False, samples=4, points=4)

@@ -43,6 +43,7 @@ def close(left, right, tolerance=1e-3):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", [False, True])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_there_and_back_changes_nothing(family, batchnorm):
@@ -80,6 +81,7 @@ def test_fresh_normalisations_stand_behind_the_convs_and_see_what_the_data_gives
     close(of(module, images()), before, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_training_with_labels_on_a_shipped_model(vgg, batchnorm):
     """Anyone's loop: classes that are those of the data, from weights that were spoilt."""

@@ -176,6 +176,7 @@ def test_half_precision_is_trained_and_written_back(tiny, pruned):
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_can_be_recovered(family):
     model = FAMILIES[family]()

@@ -45,6 +45,7 @@ def many_convs(count: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.slow
 def test_many_small_layers_take_no_more_memory_than_few() -> None:
     data = {"x": np.random.default_rng(1).standard_normal((72, 3, _SIDE, _SIDE)).astype(np.float32)}
     options = Options(memory=64 << 20, sensitivity=False, points=10)
@@ -144,6 +145,7 @@ def test_a_reservoir_holds_an_even_share_once(expected: int) -> None:
     assert peak < 20_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "returned"), [(100, 1), (7, 1), (7, 128 << 20), (1, 50_000)])
 def test_batches_and_moves_change_nothing_but_rounding(narrow, batch, returned, monkeypatch) -> None:
     linear = RefitOptions(refit="linear")

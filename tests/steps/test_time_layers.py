@@ -16,6 +16,8 @@ from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
 from onnxprune.steps.bench import Bench
 
+pytestmark = pytest.mark.slow
+
 QUICK = Options(bench=False, samples=200, align=4, refit=RefitOptions(refit="linear"))
 
 
