@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from graph.cases import CASES
+from graph.nets import around, build, feeds, one_line, outputs_of, worst_difference
 from onnxprune.errors import ModelError
 from onnxprune.graph.model.load import load, read_model
-
-from .cases import CASES
-from .nets import around, build, feeds, one_line, outputs_of, worst_difference
 
 GOOD = CASES["Conv"]
 CONTENT = GOOD.SerializeToString()

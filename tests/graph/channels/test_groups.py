@@ -7,13 +7,12 @@ import onnx
 import pytest
 from onnx import helper
 
+from graph.cases import CASES
+from graph.nets import around, build, ints
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.channels.rules import rule_for
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import captured_names
-
-from .cases import CASES
-from .nets import around, build, ints
 
 _TAIL = " p = GlobalAveragePool(z) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"
 

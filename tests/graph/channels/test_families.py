@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxprune
+from graph.families import FAMILIES, SIDE
+from graph.nets import feeds, outputs_of, worst_difference
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.remove import alive_without, remove, zero
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.save import finished_model
-
-from .families import FAMILIES, SIDE
-from .nets import feeds, outputs_of, worst_difference
 
 # Of the multiply-accumulates, per cent: LayerNormalization takes its statistics over the channels of a stage.
 REACH = {"convnext": 67.0}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph.nets import build, feeds, outputs_of, worst_difference
 from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, describe
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.channels.sites import find_sites, matrix
@@ -17,8 +18,6 @@ from onnxprune.graph.model.save import finished_model
 from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
 from onnxprune.solve import Factors, merge, split_columns
-
-from .nets import build, feeds, outputs_of, worst_difference
 
 SIZES = {(3, 3): "float[N,4,9,8] x", (5, 1): "float[N,4,9,8] x", (3, 2, 3): "float[N,4,6,5,7] x"}
 

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph.cases import CASES
+from graph.nets import operators, outputs_of, worst_difference
+from graph.random_nets import random_net
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.channels.rules import registered
 from onnxprune.graph.edit.remove import alive_without, remove, zero
@@ -16,10 +19,6 @@ from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
 from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
-
-from .cases import CASES
-from .nets import operators, outputs_of, worst_difference
-from .random_nets import random_net
 
 
 def drawn_removal(channels: ChannelMap, data: st.DataObject) -> dict[str, list[int]]:

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph.cases import CASES
+from graph.nets import build, feeds, outputs_of, worst_difference
 from onnxprune.graph.channels.sites import find_sites, matrix
 from onnxprune.graph.edit.weights import ensure_biases, with_weights
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.schedule import schedule, segment
-
-from .cases import CASES
-from .nets import build, feeds, outputs_of, worst_difference
 
 LAYERS = ["Conv", "Conv in two groups", "depthwise Conv with a multiplier", "Gemm", "MatMul", "Transpose", "Squeeze"]
 LAYERS += ["ConvTranspose"]

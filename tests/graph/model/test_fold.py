@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph.nets import around, build, feeds, ints, outputs_of, without_value_info, worst_difference
 from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.normalize import normalize
-
-from .nets import around, build, feeds, ints, outputs_of, without_value_info, worst_difference
 
 SIX = np.linspace(0.5, 2, 6, dtype=np.float32)
 NORM = {"s": (6,), "t": (6,), "m": (6,), "v": SIX}

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning.helpers import assigned
 
+from graph.families import FAMILIES, SIDE
+from graph.nets import build, operators, outputs_of, worst_difference
+from graph.random_nets import random_net
 from onnxprune.graph.channels.branches import find_branches
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.edit.drop import silence, without_branches
@@ -19,10 +22,6 @@ from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
 from onnxprune.planning.cost import cost_model
-
-from .families import FAMILIES, SIDE
-from .nets import build, operators, outputs_of, worst_difference
-from .random_nets import random_net
 
 
 def mapped(model: onnx.ModelProto) -> tuple[Net, ChannelMap]:

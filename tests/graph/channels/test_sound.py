@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 
+from graph.nets import around, build, ints, outputs_of, worst_difference
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.channels.sites import find_sites
 from onnxprune.graph.edit.remove import alive_without, remove, zero
@@ -15,8 +16,6 @@ from onnxprune.graph.model.load import load
 from onnxprune.graph.model.save import finished_model
 from onnxprune.graph.model.shape_values import shape_value
 from onnxprune.steps.prepare import folded
-
-from .nets import around, build, ints, outputs_of, worst_difference
 
 _TAIL = (
     " z = Conv<pads=[1,1,1,1]>(k, w2, b2) r = Relu(z) p = GlobalAveragePool(r) f = Flatten(p) "

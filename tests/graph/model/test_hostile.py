@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, helper, numpy_helper
 
+from graph.cases import CASES
+from graph.nets import around, build, ints, one_line, outputs_of, worst_difference
 from onnxprune.errors import ModelError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.remove import alive_without, remove, zero
@@ -17,9 +19,6 @@ from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
 from onnxprune.steps.prepare import folded
-
-from .cases import CASES
-from .nets import around, build, ints, one_line, outputs_of, worst_difference
 
 _VALUES = st.one_of(st.integers(-9, 20), st.sampled_from([-(2**63), 2**63 - 1, 2**31, -(2**31)]))
 
