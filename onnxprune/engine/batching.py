@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
 from onnxprune.engine.frontier import Batch
 from onnxprune.engine.inputs import batches
-from onnxprune.graph.model.net import dims, numpy_dtype
+from onnxprune.graph.model.net import dims, is_constant, numpy_dtype
 from onnxprune.graph.model.normalize import with_shapes
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def tensor_bytes(net: Net, shapes: Mapping[str, Sequence[int]]) -> dict[str, int
     batch = max(int(shape[0]) for shape in shapes.values())
     found = {}
     for name, tensor in with_shapes(net, shapes).tensors().items():
-        if isinstance(tensor, gs.Constant) or tensor.dtype is None:
+        if is_constant(tensor) or tensor.dtype is None:
             continue
         sizes = [size for size in dims(tensor) or (None,) if isinstance(size, int)]
         if len(sizes) == len(dims(tensor) or (None,)):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from onnxprune.graph.model.net import exported
 from onnxprune.graph.model.schedule import Schedule, segment
 
 if TYPE_CHECKING:
@@ -136,6 +136,5 @@ class Frontier:
         for tensor in piece.inputs:
             if tensor.dtype is None:
                 tensor.dtype = self._store.get((self.name, 0, tensor.name)).dtype
-        model = gs.export_onnx(piece, do_type_check=False)
-        model.ir_version = ir_version
+        model = exported(piece, ir_version)
         return self._engine.session(model, label=f"{self.name} network from cut {self.cut}")

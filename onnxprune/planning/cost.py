@@ -15,13 +15,12 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.channels.branches import find_branches
 from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, Parts, form_parts, layer_shape
 from onnxprune.graph.channels.rules import Axis
-from onnxprune.graph.model.net import LAYERS, dims, numpy_dtype
+from onnxprune.graph.model.net import LAYERS, dims, is_constant, numpy_dtype
 from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.options.budget import Unit
 from onnxprune.planning.assignment import Assignment
@@ -287,7 +286,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
 
     layers = {}
     for node in concrete.nodes:
-        if node.op not in LAYERS or not isinstance(node.inputs[1], gs.Constant):
+        if node.op not in LAYERS or not is_constant(node.inputs[1]):
             continue
         site = channels.sites.get(node.name)
         positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
@@ -299,7 +298,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
     constants = tuple(
         _Weights(extents(name), of_constant.get(name, ()))
         for name, tensor in tensors.items()
-        if isinstance(tensor, gs.Constant) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
+        if is_constant(tensor) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
     )
     return CostModel({group.name: group.size for group in channels.prunable}, layers, constants, branches)
 

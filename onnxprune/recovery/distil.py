@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from onnxprune.cache import Checkpoint
 from onnxprune.engine.batching import group_batches
 from onnxprune.engine.divergence import mean_distance
 from onnxprune.errors import ModelError, VerifyError
+from onnxprune.graph.model.net import is_constant
 from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
@@ -147,7 +147,7 @@ class _Teacher:
 def _untyped(net: Net) -> onnx.ModelProto:
     """The model with the sizes of its outputs left open: they are what they are."""
     for tensor in net.graph.outputs:
-        if not isinstance(tensor, gs.Constant) and tensor.dtype is None:
+        if not is_constant(tensor) and tensor.dtype is None:
             tensor.dtype = np.dtype(np.float32)
     return net.to_model()
 

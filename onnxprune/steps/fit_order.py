@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxprune.graph.channels.branches import sum_of
 from onnxprune.graph.channels.sites import is_depthwise
-from onnxprune.graph.model.net import values_of
+from onnxprune.graph.model.net import is_constant, values_of
 from onnxprune.graph.model.patterns import meant
 from onnxprune.planning.assignment import Assignment
 from onnxprune.solve import RELU, Activation, clip, leaky_relu
@@ -172,7 +171,7 @@ def _clip(node: Any) -> Activation | None:
     bounds = []
     for position, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
         given = node.inputs[position] if len(node.inputs) > position and not node.inputs[position].is_empty() else None
-        if given is not None and not isinstance(given, gs.Constant):
+        if given is not None and not is_constant(given):
             return None
         bounds.append(float(node.attrs.get(name, default) if given is None else values_of(given).reshape(-1)[0]))
     return clip(*bounds) if bounds[0] < bounds[1] else None

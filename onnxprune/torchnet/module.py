@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
 from onnxprune.errors import UsageError, VerifyError
-from onnxprune.graph.model.net import Net, is_standard, values_of
+from onnxprune.graph.model.net import Net, constant, is_constant, is_standard, values_of
 from onnxprune.graph.model.save import finished_model
 from onnxprune.torchnet.device import tensors_of
 from onnxprune.torchnet.program import TorchNet, with_weights_of
@@ -55,7 +54,7 @@ class TorchModule(TorchNet):
                 while len(node.inputs) > 2:
                     node.inputs.pop()
                 zeros = np.zeros(node.inputs[1].shape[0], values_of(node.inputs[1]).dtype)
-                node.inputs.append(gs.Constant(draft.unused_name(f"{node.name}_bias"), zeros))
+                node.inputs.append(constant(draft.unused_name(f"{node.name}_bias"), zeros))
         net = draft.done()
         super().__init__(net, trainable(net, freeze))
         self.norms = nn.ModuleDict()
@@ -104,7 +103,7 @@ class TorchModule(TorchNet):
 
 def _convs(net: Net, weights: Sequence[str]) -> dict[str, Any]:
     """Return the convs behind which a normalisation can be folded, by the name of their output."""
-    uses = Counter(tensor.name for node in net.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant))
+    uses = Counter(tensor.name for node in net.nodes for tensor in node.inputs if is_constant(tensor))
     return {
         node.outputs[0].name: node
         for node in net.nodes

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.net import Net, captured_names, values_of
+from onnxprune.graph.model.net import Net, captured_names, is_constant, values_of
 from onnxprune.torchnet.ops import Call, UnsupportedError, op_for
 from onnxprune.torchnet.ops.layout import tensor_of
 from onnxprune.torchnet.ops.registry import TorchOp
@@ -71,8 +70,8 @@ class TorchNet(nn.Module):
         self.keys: dict[str, str] = {}
         self._owners: dict[str, tuple[nn.Module, str]] = {}
         self._constants: dict[str, Tensor] = {}  # whole numbers: sizes and the like, read on the CPU
-        read = {tensor.name: tensor for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
-        read |= {tensor.name: tensor for tensor in net.graph.outputs if isinstance(tensor, gs.Constant)}
+        read = {tensor.name: tensor for node in nodes for tensor in node.inputs if is_constant(tensor)}
+        read |= {tensor.name: tensor for tensor in net.graph.outputs if is_constant(tensor)}
         for name, tensor in read.items():
             try:
                 self._add(name, tensor_of(values_of(tensor)), name in trainable)
@@ -182,7 +181,7 @@ def _steps(net: Net, nodes: Sequence[Any], kept: Collection[str]) -> tuple[_Step
         found = op_for(node.op, node.domain, net.opset)
         assert not isinstance(found, str)
         function, revision = found
-        attributes = {name: values_of(v) if isinstance(v, gs.Constant) else v for name, v in node.attrs.items()}
+        attributes = {name: values_of(v) if is_constant(v) else v for name, v in node.attrs.items()}
         inputs = [tensor.name if not tensor.is_empty() else "" for tensor in node.inputs]
         while inputs and not inputs[-1]:
             inputs.pop()
@@ -198,7 +197,7 @@ def affordable(net: Net, sample: Mapping[str, np.ndarray[Any, Any]], memory: int
     sizes = [
         4 * math.prod(int(size) if isinstance(size, int) else 1 for size in tensor.shape or ())
         for tensor in shaped.tensors().values()
-        if not isinstance(tensor, gs.Constant)
+        if not is_constant(tensor)
     ]
     return max(memory // max(3 * sum(sizes), 1), 1)
 

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import LAYERS, Net, captured_names, is_standard, numpy_dtype, values_of
+from onnxprune.graph.model.net import LAYERS, Net, captured_names, is_constant, is_standard, numpy_dtype, values_of
 from onnxprune.graph.model.patterns import meant
 
 __all__ = ["balanced", "layer_nodes", "trainable"]
@@ -51,7 +50,7 @@ def _weights(node: Any) -> Iterator[Any]:
     else:
         return
     for tensor in [node.inputs[slot] for slot in slots if slot < len(node.inputs)]:
-        if isinstance(tensor, gs.Constant) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating):
+        if is_constant(tensor) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating):
             yield tensor
 
 
@@ -66,7 +65,7 @@ def balanced(net: Net, names: Collection[str]) -> Net:
         names: initializers that may change.
     """
     draft = net.draft()
-    uses = Counter(tensor.name for node in draft.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant))
+    uses = Counter(tensor.name for node in draft.nodes for tensor in node.inputs if is_constant(tensor))
     for first in draft.nodes:
         second = _next_factor(draft, first)
         if second is None:
@@ -100,7 +99,7 @@ def _next_factor(net: Net, first: Any) -> Any | None:
     if len(readers) != 1 or readers[0].op != "Conv" or int(readers[0].attrs.get("group", 1)) != 1:
         return None
     second = readers[0]
-    constant = all(isinstance(node.inputs[1], gs.Constant) for node in (first, second))
+    constant = all(is_constant(node.inputs[1]) for node in (first, second))
     return second if constant and second.inputs[0] is first.outputs[0] else None
 
 

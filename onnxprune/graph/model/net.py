@@ -153,9 +153,8 @@ class Net:
 
     def to_model(self) -> onnx.ModelProto:
         """The graph as a ModelProto, header restored."""
-        model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         header = self.header
-        model.ir_version = max(header.ir_version, 4)
+        model = exported(self.graph, header.ir_version)
         model.producer_name, model.producer_version = header.producer_name, header.producer_version
         model.domain, model.model_version = header.domain, header.model_version
         model.doc_string = header.doc_string
@@ -226,6 +225,23 @@ class Draft(Net):
         if tidy:
             self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
         return Net(self.graph, self.header, self.source, self.overridable)
+
+
+def exported(graph: Any, ir_version: int) -> onnx.ModelProto:
+    """The model of an onnx-graphsurgeon graph, in this version of the format but at least 4."""
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = max(ir_version, 4)
+    return model
+
+
+def constant(name: str, values: np.ndarray[Any, Any]) -> Any:
+    """A new constant of the graph."""
+    return gs.Constant(name, values)
+
+
+def is_constant(tensor: Any) -> bool:
+    """Tell whether a tensor is a constant: an initializer, or what stands for one in an attribute."""
+    return isinstance(tensor, gs.Constant)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import captured_names
+from onnxprune.graph.model.net import captured_names, exported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,6 +108,4 @@ def segment_model(net: Net, order: Schedule, start: int, stop: int, wanted: Iter
     piece = segment(net, order, start, stop, wanted)
     if piece is None:
         raise ValueError(f"no node from {start} to {stop} makes what is wanted")
-    model: onnx.ModelProto = gs.export_onnx(piece, do_type_check=False)
-    model.ir_version = max(net.header.ir_version, 4)
-    return model
+    return exported(piece, net.header.ir_version)
