@@ -90,7 +90,9 @@ def _warned(console: Console, warnings: tuple[str, ...], *, damaged: bool | None
 
 
 def _title(report: Report) -> str:
-    return f"plan for {escape(report.model)}" if report.dry_run else f"{escape(report.model)}: before -> after"
+    if report.dry_run:
+        return f"plan for {escape(report.model)}"
+    return f"{escape(report.model)}: before -> after{', DAMAGED: see the warning at the top' * report.damaged}"
 
 
 def _reasons(rows: tuple[LayerRow, ...]) -> list[str]:
