@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import diskcache
 import numpy as np
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 class Cache:
-    """Storage of finished work under a folder, or nowhere if it is None."""
+    """Storage of finished work under a folder, or nowhere if it is None; a context manager that closes its files."""
 
     def __init__(self, folder: Path | None, parts: Mapping[str, object]) -> None:
         """Open the storage.
@@ -131,8 +131,11 @@ class Cache:
         reused = sum(checkpoint.reused for checkpoint in self._opened)
         return (Note("cache", f"{reused} results of an earlier run reused, see --no-cache"),) if reused else ()
 
-    def close(self) -> None:
-        """Close the files of the storage; a later use opens them again."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files of the storage."""
         if self._store is not None:
             self._store.close()
 

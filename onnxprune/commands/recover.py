@@ -116,15 +116,15 @@ def run_recovery(
     student, _, _ = folded(*second)
     _check_pair(teacher, student, first[1], second[1])
     inputs = open_inputs(original, data, teacher, options, choosing=True)
-    cache = open_cache(first[0], inputs, options)
     digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
     engine = Engine.open(options.engine)
     evaluator = None
     if options.evaluate is not None:
         evaluator = Evaluator.open(options.evaluate, first[0], inputs.specs, engine)
-    checkpoint = cache.checkpoint("recover", training, digest, engine.options.threads)
     options = replace(options, recover=training)
-    model, recovery = recovered(teacher, student, inputs, engine, options, checkpoint, progress)
+    with open_cache(first[0], inputs, options) as cache:
+        checkpoint = cache.checkpoint("recover", training, digest, engine.options.threads)
+        model, recovery = recovered(teacher, student, inputs, engine, options, checkpoint, progress)
     described = inputs.calibration.description
     evaluation = None if evaluator is None else evaluator.of(model, start=second[0])
     damaged = damage(recovery.after, "held-out", trained=True)

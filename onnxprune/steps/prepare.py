@@ -316,7 +316,10 @@ def prepare(
         network = Network(original, label, params, notes, net, channels, forbidden, order, sizes)
         cost = cost_model(net, channels, shapes)
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch:
+    with (
+        open_cache(original, inputs, options) as cache,
+        tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch,
+    ):
         yield Prepared(
             network=network,
             inputs=replace(inputs, calibration=decoded_once(inputs.calibration, Path(scratch))),
@@ -326,7 +329,7 @@ def prepare(
             engine=Engine.open(options.engine),
             batches=group_batches(inputs.fit, inputs.specs, batch_size(order, sizes, room.running)),
             positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
-            cache=open_cache(original, inputs, options),
+            cache=cache,
             scratch=Path(scratch),
             progress=progress,
             clock=clock,
