@@ -5,6 +5,7 @@
 >>> result.save("pruned.onnx")  # doctest: +SKIP
 """
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +95,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the package."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
-    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
-    return found
+    """Import a name of the package, or a module of it."""
+    if name in _MODULES:
+        found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return found
+    if not name.startswith("_"):
+        with suppress(ModuleNotFoundError):
+            return import_module(f"onnxprune.{name}")
+    raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,8 @@
 
 The key of a piece of work is a hash of everything that its result depends on: model, inputs, options, and the source of
 this package, so that whoever changes a solver gets no results of the old one. Values are safetensors files in a
-diskcache store: two runs may share a folder, a killed run leaves no half-written value, the values used longest ago are
-deleted beyond 2 GiB, and nothing is unpickled.
+diskcache store: two runs may share a folder, a killed run leaves no half-written value, the oldest values beyond 2 GiB
+are deleted when a run begins, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,10 @@ from safetensors.numpy import load, save
 
 from onnxprune._version import __version__
 from onnxprune.errors import UsageError
-from onnxprune.note import Note
+from onnxprune.note import Note, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,7 @@ SCRATCH_PREFIX = "onnxprune-"
 """Prefix of the folders of held activations; a run deletes its own at its end, unless it is killed."""
 _MOST_BYTES = 2 << 30
 _STALE_SECONDS = 3 * 24 * 3600
+_STRAY_SECONDS = 3600
 _FACTS = "facts"  # name of the JSON text among the arrays of a value
 _FAILURES = (OSError, sqlite3.Error, diskcache.Timeout)
 
@@ -104,24 +105,25 @@ class Checkpoint:
 class Cache:
     """Storage of finished work under a folder, or nowhere if it is None; a context manager that closes its files."""
 
-    def __init__(self, folder: Path | None, parts: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path | None, parts: Callable[[], Mapping[str, object]]) -> None:
         """Open the storage.
 
         Args:
             folder: folder of the cache; it is made if it does not exist.
-            parts: JSON-able values on which all results of the run depend.
+            parts: function that returns JSON-able values on which all results of the run depend; it is called when
+                something is first looked for.
 
         Raises:
             UsageError: the folder cannot be made.
         """
-        self._parts, self._opened = dict(parts), list[Checkpoint]()
+        self._parts, self._opened = cache(parts), list[Checkpoint]()
         self._store = None if folder is None else _opened(scratch_parent(folder))
 
     def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
         """Open the checkpoint of a stage, for the given dependencies."""
         if self._store is None:
             return Checkpoint(None)
-        whole = {**self._parts, "code": code_digest(), "stage": stage, "on": repr(depends)}
+        whole = {**self._parts(), "code": code_digest(), "stage": stage, "on": repr(depends)}
         key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
         self._opened.append(Checkpoint(self._store, key))
         return self._opened[-1]
@@ -173,23 +175,46 @@ class _Bytes(diskcache.Disk):
     def get(self, key: Any, raw: bool) -> Any:
         return key if raw else None
 
+    def _write(self, full_path: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super()._write(full_path, *arguments, **options)
+        except BaseException:  # such as a full disk: half a file would stay for ever
+            with suppress(OSError):
+                Path(full_path).unlink(missing_ok=True)
+            raise
+
 
 def _opened(own: Path) -> diskcache.Cache | None:
-    """Open the store in a folder; a store that cannot be read is made anew, and None if that is not possible either."""
-    _clean(own)
+    """Open the store in a folder; a store that is damaged is made anew. None if it cannot be used now."""
     place = own / "store"
     for _ in range(2):
         try:
-            return diskcache.Cache(
-                str(place), disk=_Bytes, size_limit=_MOST_BYTES, eviction_policy="least-recently-used"
+            # Reading must not write: results are to be found on a full disk, too. Values are deleted only when a run
+            # begins, so that it keeps its own.
+            store = diskcache.Cache(
+                str(place), disk=_Bytes, size_limit=_MOST_BYTES, cull_limit=0, eviction_policy="least-recently-stored"
             )
-        except _FAILURES:
+            _clean(own, store)
+        except _FAILURES as error:
+            if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.OperationalError):
+                break  # full, locked by another program, or not to be written
             shutil.rmtree(place, ignore_errors=True)
+        else:
+            return store
+    warn(f"caching is off, so a stopped run cannot continue: {place} cannot be used now; see --cache-dir")
     return None
 
 
-def _clean(own: Path) -> None:
-    """Delete the stale folders of killed runs, and the runs that versions before 0.9 stored; nothing else."""
+def _clean(own: Path, store: diskcache.Cache) -> None:
+    """Delete the oldest values beyond the limit, and what killed runs and versions before 0.9 left; nothing else."""
+    store.cull()
+    with closing(sqlite3.connect(own / "store" / diskcache.core.DBNAME)) as rows:
+        known = {name for (name,) in rows.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")}
+    for file in (own / "store").rglob("*.val"):
+        with suppress(OSError):
+            stray = str(file.relative_to(own / "store")) not in known
+            if stray and time.time() - file.stat().st_mtime > _STRAY_SECONDS:
+                file.unlink()
     for folder in own.iterdir():
         with suppress(OSError):  # another run may be deleting it too
             if folder.is_symlink() or not folder.is_dir():

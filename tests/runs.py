@@ -46,7 +46,7 @@ def stored(folder: Path) -> list[str]:
 
 def damage_store(folder: Path, damaged: Callable[[bytes], bytes]) -> int:
     """Change every value that a cache folder holds; return how many there are."""
-    store = Cache(folder, {})._store
+    store = Cache(folder, dict)._store
     with sqlite3.connect(scratch_parent(folder) / "store" / "cache.db") as rows:
         keys = [str(name) for (name,) in rows.execute("SELECT key FROM Cache")]
     for key in keys:

@@ -16,6 +16,7 @@ import onnxprune
 from onnxprune import Options, cache
 from onnxprune.cache import Cache, scratch_parent
 from onnxprune.errors import UsageError
+from onnxprune.note import RunWarning
 from onnxprune.options.budget import BudgetOptions
 
 ARRAYS = {"a": np.arange(3), "none": np.zeros((0, 2)), "one": np.float64(2.5), "turned": np.arange(6.0).reshape(2, 3).T}
@@ -23,7 +24,7 @@ FACTS = {"names": ["x", "y"], "nan": float("nan")}
 
 
 def checkpoint(folder, seed=0):
-    return Cache(folder, {"seed": seed}).checkpoint("stage", 1)
+    return Cache(folder, lambda: {"seed": seed}).checkpoint("stage", 1)
 
 
 def test_what_is_saved_is_found_by_a_run_like_it_and_by_no_other(tmp_path):
@@ -36,7 +37,7 @@ def test_what_is_saved_is_found_by_a_run_like_it_and_by_no_other(tmp_path):
     assert found.facts["names"] == ["x", "y"]
     assert again.reused == 1
     assert checkpoint(tmp_path, seed=1).load("step") is None
-    assert Cache(tmp_path, {"seed": 0}).checkpoint("stage", 2).load("step") is None
+    assert Cache(tmp_path, lambda: {"seed": 0}).checkpoint("stage", 2).load("step") is None
     assert again.load("another") is None
 
 
@@ -93,20 +94,65 @@ def test_a_store_that_is_no_store_is_made_anew(tmp_path):
 
 
 def test_without_a_folder_nothing_is_kept():
-    nowhere = Cache(None, {}).checkpoint("stage")
+    nowhere = Cache(None, dict).checkpoint("stage")
     nowhere.save("step", ARRAYS)
     assert nowhere.load("step") is None
 
 
-def test_what_was_used_longest_ago_is_deleted_first_and_strangers_stay(tmp_path, monkeypatch):
+def test_the_oldest_values_are_deleted_when_a_run_begins_and_strangers_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_MOST_BYTES", 3_000_000)
     (tmp_path / "photos").mkdir()
-    for number in range(6):
-        checkpoint(tmp_path, seed=number).save("step", {"a": np.zeros(100_000)})
-    kept = [checkpoint(tmp_path, seed=number).load("step") is not None for number in range(6)]
-    assert kept[-1]
-    assert not kept[0]
+    kept = checkpoint(tmp_path)
+    for number in range(40):
+        kept.save(f"step-{number}", {"a": np.zeros(12_500)})
+    assert all(kept.load(f"step-{number}") for number in range(40))  # a run keeps its own, however large
+    again = checkpoint(tmp_path)
+    left = [again.load(f"step-{number}") is not None for number in range(40)]
+    assert left[-1]
+    assert not left[0]
     assert (tmp_path / "photos").is_dir()
+
+
+def test_on_a_full_disk_what_was_kept_is_still_found_and_nothing_half_written_stays(tmp_path, monkeypatch):
+    checkpoint(tmp_path).save("step", {"a": np.zeros(100_000)})
+    real = cache.diskcache.Disk._write
+
+    def full(self, path, *arguments, **options):
+        real(self, path, *arguments, **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.diskcache.Disk, "_write", full)
+    kept = checkpoint(tmp_path)
+    kept.save("other", {"a": np.zeros(100_000)})
+    assert kept.load("other") is None
+    assert kept.load("step") is not None
+    assert len(list(tmp_path.rglob("*.val"))) == 1
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), OSError(28, "full")])
+def test_a_store_that_cannot_be_used_now_is_left_alone(tmp_path, monkeypatch, error):
+    checkpoint(tmp_path).save("step", ARRAYS)
+
+    def refuse(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache.diskcache, "Cache", refuse)
+        with pytest.warns(RunWarning, match="caching is off"):
+            nowhere = checkpoint(tmp_path)
+        assert nowhere.load("step") is None
+    assert checkpoint(tmp_path).load("step") is not None
+
+
+def test_a_file_that_no_value_names_goes_once_it_is_old(tmp_path):
+    checkpoint(tmp_path).save("step", {"a": np.zeros(100_000)})
+    place = next(tmp_path.rglob("*.val")).parent
+    for name, age in (("old.val", 7200), ("young.val", 60)):
+        (place / name).write_bytes(b"half")
+        os.utime(place / name, (time.time() - age,) * 2)
+    assert checkpoint(tmp_path).load("step") is not None
+    assert {path.name for path in place.glob("*ng.val")} == {"young.val"}
+    assert not (place / "old.val").exists()
 
 
 def write_and_read(folder: Path, number: int) -> bool:

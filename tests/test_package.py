@@ -76,3 +76,14 @@ def test_the_command_of_the_wheel_is_the_command_line(wheel):
     ((name, value),) = points["console_scripts"].items()
     assert name == "onnxprune"
     assert importlib.metadata.EntryPoint(name, value, "console_scripts").load() is cli.main
+
+
+def test_names_and_modules_are_there_when_they_are_first_used():
+    code = (
+        "import onnxprune\n"
+        "assert onnxprune.note.RunWarning and onnxprune.errors.UsageError and onnxprune.options.run.Options\n"
+        "assert all(getattr(onnxprune, name) is not None for name in onnxprune.__all__)\n"
+        "assert not hasattr(onnxprune, 'nothing_of_this_name')\n"
+        "assert set(onnxprune.__all__) <= set(dir(onnxprune))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,10 +28,11 @@ _PACKAGES = {
     "onnx-graphsurgeon": "",
     "numpy": "",
     "scipy": "",
+    "diskcache": "",
+    "safetensors": "",
     "onnxruntime": "the CPU: pip install 'onnxprune[cpu]'",
     "onnxruntime-gpu": "CUDA and TensorRT: pip install 'onnxprune[gpu]'",
     "torch": "--recover and to_torch: pip install 'onnxprune[recover]'",
-    "safetensors": "--recover: pip install 'onnxprune[recover]'",
     "matplotlib": "plots of study and --pareto: pip install 'onnxprune[plot]'",
 }
 """Packages, and the use of each optional one."""

@@ -89,10 +89,9 @@ def run_prune(
     options = options.at_effort(torch=has_torch())
     if plan is not None and options.budget.unit == "latency":  # no layer is timed: the cost of a plan is its MACs
         options = replace(options, budget=Budget("macs", 1.0, "as planned"))
-    if dry_run:  # a plan cannot be measured
-        options = replace(options, evaluate=None)
-    with opened(source, data, options, progress, must_prune=not (plan or dry_run), timed=plan is None) as run:
-        return prune_opened(run, plan=plan, dry_run=dry_run)
+    measured = replace(options, evaluate=None) if dry_run else options  # a plan cannot be measured
+    with opened(source, data, measured, progress, must_prune=not (plan or dry_run), timed=plan is None) as run:
+        return prune_opened(replace(run, options=options), plan=plan, dry_run=dry_run)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ verification and for the measurement of latency.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.data.calibration import Calibration, ImageCalibration
+from onnxprune.data.images import FolderImages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Decoded", "decoded_once"]
 
 _MOST_BYTES = 2 << 30  # of all files; further images are decoded each time
+_DISK_SHARE = 8  # of the free space: activations are held there, too
 
 
 class Decoded:
@@ -28,7 +31,7 @@ class Decoded:
     def __init__(self, source: ImageCalibration, folder: Path) -> None:
         """Keep the samples of ``source`` in ``folder``."""
         self._source, self._folder = source, folder
-        self._left = _MOST_BYTES
+        self._left = min(_MOST_BYTES, shutil.disk_usage(folder).free // _DISK_SHARE)
         self._kept: set[int] = set()
 
     @property
@@ -90,5 +93,7 @@ class Decoded:
 
 
 def decoded_once(calibration: Calibration, folder: Path) -> Calibration:
-    """Keep the samples of images in a folder after their first use; other calibrations are returned as they are."""
-    return Decoded(calibration, folder) if isinstance(calibration, ImageCalibration) else calibration
+    """Keep the samples of image files in a folder after their first use; return other calibrations as they are."""
+    if isinstance(calibration, ImageCalibration) and isinstance(calibration.images, FolderImages):
+        return Decoded(calibration, folder)
+    return calibration

@@ -66,7 +66,8 @@ class TensorStore:
             np.save(path, array, allow_pickle=False)
         except OSError as error:
             raise OutputError(
-                f"{path}: held activations cannot be written ({error.strerror}): free disk space, or raise --memory"
+                f"{path}: held activations cannot be written ({error.strerror or error}): free disk space, or raise "
+                "--memory"
             ) from error
         self._held[key] = path
 

@@ -265,11 +265,9 @@ def open_cache(original: onnx.ModelProto, inputs: Inputs, options: Options) -> C
     Raises:
         UsageError: the folder cannot be made.
     """
-    if options.cache_dir is None:
-        return Cache(None, {})
     return Cache(
         options.cache_dir,
-        {
+        lambda: {
             "model": hashlib.sha256(original.SerializeToString(deterministic=True)).hexdigest(),
             "data": inputs.calibration.digest(),
             "samples": hashlib.sha256(inputs.fit.tobytes() + inputs.parts.halves.tobytes()).hexdigest(),

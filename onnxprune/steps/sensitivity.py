@@ -53,8 +53,7 @@ class Damage:
         self._run = run
         session = run.engine.for_pieces().session(run.net.to_model(), label="the original")
         self._wanted: list[tuple[Batch, dict[str, Array]]] = []
-        self._room = run.options.memory_bytes // _MEMORY_SHARE
-        left = self._room
+        left = run.options.memory_bytes // _MEMORY_SHARE
         for batch in batches:
             feeds = run.inputs.calibration.load(batch.samples)
             wanted = session.run(feeds)
@@ -62,6 +61,8 @@ class Damage:
             left -= sum(array.nbytes for array in (*feeds.values(), *wanted.values()))
             if left < 0:
                 break
+        self._outputs = tuple(name for name in run.net.output_names if name in run.order.made)  # others are constants
+        self._room = max(left, 0)
         self._store = TensorStore(self._room, run.scratch)
         self._frontier = self._at_inputs()
 
@@ -80,14 +81,16 @@ class Damage:
         run = self._run
         cut = min(run.order.index(site.name) for site in weights)
         if cut < self._frontier.cut:
+            self.__exit__()
+            self._store = TensorStore(self._room, run.scratch)
             self._frontier = self._at_inputs()
-        with self._frontier.moving(run.net, cut, later=run.net.output_names) as advance:
+        with self._frontier.moving(run.net, cut, later=self._outputs) as advance:
             for number in range(len(self._wanted)):
                 advance(number)
-        rest = self._frontier.rest(with_weights(run.net, weights), run.net.output_names)
+        rest = self._frontier.rest(with_weights(run.net, weights), self._outputs)
         meter = DivergenceMeter(run.inputs.outputs)
         for number, (batch, wanted) in enumerate(self._wanted):
-            meter.add(wanted, rest(number), batch.real, len(batch.samples))
+            meter.add(wanted, {**wanted, **rest(number)}, batch.real, len(batch.samples))
         return meter.finish()
 
     def of(self, weights: Mapping[Site, tuple[Array, Array]]) -> float:

@@ -11,14 +11,9 @@ import numpy as np
 from onnxprune.graph.model.net import LAYERS, Net, captured_names, is_constant, is_standard, numpy_dtype, values_of
 from onnxprune.graph.model.patterns import meant
 
-__all__ = ["balanced", "layer_nodes", "trainable"]
+__all__ = ["balanced", "trainable"]
 
 _SCALED = frozenset({"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"})
-
-
-def layer_nodes(net: Net) -> list[Any]:
-    """Nodes with weights that can be trained."""
-    return [node for node in net.nodes if is_standard(node) and node.op in LAYERS and any(_weights(node))]
 
 
 def trainable(net: Net, freeze: Collection[str] = ()) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,17 @@ def test_what_cannot_be_asked_of_the_images_cannot_be_asked_of_their_copy(tmp_pa
             kept.load(indices)
     else:
         np.testing.assert_array_equal(kept.load(indices)["x"], photos.load(indices)["x"])
+
+
+def test_on_a_small_disk_most_of_the_room_is_left(tmp_path, photos, monkeypatch):
+    one = photos.load([0])["x"].nbytes
+    free = shutil._ntuple_diskusage(100 * one, 76 * one, 24 * one)
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: free)
+    kept = Decoded(photos, tmp_path)
+    kept.load(range(6))
+    assert len(list(tmp_path.glob("input-*.npy"))) == 3
+
+
+def test_images_in_memory_are_left_as_they_are(tmp_path):
+    images = open_calibration(np.zeros((4, 8, 8, 3), np.uint8), [nchw()], DataOptions(preset="none"))
+    assert decoded_once(images, tmp_path) is images

@@ -83,3 +83,11 @@ def test_the_damage_is_that_of_the_whole_network_in_whatever_order_it_is_asked_f
             meter = DivergenceMeter(run.inputs.outputs)
             meter.add(run.engine.session(run.net.to_model(), label="original").run(feeds), whole, len(feeds["x"]))
             assert damage.of(halved) == pytest.approx(mean_distance(meter.finish()), rel=1e-4)
+
+
+def test_outputs_that_are_constants_do_not_hinder_the_trials() -> None:
+    model = branches()
+    model.graph.output.append(onnx.helper.make_tensor_value_info("faint", 1, []))
+    inputs = {"x": np.random.default_rng(1).standard_normal((24, 8, 8, 8)).astype(np.float32)}
+    options = Options(recipe="prune", align=4, points=20, refit=RefitOptions(refit="linear"))
+    assert onnxprune.prune(model, data=inputs, macs="2x", options=options, dry_run=True).report.macs.ratio >= 2

@@ -55,7 +55,11 @@ def sum_of(net: Net, answer: Any) -> Any:
     if len(answer.outputs) != 1 or answer.outputs[0].op != "Add" or answer.name in net.output_names:
         return None
     add = answer.outputs[0]
-    if any(isinstance(tensor, gs.Constant) for tensor in add.inputs) or add.inputs[0] is add.inputs[1]:
+    if (
+        not net.holds(add)
+        or any(isinstance(tensor, gs.Constant) for tensor in add.inputs)
+        or add.inputs[0] is add.inputs[1]
+    ):
         return None
     left, right = (dims(tensor) for tensor in add.inputs)
     return add if left is not None and left == right and None not in left else None

@@ -143,6 +143,10 @@ class Net:
         """The node of that name; KeyError if there is none."""
         return self._index.by_name[name]
 
+    def holds(self, node: Any) -> bool:
+        """Tell whether a node is in the outer graph, and not in the body of an If or Loop."""
+        return self._index.by_name.get(node.name) is node
+
     def tensors(self) -> Mapping[str, Any]:
         """All tensors of the outer graph by name."""
         return self._index.tensors
