@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning.helpers import assigned
 
+import onnxprune
 from graph.families import FAMILIES, SIDE
 from graph.nets import build, operators, outputs_of, worst_difference
 from graph.random_nets import random_net
+from onnxprune import Options
 from onnxprune.graph.channels.branches import find_branches
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.edit.drop import silence, without_branches
@@ -21,6 +23,7 @@ from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
+from onnxprune.options.solve import RefitOptions
 from onnxprune.planning.cost import cost_model
 
 
@@ -213,3 +216,27 @@ def test_a_sum_that_is_an_output_keeps_its_name():
     cut = finished_model(without_branches(silent, channels, [branch]))
     assert [value.name for value in cut.graph.output] == ["y", "s"]
     assert worst_difference(outputs_of(cut), outputs_of(finished_model(silent))) < 1e-6
+
+
+SUM_IN_BODY = """
+    c0 = Conv<pads=[1,1,1,1]>(x, w0) c1 = Conv<pads=[1,1,1,1]>(c0, w1) r1 = Relu(c1)
+    c2 = Conv<pads=[1,1,1,1]>(r1, w2) m = ReduceMax<keepdims=0>(x) yes = Greater(m, zero)
+    s = If (yes) <then_branch = g1 () => (float[1,8,8,8] one) { one = Add(c2, c0) },
+                  else_branch = g2 () => (float[1,8,8,8] two) { two = Identity(c0) }>
+    c3 = Conv<pads=[1,1,1,1]>(s, w3) r3 = Relu(c3) y = Conv<pads=[1,1,1,1]>(r3, w4)
+"""
+
+
+def test_a_sum_inside_a_body_is_no_end_of_a_branch():
+    """The If reads both summands, whichever way it goes; what is in front of it is pruned as usual."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (8, 3, 3, 3), "w1": (16, 8, 3, 3), "w2": (8, 16, 3, 3), "w3": (16, 8, 3, 3), "w4": (4, 16, 3, 3)}
+    weights = {n: (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for n, s in shapes.items()}
+    model = build(
+        SUM_IN_BODY, {**weights, "zero": np.array(0, np.float32)}, inputs="float[1,3,8,8] x", outputs="float[1,4,8,8] y"
+    )
+    net, channels = mapped(model)
+    assert find_branches(net, channels) == {}
+    data = rng.standard_normal((24, 3, 8, 8)).astype(np.float32)
+    options = Options(bench=False, sensitivity=False, points=20, refit=RefitOptions(refit="linear"))
+    assert onnxprune.prune(model, data=data, macs="80%", options=options).report.macs.ratio >= 1.25
