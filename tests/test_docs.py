@@ -35,6 +35,8 @@ LINKED = (*PAGES, "CONTRIBUTING.md", "CHANGELOG.md")
 PROGRAMS = ("onnxprune", "pip", "python", "sh", "trtexec")
 ELSEWHERE = {
     "sh tools/demo.sh": "sets up a virtual environment from the package index",
+    "python benchmarks/shape_folding.py": "needs onnxscript, and networks that are not in the repository",
+    "python tools/rooms.py": "draws the picture that tests/test_layers.py compares",
     "sh tools/test.sh": "sets up a virtual environment from the package index, and runs all tests",
     "pip install '.[cpu]'": "changes the environment that the tests run in",
     "pip install '.[cpu,recover]'": "changes the environment that the tests run in",
