@@ -4,7 +4,7 @@
 ``solving``    1/2     moments of the layers that are solved together, and the arrays of the solver
 ``held``       1/4     activations held at a cut of the network; further ones are stored in files
 ``running``    1/8     tensors that one run of a network makes and returns
-``samples``    1/8     raw samples of a step; inputs and outputs that trials are judged by
+``samples``    1/8     raw samples of a step; what trials hold: the outputs to judge by, and tensors in front of a layer
 =============  ======  ============================================================================
 
 Counted are float64 arrays for p columns and o outputs; tests compare the counts with the allocated bytes.
