@@ -1,9 +1,9 @@
-"""Cache: finished work of a run, found again by the next run that would do the same.
+"""Cache on disk: results of the steps of a run, reused by a later run with equal model, inputs, options and code.
 
-The key of a piece of work is a hash of everything that its result depends on: model, inputs, options, and the source of
-this package, so that whoever changes a solver gets no results of the old one. Values are safetensors files in a
-diskcache store: two runs may share a folder, a killed run leaves no half-written value, the oldest values beyond 2 GiB
-are deleted when a run begins, and nothing is unpickled.
+The key of a result is a hash of the model, the inputs, the options and the source files of this package, so results of
+an edited solver are not mixed with older ones. Values are safetensors bytes in a diskcache store: two runs can share a
+folder, a killed run leaves no half-written value, the oldest values beyond 2 GiB are deleted when a run begins, and
+nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["SCRATCH_PREFIX", "Cache", "Checkpoint", "Saved", "code_digest", "default_cache_dir", "scratch_parent"]
 
 SCRATCH_PREFIX = "onnxprune-"
-"""Prefix of the folders of held activations; a run deletes its own at its end, unless it is killed."""
+"""Prefix of the temporary folders for held activations; only a killed run leaves its folder behind."""
 _MOST_BYTES = 2 << 30
 _STALE_SECONDS = 3 * 24 * 3600
 _STRAY_SECONDS = 3600
@@ -70,7 +70,7 @@ class Saved:
 
 
 class Checkpoint:
-    """Values of one piece of work by name; nowhere if `store` is None."""
+    """Results of one step by name; none are stored if `store` is None."""
 
     def __init__(self, store: diskcache.Cache | None, key: str = "") -> None:
         self._store, self._key = store, key
@@ -78,7 +78,7 @@ class Checkpoint:
         """Number of values found."""
 
     def load(self, name: str) -> Saved | None:
-        """Load the value that this run or an equal earlier one saved under a name; None if there is none."""
+        """Load the value that this run, or an earlier run with the same key, saved under a name; None without one."""
         if self._store is None:
             return None
         try:
@@ -103,7 +103,7 @@ class Checkpoint:
 
 
 class Cache:
-    """Storage of finished work under a folder, or nowhere if it is None; a context manager that closes its files."""
+    """Storage of results under a folder, none if the folder is None; a context manager that closes its files."""
 
     def __init__(self, folder: Path | None, parts: Callable[[], Mapping[str, object]]) -> None:
         """Open the storage.
@@ -159,7 +159,7 @@ def scratch_parent(folder: Path) -> Path:
 
 
 class _Bytes(diskcache.Disk):
-    """Values as they are, bytes under text keys; anything else in the files counts as missing."""
+    """Storage of bytes under text keys; a value of any other type counts as missing."""
 
     def store(self, value: Any, read: bool, key: Any = None) -> Any:
         if not isinstance(value, bytes):
@@ -206,7 +206,7 @@ def _opened(own: Path) -> diskcache.Cache | None:
 
 
 def _clean(own: Path, store: diskcache.Cache) -> None:
-    """Delete the oldest values beyond the limit, and what killed runs and versions before 0.9 left; nothing else."""
+    """Delete the oldest values beyond the limit, old files of killed runs, and the results of versions before 0.9."""
     store.cull()
     with closing(sqlite3.connect(own / "store" / diskcache.core.DBNAME)) as rows:
         known = {name for (name,) in rows.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")}

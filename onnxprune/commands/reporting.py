@@ -1,4 +1,4 @@
-"""Report of a run: its record, made from the prepared run and what came of it."""
+"""Report of a run, made from the prepared run and its `Outcome`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _MISSED = 0.03  # share of the target speed-up by which a latency budget may be 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a run.
+    """Results of a run, for its report.
 
     Attributes:
-        assignment: what was done, or planned.
+        assignment: assignment that was carried out, or planned.
         plan: plan that was carried out; None for a budget.
         dry_run: True if the run only planned.
         fits: quality of the fit per site name.

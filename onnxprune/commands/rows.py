@@ -22,7 +22,7 @@ def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOut
 
     Args:
         run: the prepared run.
-        assignment: what was done, or planned.
+        assignment: assignment that was carried out, or planned.
         fits: quality of the fit of each fitted site, by name.
     """
     channels, cost = run.channels, run.cost

@@ -62,7 +62,7 @@ class Decoded:
         return self._source.digest()
 
     def load(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Read samples from their files; decode those that have none."""
+        """Return prepared samples: read from their files, or decoded if they have no file yet."""
         chosen = [int(index) for index in indices]
         missing = list(dict.fromkeys(index for index in chosen if index not in self._kept))
         if len(missing) == len(chosen):

@@ -95,7 +95,7 @@ class Frontier:
         """Return a function that runs one batch from the current cut to the end of a network; the frontier stays.
 
         Args:
-            net: network whose nodes up to the cut are those that this frontier has run.
+            net: network that equals this frontier's network in all nodes before the current cut.
             wanted: tensors to return; those from before the cut must be held.
 
         Raises:

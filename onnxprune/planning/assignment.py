@@ -1,4 +1,4 @@
-"""Assignment: what is done to each group of channels and to each layer of a network.
+"""Assignment: the number of channels of each group and the form of each layer of the compressed network.
 
 The search returns one, `compress` carries it out, a `Plan` stores it by names of nodes, and the report shows it.
 """
@@ -33,7 +33,7 @@ Channels = int | tuple[int, ...] | Removed
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is done to a network; the empty assignment is the original.
+    """Channels per group and forms per layer of a compressed network; the empty assignment is the original.
 
     Attributes:
         channels: channels of each group that may lose some, by name; other groups keep all.

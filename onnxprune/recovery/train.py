@@ -93,7 +93,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Sources:
-    """Sources of what a network is trained on.
+    """Sources of the training data.
 
     Attributes:
         teacher: function from inputs to the original's tensors.

@@ -49,7 +49,7 @@ class Compressed:
         dense: the compressed network with one node per layer: low-rank weights instead of V, H and P, and zero weights
             in removed residual branches.
         alive: (units,) bool, units left in `dense`.
-        assignment: what was done: the channels chosen in every group, and the form of every decomposed layer.
+        assignment: the chosen channels of every group, and the form of every decomposed layer.
         outcomes: quality of the fit per site name.
     """
 
@@ -65,7 +65,7 @@ def compress(run: Prepared, assignment: Assignment) -> Compressed:
 
     Args:
         run: the prepared run.
-        assignment: what is to be done; groups for which it has only a number are selected.
+        assignment: assignment to carry out; channels are selected for a group that has only a number.
     """
     steps, checkpoint = fit_order(run, assignment), _checkpoint(run, assignment)
     branches = [run.cost.branches[name] for name in assignment.removed]

@@ -1,4 +1,4 @@
-"""Decide from a budget or a plan file what is done to each group and layer."""
+"""Find the assignment for a budget, or read it from a plan file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Decided", "decide", "shapes_of"]
 
 @dataclass(frozen=True)
 class Decided:
-    """What is to be carried out.
+    """Assignment to carry out, and how it was found.
 
     Attributes:
         assignment: channels per group and form per layer; the channels are chosen for the groups that must be selected

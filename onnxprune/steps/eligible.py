@@ -88,7 +88,7 @@ def eligible(
     forbidden: Mapping[str, str],
     memory: int,
 ) -> Eligible:
-    """Find what may be compressed, by the user's patterns and by what can be fitted.
+    """Find the groups, layers and branches that may be compressed, by the user's patterns and the memory limit.
 
     Args:
         net: the network.

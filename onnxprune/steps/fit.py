@@ -74,7 +74,7 @@ def fit_step(run: Prepared, state: State, step: FitStep, later: set[str], assign
         state: compression so far.
         step: sites and groups to fit.
         later: target tensors of later steps in the original network, which must be kept.
-        assignment: what is to be done; groups for which it has only a number are selected.
+        assignment: assignment to carry out; channels are selected for a group that has only a number.
     """
     options, forms = run.options.refit, assignment.forms
     sampled = sample_step(run, state, step, later, options)

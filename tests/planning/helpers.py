@@ -14,6 +14,7 @@ from onnxprune.graph.model.net import Net
 from onnxprune.planning.assignment import REMOVED, Assignment
 from onnxprune.planning.candidates import Candidates
 from onnxprune.planning.cost import CostModel, cost_model
+from onnxprune.planning.sensitivity import PredictedErrors
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -42,3 +43,12 @@ def candidates_of(entries: Iterable[tuple[Form, float]]) -> Candidates:
     """Candidates of pairs of a form and its error."""
     forms, errors = zip(*entries, strict=True)
     return Candidates.of(forms, errors)
+
+
+def predicted(cost: CostModel, planned: Assignment, errors: PredictedErrors) -> float:
+    """Sum of the errors of a plan, read off the curves and the candidates."""
+    total = sum(errors.curves[name][cost.sizes[name] - keep] for name, keep in planned.counts.items())
+    for name, form in planned.forms.items():
+        found = errors.candidates[name]
+        total += found.error[next(i for i in range(len(found)) if found.form(i) == form)]
+    return float(total)

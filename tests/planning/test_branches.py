@@ -22,7 +22,7 @@ from onnxprune.planning.sensitivity import PredictedErrors, Sensitivity
 from onnxprune.planning.space import Space
 from onnxprune.steps.eligible import eligible_branches
 
-from .helpers import assigned, candidates_of, costs, digits
+from .helpers import assigned, candidates_of, costs, digits, predicted
 from .test_search import check_changes
 
 COST = costs("resnet")
@@ -45,14 +45,6 @@ def drawn(seed: int):
     return curves, candidates
 
 
-def predicted(choice, curves, candidates) -> float:
-    total = sum(curves[name][COST.sizes[name] - keep] for name, keep in choice.counts.items())
-    for name, form in choice.forms.items():
-        found = candidates[name]
-        total += found.error[next(i for i in range(len(found)) if found.form(i) == form)]
-    return float(total)
-
-
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000), tight=st.floats(1.2, 30), loose=st.floats(1.2, 30))
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
@@ -72,7 +64,9 @@ def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> 
         inside = {node for name in BRANCHES if not choice.counts[name] for node in COST.branches[name].nodes}
         assert not inside & set(choice.forms)
         assert all(choice.counts[name] > 0 for name in COST.sizes if name not in BRANCHES)
-    errors = {speedup: predicted(choice, curves, candidates) for speedup, choice in found.items()}
+    errors = {
+        speedup: predicted(COST, choice, PredictedErrors(curves, candidates)) for speedup, choice in found.items()
+    }
     assert errors[min(found)] <= errors[max(found)] + 1e-9
 
 
@@ -109,7 +103,9 @@ def test_explanations_add_up(seed, speedup) -> None:
         COST, PredictedErrors(curves, candidates), BudgetOptions(macs=1 / speedup).budget(), align=8, droppable=BRANCHES
     )
     found = explain(COST, PredictedErrors(curves, candidates, NONE), choice, "macs", 8, BRANCHES)
-    assert sum(reason.chosen.damage for reason in found.reasons) == pytest.approx(predicted(choice, curves, candidates))
+    assert sum(reason.chosen.damage for reason in found.reasons) == pytest.approx(
+        predicted(COST, choice, PredictedErrors(curves, candidates))
+    )
     said = {reason.name: reason.chosen.what for reason in found.reasons if reason.name in choice.counts}
     for name, count in choice.counts.items():
         assert (said[name] == "branch removed") == (count == 0)

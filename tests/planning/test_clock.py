@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,12 @@ from hypothesis import strategies as st
 
 from onnxprune.graph.channels.forms import DENSE, Form, form_parts
 from onnxprune.planning.clock import Clock, Grid, marks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpolation() -> None:
+    """Import what `Grid` imports late: the first example is not to wait for it."""
+    importlib.import_module("scipy.interpolate")
 
 
 def plane(inputs: int, outputs: int, slope: float = 1.0) -> Grid:

@@ -10,8 +10,8 @@ from onnxprune.options.budget import BudgetOptions
 from onnxprune.planning import Assignment, explain, search
 from onnxprune.planning.sensitivity import PredictedErrors, Sensitivity
 
-from .helpers import assigned
-from .test_search import COST, drawn, predicted
+from .helpers import assigned, predicted
+from .test_search import COST, drawn
 
 NONE = Sensitivity({}, {})
 
@@ -27,7 +27,9 @@ def test_damages_add_up_and_what_would_be_better_costs_more(seed, speedup) -> No
         for name, kept in choice.counts.items()
     ]
     assert len(found.reasons) == len(curves) + len(candidates)
-    assert sum(r.chosen.damage for r in found.reasons) == pytest.approx(predicted(choice, curves, candidates))
+    assert sum(r.chosen.damage for r in found.reasons) == pytest.approx(
+        predicted(COST, choice, PredictedErrors(curves, candidates))
+    )
     for reason in found.reasons:
         other = reason.runner_up
         assert other is not None

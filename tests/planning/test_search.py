@@ -15,7 +15,7 @@ from onnxprune.planning.candidates import cheaper_sizes
 from onnxprune.planning.sensitivity import PredictedErrors
 from onnxprune.planning.space import Space
 
-from .helpers import candidates_of, costs
+from .helpers import candidates_of, costs, predicted
 
 COST = costs("vgg")
 SHAPES = {name: COST.layers[name].shape for name in ("stage1.conv2", "stage2.conv2", "stage3.conv2")}
@@ -45,15 +45,6 @@ def drawn(seed: int):
     return curves, candidates
 
 
-def predicted(choice, curves, candidates) -> float:
-    total = sum(curves[name][COST.sizes[name] - keep] for name, keep in choice.counts.items())
-    for name, form in choice.forms.items():
-        found = candidates[name]
-        index = next(i for i in range(len(found)) if found.form(i) == form)
-        total += found.error[index]
-    return float(total)
-
-
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 10_000), tight=st.floats(1.2, 5), loose=st.floats(1.2, 5))
 def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> None:
@@ -64,7 +55,9 @@ def test_more_budget_is_never_worse_and_budgets_are_kept(seed, tight, loose) -> 
     }
     for speedup, choice in found.items():
         assert COST.macs(choice) * speedup <= COST.macs() * (1 + 1e-9)
-    errors = {speedup: predicted(choice, curves, candidates) for speedup, choice in found.items()}
+    errors = {
+        speedup: predicted(COST, choice, PredictedErrors(curves, candidates)) for speedup, choice in found.items()
+    }
     assert errors[min(found)] <= errors[max(found)] + 1e-9
 
 
@@ -76,7 +69,10 @@ def test_what_the_chain_leaves_of_the_budget_is_spent(monkeypatch) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(Space, "near", lambda *_: None)
             chain = search(COST, PredictedErrors(curves, candidates), BudgetOptions(macs="2.3x").budget(), align=16)
-        gains.append(predicted(chain, curves, candidates) - predicted(found, curves, candidates))
+        gains.append(
+            predicted(COST, chain, PredictedErrors(curves, candidates))
+            - predicted(COST, found, PredictedErrors(curves, candidates))
+        )
     assert min(gains) >= -1e-9
     assert max(gains) > 1e-4
 

@@ -176,14 +176,6 @@ def _conv(net: Net, node: Any) -> Site | None:
         return None
     if not _bias_is_own(net, node, int(weight.shape[0])):
         return None
-    rank = len(weight.shape) - 2
-    window = Window(
-        kernel=tuple(int(size) for size in weight.shape[2:]),
-        strides=_integers(node, "strides", (1,) * rank),
-        dilations=_integers(node, "dilations", (1,) * rank),
-        pads=_integers(node, "pads", (0,) * 2 * rank),
-        auto_pad=str(node.attrs.get("auto_pad", "NOTSET")),
-    )
     return Site(
         name=node.name,
         op="Conv",
@@ -193,7 +185,7 @@ def _conv(net: Net, node: Any) -> Site | None:
         output_axis=Axis(weight.name, 0),
         input_axis=Axis(weight.name, 1),
         groups=int(node.attrs.get("group", 1)),
-        window=window,
+        window=replace(_window(node), auto_pad=str(node.attrs.get("auto_pad", "NOTSET"))),
     )
 
 
@@ -206,15 +198,10 @@ def _conv_transpose(net: Net, node: Any) -> Site | None:
         return None
     if node.attrs.get("output_shape") or str(node.attrs.get("auto_pad", "NOTSET")) not in {"NOTSET", "VALID"}:
         return None
-    rank = len(weight.shape) - 2
-    window = Window(
-        kernel=tuple(int(size) for size in weight.shape[2:]),
-        strides=_integers(node, "strides", (1,) * rank),
-        dilations=_integers(node, "dilations", (1,) * rank),
-        pads=(0,) * 2 * rank if node.attrs.get("auto_pad") == "VALID" else _integers(node, "pads", (0,) * 2 * rank),
-        transposed=True,
-        tail=_integers(node, "output_padding", (0,) * rank),
-    )
+    window = _window(node)
+    rank = len(window.kernel)
+    pads = (0,) * 2 * rank if node.attrs.get("auto_pad") == "VALID" else window.pads
+    window = replace(window, pads=pads, transposed=True, tail=_integers(node, "output_padding", (0,) * rank))
     return Site(
         name=node.name,
         op="ConvTranspose",
@@ -281,6 +268,14 @@ def _bias_add(net: Net, node: Any) -> Any:
     if len(other) != 1 or not _own_constant(net, other[0], 1):
         return None
     return add if other[0].shape[0] == node.inputs[1].shape[1] else None
+
+
+def _window(node: Any) -> Window:
+    """Return the kernel, strides, dilations and pads of a conv."""
+    kernel = tuple(int(size) for size in node.inputs[1].shape[2:])
+    ones = (1,) * len(kernel)
+    strides, dilations = (_integers(node, name, ones) for name in ("strides", "dilations"))
+    return Window(kernel, strides, dilations, _integers(node, "pads", (0,) * 2 * len(kernel)))
 
 
 def _integers(node: Any, name: str, default: tuple[int, ...]) -> tuple[int, ...]:

@@ -242,7 +242,7 @@ def _write(net: Draft, layer: Any, weight: Array, bias: Array) -> None:
 
 
 def _bypass(net: Draft, node: Any) -> None:
-    """Cut a node off; the tensor that keeps its name is the one that others know, the node's output."""
+    """Disconnect a folded node; its readers and the graph outputs keep the name of its output tensor."""
     source = next(t for t in node.inputs if not isinstance(t, gs.Constant))
     result = node.outputs[0]
     producer = source.inputs[0] if source.inputs else None

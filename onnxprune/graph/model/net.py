@@ -195,7 +195,7 @@ class Net:
 
 @dataclass(frozen=True, eq=False)
 class Draft(Net):
-    """A graph that is being changed: nodes and tensors are those of the moment."""
+    """A mutable copy of a graph; `nodes` and `tensors` are read from the graph at each call."""
 
     @property
     def nodes(self) -> Sequence[Any]:
@@ -244,7 +244,7 @@ def constant(name: str, values: np.ndarray[Any, Any]) -> Any:
 
 
 def is_constant(tensor: Any) -> bool:
-    """Tell whether a tensor is a constant: an initializer, or what stands for one in an attribute."""
+    """Tell whether a tensor is a constant: an initializer, or the value of a tensor attribute."""
     return isinstance(tensor, gs.Constant)
 
 
