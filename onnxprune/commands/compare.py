@@ -88,6 +88,11 @@ class CompareOptions(BenchOptions):
         if self.evaluate is not None and not callable(self.evaluate):
             raise UsageError(f"evaluate must be a function, found {type(self.evaluate).__name__} {self.evaluate!r}")
 
+    @property
+    def allowed_drop(self) -> float | None:
+        """Largest drop allowed of the outputs; None for any, and if the user's own measure decides instead."""
+        return self.max_drop if self.evaluate is None else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -182,7 +187,7 @@ def run_comparison(
     chosen = _chosen(len(calibration), options)
     source = str(calibration.description["source"]) if labels is None else "--labels"
     outputs = with_labels(nets[0], outputs, None if known is None else known + options.label_offset, source)
-    warn(expected_estimate(outputs.values(), len(chosen), options.max_drop, "compared"))
+    warn(expected_estimate(outputs.values(), len(chosen), options.allowed_drop, "compared"))
     engine = Engine.open(options.engine)
     evaluation = None
     if options.evaluate is not None:
@@ -207,7 +212,7 @@ def run_comparison(
         worst, drop, drop_kind = None, evaluation.drop, f"{evaluation.name} lost"
     costs = [cost_model(net, channel_map(net), shapes) for net in nets]
     timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
-    damaged, sure = damage(divergence, "compared"), estimate(lost, options.max_drop)
+    damaged, sure = damage(divergence, "compared"), estimate(lost, options.allowed_drop)
     warnings = (damaged, sure, calibration.description.get("warning"), timing.warning if timing else "")
     return Comparison(
         original=models[0][1],

@@ -123,7 +123,7 @@ def opened(
     if options.recover is not None:
         require_torch()
     with prepare(source, data, options, progress, choosing=choosing or options.recover is not None) as run:
-        warn(expected_estimate(run.inputs.outputs.values(), len(run.inputs.held), options.max_drop, "held-out"))
+        warn(expected_estimate(run.inputs.outputs.values(), len(run.inputs.held), options.allowed_drop, "held-out"))
         if options.uses.prune and must_prune and not (run.eligible.groups or options.uses.spatial):
             raise PlanError(run.eligible.nothing(run.channels))
         with run.clock("load"):

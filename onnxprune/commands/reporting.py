@@ -82,7 +82,7 @@ def report(run: Prepared, outcome: Outcome) -> Report:
     described = run.inputs.calibration.description
     fitted = [Rows(name, fit.samples, fit.columns) for name, fit in outcome.fits.items()]
     damaged = damage(outcome.divergence, "held-out", trained=outcome.recovery is not None)
-    sure = estimate(losses(outcome.divergence), options.max_drop) if options.evaluate is None else ""
+    sure = estimate(losses(outcome.divergence), options.allowed_drop)
     told = (
         damaged,
         sure,

@@ -217,9 +217,9 @@ def ended(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_the_command_shows_and_records_both_values_and_leaves_its_output_alone(capsys, tiny, measures, tmp_path):
     out, record = tmp_path / "p.onnx", tmp_path / "run.json"
-    quick = ["--align", "4", "--macs", "2x", "--no-bench", "--no-cache", "--json", record]
-    code, text, _ = ended(capsys, tiny, "-o", out, "--evaluate", f"{measures}/measure.py:steady", *quick)
-    assert code == 0
+    quick = ["--align", "4", "--macs", "2x", "--no-bench", "--no-cache", "--json", record, "--max-drop", "0"]
+    code, text, err = ended(capsys, tiny, "-o", out, "--evaluate", f"{measures}/measure.py:steady", *quick)
+    assert (code, "ESTIMATE" in text + err) == (0, False)
     assert text.count("measuring\n") == 2
     assert "0.75 -> 0.75" in text
     assert json.loads(record.read_text())["evaluation"] == {
@@ -230,8 +230,8 @@ def test_the_command_shows_and_records_both_values_and_leaves_its_output_alone(c
     }
     assert str(measures) not in sys.path
     given = ["--evaluate", f"{measures}/measure.py:steady", "--no-bench", "--max-drop", "0"]
-    code, text, _ = ended(capsys, "compare", tiny, out, *given)
-    assert (code, "steady lost" in text) == (0, True)
+    code, text, err = ended(capsys, "compare", tiny, out, *given)
+    assert (code, "steady lost" in text, "ESTIMATE" in text + err) == (0, True, False)
 
 
 @pytest.mark.parametrize(
