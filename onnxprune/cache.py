@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,17 +117,23 @@ class Cache:
         Raises:
             UsageError: the folder cannot be made.
         """
-        self._parts, self._opened = cache(parts), list[Checkpoint]()
+        self._parts, self._under, self._opened = cache(parts), "", list[Checkpoint]()
         self._store = None if folder is None else _opened(scratch_parent(folder))
 
     def checkpoint(self, stage: str, *depends: object) -> Checkpoint:
         """Open the checkpoint of a stage, for the given dependencies."""
         if self._store is None:
             return Checkpoint(None)
-        whole = {**self._parts(), "code": code_digest(), "stage": stage, "on": repr(depends)}
+        whole = {**self._parts(), "code": code_digest(), "under": self._under, "stage": stage, "on": repr(depends)}
         key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
         self._opened.append(Checkpoint(self._store, key))
         return self._opened[-1]
+
+    def under(self, *depends: object) -> Cache:
+        """Return the same storage for results that depend on more than the run's parts; closed with this one."""
+        found = copy(self)
+        found._under = repr((self._under, *depends))
+        return found
 
     def notes(self) -> tuple[Note, ...]:
         """Note the number of results that were reused."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_PLAN", "PLANNED", "Rule", "check_idle", "check_options"]
 
-PLANNED = ("recipe", "drop_branches", "allocation", "sensitivity", "align")
+PLANNED = ("recipe", "input_size", "drop_branches", "allocation", "sensitivity", "align")
 """Options that have no effect with a plan file."""
 BY_PLAN = "with --plan, which fixes what is done"
 
@@ -92,6 +92,11 @@ def _rules(options: Options, plan: Plan | None) -> tuple[Rule, ...]:
         Rule(("refit.rounds",), options.refit.basis != "plain", "with --basis plain"),
         Rule(("refit.downstream",), options.refit.refit != "none", "with --refit none"),
         Rule(("drop_branches", "allocation", "sensitivity"), counted, no_budget),
+        Rule(
+            ("input_size",),
+            kind in ("macs", "latency", "drop") and options.recipe_used == "3c",
+            "without --recipe 3c and a budget in time or MACs",
+        ),
         Rule(("align",), kind != "selector", no_budget),
         Rule(("drop_branches",), uses.prune, f"with --recipe {options.recipe_used}, which removes no channels"),
         Rule(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxprune.commands.idle import check_options
+from onnxprune.commands.pictures import best_picture
 from onnxprune.commands.record import Change, Report
 from onnxprune.commands.reporting import Outcome, budget_text, report
 from onnxprune.commands.result import ModelResult
@@ -23,6 +24,7 @@ from onnxprune.planning import Assignment, Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.steps.compress import Compressed, compress
 from onnxprune.steps.decide import decide
+from onnxprune.steps.picture import resized
 from onnxprune.steps.prepare import Prepared, Stopwatch, prepare
 from onnxprune.steps.rows import expected_rows, few_inputs
 from onnxprune.steps.time_layers import timed_cost
@@ -158,15 +160,21 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         PlanError: no plan meets the budget, or the plan does not fit the model.
         VerifyError: the result failed its verification, or loses more than ``options.max_drop``.
     """
-    run = replace(run, clock=Stopwatch(run.clock.seconds))
+    given = run = replace(run, clock=Stopwatch(run.clock.seconds))
     options, original, clock = run.options, run.network.original, run.clock
+    pictured: tuple[Note, ...] = ()
+    if plan is None and not rehearsal:
+        with clock("picture"):
+            run, pictured = best_picture(run)
+    elif plan is not None and plan.picture is not None:
+        run = resized(run, plan.picture)
     with clock("probe"):
         decided = decide(run, plan)
     asked = decided.assignment
-    if not (asked.channels or asked.forms or plan or dry_run):
+    if not (asked.channels or asked.forms or plan or dry_run or run.network.picture):
         raise PlanError(f"--recipe {options.recipe_used}: no layer can be decomposed; see `onnxprune inspect`")
     if dry_run:
-        notes = (*decided.notes, *run.cache.notes())
+        notes = (*pictured, *decided.notes, *run.cache.notes())
         found = Outcome(assignment=asked, plan=plan, dry_run=True, notes=notes, explanation=decided.explanation)
         return Result(None, _plan(run, asked, plan), report(run, found))
     with clock("compress"):
@@ -180,9 +188,9 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
     evaluation = None if options.recover is not None else _evaluated(run, model)
     with clock("bench"):
         timings = _timings(run, model) if options.bench else ()
-    slower = _slower(timings, run.cost.macs() / run.cost.macs(done))
+    slower = _slower(timings, run.before.macs() / run.cost.macs(done))
     if slower and plan is None and options.budget.unit == "latency":
-        return _returned(run, slower)
+        return _returned(given, slower)
     recovery = None
     if options.recover is not None:
         with clock("recover"):
@@ -192,7 +200,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         assignment=done,
         plan=plan,
         fits=compressed.outcomes,
-        notes=(*decided.notes, *(recovery.notes if recovery else ()), *run.cache.notes()),
+        notes=(*pictured, *decided.notes, *(recovery.notes if recovery else ()), *run.cache.notes()),
         explanation=decided.explanation,
         recovery=recovery,
         file_bytes=Change(original.ByteSize(), model.ByteSize()),
@@ -205,7 +213,8 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
 
 
 def _plan(run: Prepared, assignment: Assignment, plan: Plan | None) -> Plan:
-    return Plan.of(run.channels, assignment, model=run.network.label, budget=budget_text(run.options, plan))
+    found = Plan.of(run.channels, assignment, model=run.network.label, budget=budget_text(run.options, plan))
+    return replace(found, picture=run.network.picture)
 
 
 def _evaluated(run: Prepared, model: onnx.ModelProto) -> Evaluation | None:
@@ -257,7 +266,8 @@ def _recovered(run: Prepared, compressed: Compressed) -> tuple[onnx.ModelProto, 
     assert training is not None
     digest = hashlib.sha256(compressed.net.to_model().SerializeToString(deterministic=True)).hexdigest()
     checkpoint = run.cache.checkpoint("recover", training, digest, run.options.engine.threads)
-    model, record = recovered(run.net, compressed.net, run.inputs, run.engine, run.options, checkpoint, run.progress)
+    teacher, student = run.network.full, compressed.net
+    model, record = recovered(teacher, student, run.inputs, run.engine, run.options, checkpoint, run.progress)
     try:
         check_drop(record.after, run.options.allowed_drop)
     except VerifyError as error:

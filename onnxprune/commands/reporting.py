@@ -75,7 +75,7 @@ def budget_text(options: Options, plan: Plan | None) -> str:
 def report(run: Prepared, outcome: Outcome) -> Report:
     """Make the record of a run."""
     cost, options, plan, timing = run.cost, run.options, outcome.plan, outcome.timing
-    macs = Change(cost.macs(), cost.macs(outcome.assignment))
+    macs = Change(run.before.macs(), cost.macs(outcome.assignment))
     notes = outcome.notes
     if plan is not None and plan.nominal is not None:
         notes = (Note("plan", f"calls itself {plan.nominal:g}x; this is {macs.ratio:.2f}x fewer MACs"), *notes)
@@ -107,6 +107,7 @@ def report(run: Prepared, outcome: Outcome) -> Report:
         warnings=tuple(str(warning) for warning in told if warning),
         damaged=bool(damaged),
         estimate=bool(sure),
+        picture=run.network.picture,
         layers=layer_rows(run, outcome.assignment, outcome.fits),
         macs=macs,
         params=Change(params, params if outcome.returned else cost.params(outcome.assignment)),
@@ -124,7 +125,8 @@ def report(run: Prepared, outcome: Outcome) -> Report:
 def _unchanged(run: Prepared, outcome: Outcome) -> str:
     """Return a warning if nothing was removed; else empty."""
     sizes, done = run.cost.sizes, outcome.assignment
-    if outcome.plan is not None or done.forms or any(count < sizes[name] for name, count in done.counts.items()):
+    fewer = done.forms or any(count < sizes[name] for name, count in done.counts.items())
+    if outcome.plan is not None or run.network.picture is not None or fewer:
         return ""
     align = run.options.alignment
     return f"NOTHING REMOVED: with --align {align} every group stays whole; ask for more, or try --align 1"

@@ -26,7 +26,7 @@ def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOut
         fits: quality of the fit of each fitted site, by name.
     """
     channels, cost = run.channels, run.cost
-    macs = cost.layer_macs(), cost.layer_macs(assignment)
+    macs = run.before.layer_macs(), cost.layer_macs(assignment)
     params = cost.layer_params(), cost.layer_params(assignment)
     left = {name: (cost.layer_axes(name), cost.layer_axes(name, assignment)) for name in macs[0]}
     gone = {name for group in assignment.removed for name in cost.branches[group].nodes}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.idle import check_options
+from onnxprune.commands.pictures import picture_alone
 from onnxprune.commands.prune import Result, opened, prune_opened, run_prune
 from onnxprune.commands.record import plain
 from onnxprune.errors import LostTooMuchError, OnnxPruneError, OutOfReachError, UsageError
@@ -186,7 +187,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     counted = options.budget.unit
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as run:
         search = _Search(run, replace(shared, bench=False), counted, progress)
-        quick = _quick(search.options)
+        quick = search.options.quick
         fast = search if quick == search.options else replace(search, options=quick, how=", fitted quickly,")
         asked, within, beyond = _FIRST, 1.0, math.inf
         while ((within == 1 and beyond > _LEAST) or beyond / within > _CLOSE) and asked <= _MOST:
@@ -205,13 +206,6 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
         notes = (*(known for known in result.report.notes if known.subject != "cache"), note)
         found = f"{WITHIN_DROP.text} ({options.max_drop:g}): {result.report.budget}"
         return replace(result, report=replace(result.report, notes=notes, budget=found))
-
-
-def _quick(options: Options) -> Options:
-    """Return the options with a linear refit, which is quicker and loses a little more."""
-    if options.refit.refit != "auto":
-        return options
-    return replace(options, refit=replace(options.refit, refit="linear"))
 
 
 @dataclass(frozen=True)
@@ -299,7 +293,15 @@ def _falling(fitting: Sequence[float]) -> Iterator[float]:
 
 def _run(run: Prepared, options: Options, speedup: float, counted: Unit, *, rehearsal: bool = False) -> Result:
     here = replace(run, options=replace(options, budget=times_less(speedup, counted)))
-    return prune_opened(here, rehearsal=rehearsal)
+    if not rehearsal:
+        return prune_opened(here)
+    try:
+        return prune_opened(here, rehearsal=True)
+    except (LostTooMuchError, OutOfReachError):
+        alone = picture_alone(here)
+        if alone is None:
+            raise
+    return prune_opened(alone, rehearsal=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from onnxprune.errors import UsageError
 from onnxprune.options.checks import at_least
 
 __all__ = ["RECIPES", "Allocation", "PlanOptions", "Recipe", "Uses"]
@@ -41,6 +42,9 @@ class PlanOptions:
     recipe: Recipe | None = None
     "Methods: prune (channels), spatial or channel (decompositions), 3c (all); default 3c, with --keep-ratio prune."
 
+    input_size: str = "inside"
+    "Smaller picture for a classifier: inside (a Resize behind the input, where that beats removing channels) or keep."
+
     drop_branches: bool = True
     "Removal of whole residual branches, each with all of its layers."
 
@@ -61,3 +65,5 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         at_least("--align", self.align, 1)
+        if self.input_size not in ("inside", "keep"):
+            raise UsageError(f"--input-size must be inside or keep, found {self.input_size!r}")

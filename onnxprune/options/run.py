@@ -137,6 +137,17 @@ class Options(PlanOptions, InputOptions, BenchOptions):
         return RECIPES[self.recipe_used]
 
     @property
+    def quick(self) -> Options:
+        """The options with a linear refit in place of an automatic one, which is quicker and loses more."""
+        return self if self.refit.refit != "auto" else replace(self, refit=replace(self.refit, refit="linear"))
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a smaller picture may be part of the plan."""
+        smaller = self.budget.kind in ("macs", "latency", "drop") and self.input_size != "keep"
+        return smaller and self.recipe_used == "3c"
+
+    @property
     def allowed_drop(self) -> float | None:
         """Largest drop allowed of the outputs; None for any, and if the user's own measure decides instead."""
         return self.max_drop if self.evaluate is None else None

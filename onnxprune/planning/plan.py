@@ -7,7 +7,8 @@
      "layers": [{"node": "conv2", "shape": [64, 64, 3, 3], "spatial": 24, "first": 0, "channel": 32}]}
 
 ``kept`` may be missing: then the selector chooses. ``keep`` 0 removes the whole residual branch. ``layers`` are
-described in ``planning.layers``; the version is 3 if a branch is removed, which readers of version 2 refuse. A plan
+described in ``planning.layers``; the version is 3 if a branch is removed, which readers of version 2 refuse, and 4 with
+``picture``, the height and width in pixels to which a Resize behind the input brings the picture. A plan
 made from one graph replays on any other graph in which nodes of these names produce as many removable channels: a
 detector on the backbone, or the network with another head. With an ``order`` (names and weight shapes of all convs) it
 also replays on a graph whose convs have other names, but these shapes in this order. ``nominal`` is the speed-up
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["GroupPlan", "Plan"]
 
 _FORMAT = "onnxprune-plan"
-_READABLE = (1, 2, 3)
+_READABLE = (1, 2, 3, 4)
 _LARGEST_FILE = 64 << 20
 
 
@@ -82,6 +83,7 @@ class Plan:
         layers: decomposed layers.
         order: names and weight shapes of all convs; empty for a plan that fits its own names only.
         nominal: speed-up claimed for a published plan; None if there is none.
+        picture: height and width of the smaller picture in pixels; None for the original size.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -90,6 +92,7 @@ class Plan:
     layers: tuple[LayerPlan, ...] = ()
     order: Order = ()
     nominal: float | None = None
+    picture: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, channels: ChannelMap, assignment: Assignment, *, model: str = "", budget: str = "") -> Plan:
@@ -171,6 +174,7 @@ class Plan:
             read_layers(content.get("layers", []), source),
             read_order(content.get("order", []), source),
             _nominal(content.get("nominal"), source),
+            _picture(content.get("picture"), source),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,7 +192,7 @@ class Plan:
             groups.append(entry)
         found: dict[str, Any] = {
             "format": _FORMAT,
-            "version": 3 if any(group.keep == 0 for group in self.groups) else 2,
+            "version": self._version,
             "model": self.model,
             "budget": self.budget,
             "groups": groups,
@@ -198,7 +202,15 @@ class Plan:
             found["order"] = [[name, list(shape)] for name, shape in self.order]
         if self.nominal is not None:
             found["nominal"] = self.nominal
+        if self.picture is not None:
+            found["picture"] = list(self.picture)
         return found
+
+    @property
+    def _version(self) -> int:
+        if self.picture is not None:
+            return 4
+        return 3 if any(group.keep == 0 for group in self.groups) else 2
 
     def to_json(self) -> str:
         """Return the text of the plan file."""
@@ -304,6 +316,14 @@ def _nominal(value: object, source: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < math.inf:
         raise PlanError(f"{source}: 'nominal' must be a number above 1")
     return float(value)
+
+
+def _picture(value: object, source: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise PlanError(f"{source}: 'picture' must be a height and a width in pixels")
+    return value[0], value[1]
 
 
 def _text(content: Mapping[str, object], field: str, source: str) -> str:

@@ -127,9 +127,18 @@ def _plain(*columns: str) -> Table:
     return table
 
 
+def _picture(report: Report) -> list[tuple[str, str]]:
+    """Return the row of a smaller picture; none for the original size."""
+    if report.picture is None:
+        return []
+    height, width = report.picture
+    return [("picture", f"{height}x{width} inside: a Resize behind the input, which takes what it took before")]
+
+
 def _summary(report: Report) -> RenderableType:
     rows = [
         ("asked for", report.budget),
+        *_picture(report),
         ("MACs", _change(report.macs)),
         ("parameters", _change(report.params)),
     ]

@@ -16,6 +16,7 @@ from onnxprune.graph.edit.remove import alive_without, remove
 from onnxprune.planning.assignment import Assignment
 
 if TYPE_CHECKING:
+    from onnxprune.engine.sessions import Session
     from onnxprune.engine.timing import Timing
     from onnxprune.graph.model.net import Net
     from onnxprune.steps.prepare import Prepared
@@ -38,14 +39,22 @@ class Bench:
     def __init__(self, run: Prepared) -> None:
         self._run, self._seed = run, run.options.seed
         self._feeds = run.inputs.repeated(run.options.bench_batch)
-        self._original = run.engine.session(run.net.to_model(), label="the original")
+        self._original = run.engine.session(run.network.full.to_model(), label="the original")
 
     @property
     def before_ms(self) -> float:
         """Milliseconds of one run of the original on an idle machine, see `Latency.quiet_ms`."""
-        return interleaved(
-            self._original, self._original, self._feeds, repeats=Repeats(seconds=_SECONDS)
-        ).before.quiet_ms
+        return self._quiet_ms(self._original)
+
+    @property
+    def whole_ms(self) -> float:
+        """Milliseconds of one run of the network to compress: the original, or the original on a smaller picture."""
+        if self._run.net is self._run.network.full:
+            return self.before_ms
+        return self._quiet_ms(self._run.engine.session(self._run.net.to_model(), label="the smaller picture"))
+
+    def _quiet_ms(self, session: Session) -> float:
+        return interleaved(session, session, self._feeds, repeats=Repeats(seconds=_SECONDS)).before.quiet_ms
 
     def timing(self, assignment: Assignment, *, again: bool = False) -> Timing:
         """Time the original against a network of these sizes; with `again` for twice as long, in another order."""

@@ -60,6 +60,8 @@ def decide(run: Prepared, plan: Plan | None = None) -> Decided:
     """
     if plan is not None:
         return _followed(run, plan)
+    if run.whole:
+        return Decided(Assignment())
     options = run.options
     groups = run.eligible.groups if options.uses.prune else ()
     shapes = shapes_of(run)
@@ -161,7 +163,7 @@ def _found(run: Prepared, curves: Curves, droppable: tuple[str, ...]) -> Assignm
     return search(
         run.cost,
         errors,
-        options.budget,
+        run.limit,
         allocation=options.allocation,
         align=options.alignment,
         droppable=droppable,

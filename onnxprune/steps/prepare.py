@@ -21,17 +21,20 @@ import onnx
 from onnxprune.cache import SCRATCH_PREFIX, Cache, scratch_parent
 from onnxprune.data import open_calibration, split
 from onnxprune.data.decoded import decoded_once
+from onnxprune.data.layout import image_input
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
 from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.meaning import meanings, with_labels
 from onnxprune.engine.sessions import Engine
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels.groups import channel_map
+from onnxprune.graph.edit.picture import find_picture
 from onnxprune.graph.edit.weights import ensure_biases
 from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load, read_model
+from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
 from onnxprune.planning.cost import cost_model
@@ -43,9 +46,11 @@ if TYPE_CHECKING:
     from onnxprune.engine.evaluation import Evaluator
     from onnxprune.engine.meaning import Meaning
     from onnxprune.graph.channels.groups import ChannelMap
+    from onnxprune.graph.edit.picture import Picture
     from onnxprune.graph.model.net import Net
     from onnxprune.graph.model.schedule import Schedule
     from onnxprune.note import Note
+    from onnxprune.options.budget import Budget
     from onnxprune.options.run import Options
     from onnxprune.planning.cost import CostModel
     from onnxprune.progress import Progress
@@ -53,7 +58,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["Inputs", "Network", "Prepared", "Stopwatch", "folded", "open_cache", "open_inputs", "prepare"]
+__all__ = ["Inputs", "Network", "Prepared", "Stopwatch", "folded", "on_picture", "open_cache", "open_inputs", "prepare"]
 
 
 class Stopwatch:
@@ -123,22 +128,30 @@ class Network:
         label: its name in messages and reports.
         params: number of its parameters before folding.
         notes: changes made when it was loaded and folded.
-        net: the folded network, every MatMul site with a bias.
+        full: the folded network, every MatMul site with a bias.
+        net: the network to compress: `full`, or `full` on a smaller picture.
         channels: channel map of `net`.
         forbidden: reasons why sites cannot be fitted, by name.
         order: order in which the original and the compressed network run.
         sizes: bytes of each tensor for one sample, if known.
+        place: place at which the picture can be resized; None if it cannot.
+        fixed_picture: reason why the picture cannot be resized; empty if it can.
+        picture: height and width of the smaller picture in pixels; None for the original size.
     """
 
     original: onnx.ModelProto
     label: str
     params: int
     notes: tuple[Note, ...]
+    full: Net
     net: Net
     channels: ChannelMap
     forbidden: Mapping[str, str]
     order: Schedule
     sizes: Mapping[str, int]
+    place: Picture | None = None
+    fixed_picture: str = ""
+    picture: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +172,8 @@ class Prepared:
         progress: callback (stage, done, total, detail).
         clock: wall time of the stages.
         evaluator: the user's own measure with its value for the original; None without one.
+        full_cost: cost model of the original, if `network` is on a smaller picture.
+        whole: True if `network` is to be kept whole, because the smaller picture alone meets the budget.
     """
 
     network: Network
@@ -174,11 +189,26 @@ class Prepared:
     progress: Progress
     clock: Stopwatch = field(default_factory=Stopwatch)
     evaluator: Evaluator | None = None
+    full_cost: CostModel | None = None
+    whole: bool = False
 
     @property
     def net(self) -> Net:
-        """The original network, folded."""
+        """The network to compress, folded: the original, or the original on a smaller picture."""
         return self.network.net
+
+    @property
+    def before(self) -> CostModel:
+        """Cost model of the original on its own picture."""
+        return self.full_cost or self.cost
+
+    @property
+    def limit(self) -> Budget:
+        """Budget of the options, its fraction one of the cost of `net`; above 1 if `net` is within it as it is."""
+        budget = self.options.budget
+        if self.full_cost is None or budget.kind != "macs":
+            return budget
+        return replace(budget, fraction=budget.fraction * self.full_cost.macs() / self.cost.macs())
 
     @property
     def channels(self) -> ChannelMap:
@@ -294,7 +324,8 @@ def prepare(
         data: calibration inputs, see `open_calibration`.
         options: options of the run.
         progress: callback (stage, done, total, detail).
-        choosing: set some inputs apart to choose between results by.
+        choosing: set some inputs apart to choose between results by; for a budget that a smaller picture may meet they
+            always are.
 
     Raises:
         UsageError: a pattern of the options matches no layer.
@@ -306,13 +337,12 @@ def prepare(
     with clock("load"):
         original, label = read_model(source)
         net, notes, params = folded(original, label)
+        place, why = _place(net, options)
+        choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
-        room = Room(options.memory_bytes)
-        shapes = sample_shapes(inputs.calibration, inputs.specs)
-        forbidden = forbidden_sites(net, sample_shapes(inputs.calibration, inputs.specs, 2), room.solving)
-        channels, order, sizes = channel_map(net, forbidden=forbidden), schedule(net), tensor_bytes(net, shapes)
-        network = Network(original, label, params, notes, net, channels, forbidden, order, sizes)
-        cost = cost_model(net, channels, shapes)
+        network = _network(original, label, params, notes, net, inputs, options)
+        network = replace(network, place=place, fixed_picture=why)
+        cost = _cost(network, inputs)
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
     with (
         open_cache(original, inputs, options) as cache,
@@ -322,13 +352,84 @@ def prepare(
             network=network,
             inputs=replace(inputs, calibration=decoded_once(inputs.calibration, Path(scratch))),
             cost=cost,
-            eligible=eligible(net, cost, channels, options, forbidden, room.solving),
+            eligible=_eligible(network, cost, options),
             options=options,
             engine=Engine.open(options.engine),
-            batches=group_batches(inputs.fit, inputs.specs, batch_size(order, sizes, room.running)),
+            batches=_batches(network, inputs, options),
             positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
             cache=cache,
             scratch=Path(scratch),
             progress=progress,
             clock=clock,
         )
+
+
+def on_picture(run: Prepared, net: Net, size: tuple[int, int]) -> Prepared:
+    """Return the run with another network to compress: the original on a smaller picture.
+
+    Args:
+        run: the prepared run.
+        net: the folded original on the smaller picture.
+        size: height and width of the picture in pixels.
+    """
+    first, inputs, options = run.network, run.inputs, run.options
+    network = _network(first.original, first.label, first.params, first.notes, net, inputs, options)
+    network = replace(network, full=first.full, place=first.place, picture=size)
+    cost = _cost(network, inputs)
+    return replace(
+        run,
+        network=network,
+        cost=cost,
+        full_cost=run.before,
+        eligible=_eligible(network, cost, options),
+        batches=_batches(network, inputs, options),
+        cache=run.cache.under("picture", size),
+    )
+
+
+def _place(net: Net, options: Options) -> tuple[Picture | None, str]:
+    """Find the place at which the picture of a network can be resized; None and the reason if it cannot."""
+    specs = input_specs(net)
+    try:
+        if len(specs) > 1:
+            raise ModelError(f"the model has {len(specs)} inputs")
+        image = image_input(specs[0], options.data)
+        if image is None:
+            raise ModelError(f"input '{specs[0].name}' is no picture")
+        for name in net.output_names:
+            shape = dims(net.tensors()[name])
+            if shape is None or sum(side != 1 for side in shape[1:]) > 1:
+                raise ModelError(f"output '{name}' may have a value for each position")
+        return find_picture(net, specs[0].name, (2, 3) if image.layout == "nchw" else (1, 2)), ""
+    except (ModelError, UsageError) as error:
+        return None, str(error)
+
+
+def _network(
+    original: onnx.ModelProto,
+    label: str,
+    params: int,
+    notes: tuple[Note, ...],
+    net: Net,
+    inputs: Inputs,
+    options: Options,
+) -> Network:
+    one, two = (sample_shapes(inputs.calibration, inputs.specs, batch) for batch in (1, 2))
+    forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving)
+    channels = channel_map(net, forbidden=forbidden)
+    sizes = tensor_bytes(net, one)
+    return Network(original, label, params, notes, net, net, channels, forbidden, schedule(net), sizes)
+
+
+def _cost(network: Network, inputs: Inputs) -> CostModel:
+    return cost_model(network.net, network.channels, sample_shapes(inputs.calibration, inputs.specs))
+
+
+def _eligible(network: Network, cost: CostModel, options: Options) -> Eligible:
+    room = Room(options.memory_bytes)
+    return eligible(network.net, cost, network.channels, options, network.forbidden, room.solving)
+
+
+def _batches(network: Network, inputs: Inputs, options: Options) -> tuple[Batch, ...]:
+    size = batch_size(network.order, network.sizes, Room(options.memory_bytes).running)
+    return group_batches(inputs.fit, inputs.specs, size)

@@ -59,7 +59,7 @@ def timed_cost(run: Prepared) -> CostModel:
         return float(table[Task(kernel, inputs_, outputs, batch)])
 
     clocks = {layer.site.name: layer.clock(ms) for layer in layers}
-    whole = Bench(run).before_ms
+    whole = Bench(run).whole_ms
     return cost.timed(clocks, max(whole - cost.timed(clocks, 0.0).latency(), 0.0))
 
 

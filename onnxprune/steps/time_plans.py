@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxprune.cache import Checkpoint
-    from onnxprune.planning.cost import CostModel
     from onnxprune.planning.sensitivity import PredictedErrors
     from onnxprune.steps.curves import Curves
     from onnxprune.steps.prepare import Prepared
@@ -118,7 +117,7 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
     wanted = asked
     while len(tried) < _MOST_PLANS:
         run.progress("time plans", len(tried), _MOST_PLANS)
-        limit = replace(budget, fraction=1 / wanted)
+        limit = replace(budget, fraction=run.before.latency() / (wanted * cost.latency()))
         try:
             planned = search(
                 cost,
@@ -132,7 +131,7 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
             if not tried:
                 raise
             break
-        tried.append(_timed(bench, cost, planned, asked, len(tried) + 1))
+        tried.append(_timed(bench, run.before.latency() / cost.latency(planned), planned, asked, len(tried) + 1))
         if asked <= tried[-1].reached <= asked * (1 + _TOLERANCE):
             break
         wanted *= asked * (1 + _TOLERANCE / 2) / tried[-1].reached
@@ -147,9 +146,8 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
     return replace(min(enough, key=lambda one: one.reached), plans=len(tried))
 
 
-def _timed(bench: Bench, cost: CostModel, assignment: Assignment, asked: float, plans: int) -> _Tried:
+def _timed(bench: Bench, predicted: float, assignment: Assignment, asked: float, plans: int) -> _Tried:
     """Time a network of the planned sizes, a second time for longer if the first measurement is near the target."""
-    predicted = cost.latency() / cost.latency(assignment)
     for again in (False, True):
         timing = bench.timing(assignment, again=again)
         reached = timing.ratio, timing.ratio_low, timing.ratio_high

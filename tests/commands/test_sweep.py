@@ -81,6 +81,7 @@ def job(monkeypatch, most: float, reach: float = 1e9, strict: float = 1e9):
     with monkeypatch.context() as patched:
         patched.setattr(sweep, "opened", lambda *_, **__: nullcontext(fake))
         patched.setattr(sweep, "prune_opened", FakeRun.pruned)
+        patched.setattr(sweep, "picture_alone", lambda run: None)
         patched.setattr(sweep, "replace", changed)
         yield fake
 

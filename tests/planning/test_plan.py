@@ -85,7 +85,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"format": "onnx"}, "format"),
     ({"format": None}, "format"),
     ({"format": ["onnxprune-plan"]}, "format"),
-    ({"version": 4}, "version"),
+    ({"version": 5}, "version"),
     ({"version": None}, "version"),
     ({"version": "1"}, "version"),
     ({"version": True}, "version"),

@@ -203,6 +203,8 @@ def resizes(revision: int) -> list[Case]:
         found.append(({"mode": "nearest", "nearest_mode": near}, [x, None, scales], 1))
     if revision >= 18:
         found.append(({"mode": "linear", "axes": [2, 3]}, [x, None, None, i(7, 3)], 1))
+        smooth = {"mode": "linear", "antialias": 1}
+        found += [(smooth, [f(1, 2, 9, 8), None, np.float32([1, 1, 0.6, 0.5])], 1), (smooth, [x, None, scales], 1)]
     return found
 
 

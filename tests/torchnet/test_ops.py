@@ -95,7 +95,7 @@ def test_unknown_operators_revisions_and_domains_are_named():
 @pytest.mark.parametrize(
     "name,attributes,inputs",
     [
-        ("Resize", {"mode": "linear", "antialias": 1}, (torch.ones(1, 1, 4, 4), None, torch.tensor([1.0, 1, 2, 2]))),
+        ("Resize", {"mode": "cubic", "antialias": 1}, (torch.ones(1, 1, 4, 4), None, torch.tensor([1.0, 1, 2, 2]))),
         ("Pad", {"mode": "wrap"}, (torch.ones(2, 3), torch.tensor([0, 1, 0, 1]))),
         ("ConvTranspose", {"output_shape": [9]}, (torch.ones(1, 1, 4), torch.ones(1, 1, 3))),
         ("AveragePool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, (torch.ones(1, 1, 8, 8),)),

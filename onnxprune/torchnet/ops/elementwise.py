@@ -136,6 +136,10 @@ def clip_by_attributes(call: Call, x: Tensor) -> Tensor:
 @torch_op("Clip", since=(11, 12, 13))
 def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """Bounds as inputs; where they cross, the upper one holds."""
+    if low is not None and high is not None and low.device.type == "cpu":  # reading a GPU's bounds would wait for it
+        least, most = float(low), float(high)
+        if least < most:  # one pass over the memory forward and one back, where maximum and minimum take ten
+            return functional.hardtanh(x, least, most)
     if low is not None:
         x = torch.maximum(*beside(x, low.to(x.dtype)))
     return x if high is None else torch.minimum(*beside(x, high.to(x.dtype)))

@@ -35,12 +35,14 @@ def resize_by_scales(call: Call, x: Tensor, scales: Tensor) -> Tensor:
 def resize(
     call: Call, x: Tensor, region: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
 ) -> Tensor:
-    """To sizes or by scales, in three modes and five kinds of coordinates."""
-    call.expect("antialias", 0)
+    """To sizes or by scales, in three modes and five kinds of coordinates; antialiased if linear at half pixels."""
+    smooth = bool(call.expect("antialias", 0, 1))
     call.expect("keep_aspect_ratio_policy", "stretch")
     call.expect("exclude_outside", 0)
     how = call.expect("coordinate_transformation_mode", "half_pixel", *_COORDINATES)
     mode = call.expect("mode", "nearest", "linear", "cubic")
+    if smooth and (mode, how) != ("linear", "half_pixel"):
+        raise UnsupportedError(f"Resize with antialias, mode {mode} and coordinates {how}")
     axes = [int(axis) % x.dim() for axis in call.get("axes", range(x.dim()))]
     given = sizes is not None and sizes.numel() > 0
     amounts = sizes if given else scales
@@ -55,6 +57,8 @@ def resize(
         where = _source(torch.arange(after, dtype=torch.float64), how, before, after, scale)
         if mode == "nearest":
             x = _nearest(x, axis, where, call.get("nearest_mode", "round_prefer_floor"))
+        elif mode == "linear" and smooth and scale < 1:
+            x = _antialiased(x, axis, where, scale)
         elif mode == "linear":
             x = _linear(x, axis, where)
         else:
@@ -105,6 +109,17 @@ def _linear(x: Tensor, axis: int, where: Tensor) -> Tensor:
     base = torch.floor(where)
     part = where - base
     return _weighted(x, axis, base, [(0, 1 - part), (1, part)])
+
+
+def _antialiased(x: Tensor, axis: int, where: Tensor, scale: float) -> Tensor:
+    """Average with a triangle as wide as two elements of the result; elements beyond an edge are what stands at it."""
+    size, beyond = x.shape[axis], math.ceil(1 / scale) + 1
+    place = torch.arange(-beyond, size + beyond)
+    weights = (1 - (place - where[:, None]).abs() * scale).clamp(min=0)
+    folded = torch.zeros(len(where), size, dtype=torch.float64)
+    folded.index_add_(1, place.clamp(0, size - 1), weights / weights.sum(1, keepdim=True))
+    smaller: Tensor = torch.tensordot(x, folded.to(x), dims=([axis], [1]))
+    return smaller.movedim(-1, axis)
 
 
 def _cubic(x: Tensor, axis: int, where: Tensor, a: float) -> Tensor:

@@ -1,0 +1,141 @@
+"""Choice of the picture's size: each size is planned further to the budget, and the error at the outputs decides.
+
+A size that meets the budget by itself costs one pass over the inputs to choose by. A larger one, and the original size,
+must lose channels too: each is rehearsed, planned and fitted with the quick linear refit. Errors are those of the whole
+network against the original on its own picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxprune.errors import ModelError, OutOfReachError, PlanError
+from onnxprune.graph.model.save import finished_model
+from onnxprune.note import Note
+from onnxprune.planning import Assignment
+from onnxprune.steps.bench import Bench
+from onnxprune.steps.compress import compress
+from onnxprune.steps.decide import decide
+from onnxprune.steps.picture import apart, ladder, resized
+from onnxprune.steps.time_layers import timed_cost
+
+if TYPE_CHECKING:
+    from onnxprune.steps.prepare import Prepared
+
+__all__ = ["best_picture", "picture_alone", "text_of"]
+
+_TOLERANCE = 0.03  # share of the target speed-up that a timed picture may miss
+_WORTH_TIMING = 0.8  # ratio of MACs, as a share of the target speed-up, from which a picture is timed
+
+
+@dataclass(frozen=True, eq=False)
+class _Rung:
+    """Size of the picture: the run with it, the error of the original on it, and whether it meets the budget alone."""
+
+    run: Prepared
+    error: float
+    meets: bool
+
+
+def text_of(run: Prepared) -> str:
+    """Return the size of a run's picture in words."""
+    size = run.network.picture
+    return "the original size" if size is None else f"{size[0]}x{size[1]}"
+
+
+def picture_alone(run: Prepared) -> Prepared | None:
+    """Return the run with the original on the largest smaller picture that meets the budget alone; None without one."""
+    if not _choosable(run):
+        return None
+    rungs = _rungs(run)
+    return replace(rungs[-1].run, whole=True) if rungs and rungs[-1].meets else None
+
+
+def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
+    """Choose the size of the picture for the budget of a run.
+
+    Args:
+        run: the prepared run on the original picture.
+
+    Returns:
+        The run on the chosen picture, and a note on the choice; the run as it is if no other size can be used.
+
+    Raises:
+        PlanError: the original is within the budget already.
+    """
+    rungs = _rungs(run) if _choosable(run) else []
+    if not rungs:
+        return run, ()
+    best = run
+    try:
+        least = _rehearsed(run)
+    except OutOfReachError:
+        least = math.inf
+    told = ["the original size is out of reach" if least == math.inf else f"the original size {least:.3g}"]
+    if rungs[-1].meets:
+        alone = rungs.pop()
+        told.append(f"{text_of(alone.run)} with all channels {alone.error:.3g}")
+        if alone.error < least:
+            best, least = replace(alone.run, whole=True), alone.error
+    for rung in rungs if best is run else reversed(rungs):
+        if rung.error >= least:  # removing channels only adds to it
+            continue
+        here = replace(rung.run, cost=timed_cost(rung.run)) if run.options.budget.unit == "latency" else rung.run
+        try:
+            error = _rehearsed(here)
+        except PlanError:
+            continue
+        told.append(f"{text_of(here)} {error:.3g}")
+        if error >= least:
+            break
+        best, least = here, error
+    return best, (Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})"),)
+
+
+def _choosable(run: Prepared) -> bool:
+    return run.network.place is not None and run.options.resizes and len(run.inputs.choose) > 0
+
+
+def _rungs(run: Prepared) -> list[_Rung]:
+    """Return the smaller pictures, the largest first, down to the first one that meets the budget alone."""
+    assert run.network.place is not None
+    found: list[_Rung] = []
+    sizes = ladder(run.network.place)
+    for number, size in enumerate(sizes):
+        run.progress("try smaller pictures", number, len(sizes))
+        try:
+            there = resized(run, size)
+        except ModelError:
+            break
+        found.append(_Rung(there, apart(there, finished_model(there.net)), _meets(there)))
+        if found[-1].meets:
+            break
+    run.progress("try smaller pictures", len(sizes), len(sizes))
+    return found
+
+
+def _meets(run: Prepared) -> bool:
+    """Tell whether the original on this picture is within the budget."""
+    budget = run.options.budget
+    if budget.kind != "latency":
+        return run.limit.fraction >= 1
+    bench = Bench(run)
+    asked = bench.before_ms / budget.ms if budget.ms is not None else 1 / budget.fraction
+    if run.before.macs() / run.cost.macs() < asked * _WORTH_TIMING:
+        return False
+    reached = bench.timing(Assignment()).ratio
+    if abs(reached / asked - 1) < 2 * _TOLERANCE:
+        reached = bench.timing(Assignment(), again=True).ratio
+    return reached >= asked * (1 - _TOLERANCE)
+
+
+def _rehearsed(run: Prepared) -> float:
+    """Plan and fit the network quickly; return its error at the outputs.
+
+    Raises:
+        PlanError: no plan meets the budget, or the network is within it already.
+    """
+    here = replace(run, options=run.options.quick)
+    return apart(here, finished_model(compress(here, decide(here).assignment).net))

@@ -1,0 +1,120 @@
+"""A smaller picture as part of the plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from graph.builder import Builder
+from PIL import Image
+from runs import SMALL
+
+import onnxprune
+from onnxprune import Plan
+from onnxprune.errors import LostTooMuchError, ModelError, PlanError
+from onnxprune.options.recovery import RecoverOptions
+
+SIDE = 64
+OPTIONS = replace(SMALL, recipe=None, samples=None)
+
+
+def network() -> onnx.ModelProto:
+    """A network that needs each of its few channels, and sees little more in a large picture than in a small one."""
+    b = Builder(3)
+    h = b.one("Relu", b.conv("x", 3, 8, stride=2))
+    h = b.one("Relu", b.conv(h, 8, 8, stride=2))
+    h = b.one("Relu", b.conv(h, 8, 8))
+    return b.finish({b.head(h, 8, 5): ["N", 5]}, SIDE)
+
+
+def pictures(count: int = 60) -> np.ndarray:
+    """Smooth pictures, each with a colour of its own."""
+    generator = np.random.default_rng(0)
+    noise = 0.5 * generator.standard_normal((count, 3, 8, 8)) + 2 * generator.standard_normal((count, 3, 1, 1))
+    noise = noise.astype(np.float32)
+    large = [[Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for plane in one] for one in noise]
+    return np.stack([np.stack([np.asarray(plane) for plane in one]) for one in large]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def smaller():
+    return onnxprune.prune(network(), data=pictures(), macs="2x", options=OPTIONS)
+
+
+def test_a_smaller_picture_is_chosen_where_it_loses_less(smaller):
+    report = smaller.report
+    assert report.picture is not None
+    assert report.picture[0] < SIDE
+    assert report.macs.ratio >= 2
+    assert any(note.subject == "picture" for note in report.notes)
+    kept = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, input_size="keep"))
+    assert kept.report.picture is None
+    assert not any(note.subject == "picture" for note in kept.report.notes)
+    assert report.divergence[0].distance < kept.report.divergence[0].distance
+
+
+def test_the_file_takes_and_returns_what_the_original_does(smaller):
+    before, after = network().graph, smaller.model.graph
+    assert list(before.input) == list(after.input)
+    assert list(before.output) == list(after.output)
+    assert "Resize" in [node.op_type for node in after.node]
+
+
+def test_the_plan_replays_with_its_picture(smaller):
+    assert smaller.plan.to_dict()["version"] == 4
+    plan = Plan.from_dict(smaller.plan.to_dict())
+    again = onnxprune.prune(network(), data=pictures(), plan=plan, options=replace(SMALL, recipe=None, align=None))
+    assert again.report.picture == smaller.report.picture
+    assert again.report.macs == smaller.report.macs
+
+
+def test_a_picture_in_a_plan_that_the_model_cannot_take_is_an_error(smaller, vgg):
+    plan = Plan((), picture=(20, 20))
+    options = replace(SMALL, recipe=None, align=None)
+    with pytest.raises(ModelError, match="cannot be resized"):
+        onnxprune.prune(vgg, plan=plan, options=options)
+
+
+@pytest.mark.parametrize("picture", [[1], [0, 5], "64x64", [True, 5], [64, 64, 3]])
+def test_a_picture_in_a_plan_is_two_numbers(picture):
+    content = {**Plan(()).to_dict(), "picture": picture}
+    with pytest.raises(PlanError, match="'picture' must be a height and a width"):
+        Plan.from_dict(content)
+
+
+def test_methods_that_only_remove_channels_leave_the_picture_alone():
+    result = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, recipe="prune"))
+    assert result.report.picture is None
+
+
+def test_a_time_budget_is_met_by_a_timed_picture(machine):
+    timed = machine(0.01)
+    result = onnxprune.prune(network(), data=pictures(), speedup=1.9, options=OPTIONS)
+    assert result.report.picture is not None
+    assert any(ratio >= 1.9 * 0.97 for ratio in timed)
+
+
+def test_the_search_within_a_drop_tries_smaller_pictures(machine):
+    machine(0.0)
+    options = replace(OPTIONS, max_drop=25.0)
+    result = onnxprune.prune(network(), data=pictures(), options=options)
+    without = onnxprune.prune(network(), data=pictures(), options=replace(options, input_size="keep"))
+    assert result.report.macs.ratio > without.report.macs.ratio
+
+
+def test_a_drop_that_no_picture_keeps_is_refused():
+    noise = np.random.default_rng(0).standard_normal((60, 3, SIDE, SIDE)).astype(np.float32)
+    with pytest.raises(LostTooMuchError):
+        onnxprune.prune(network(), data=noise, macs="3x", options=replace(OPTIONS, max_drop=0.1))
+
+
+def test_a_network_on_a_smaller_picture_is_trained_on_the_original_on_its_own():
+    pytest.importorskip("torch")
+    course = RecoverOptions(epochs=3, train_batch=12, learning_rate=1e-3)
+    result = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, recover=course))
+    assert result.report.picture is not None
+    assert result.report.recovery is not None
+    before, after = result.report.recovery.held
+    assert after <= before
