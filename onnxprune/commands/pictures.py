@@ -1,8 +1,9 @@
 """Choice of the picture's size: each size is planned further to the budget, and the error at the outputs decides.
 
-A size that meets the budget by itself costs one pass over the inputs to choose by. A larger one, and the original size,
-must lose channels too: each is rehearsed, planned and fitted with the quick linear refit. Errors are those of the whole
-network against the original on its own picture.
+A size that meets the budget by itself costs one pass over the inputs to choose by. Some more are tried beyond the
+largest of these: where strides divide a size without a rest, a smaller one may lose less. A larger size, and the
+original one, must lose channels too: each is rehearsed, planned and fitted with the quick linear refit. Errors are
+those of the whole network against the original on its own picture.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from onnxprune.steps.picture import apart, ladder, resized
 from onnxprune.steps.time_layers import timed_cost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnxprune.steps.prepare import Prepared
 
 __all__ = ["best_picture", "picture_alone", "text_of"]
 
+_BEYOND = 2  # sizes to try below the largest one that meets the budget
 _TOLERANCE = 0.03  # share of the target speed-up that a timed picture may miss
 _WORTH_TIMING = 0.8  # ratio of MACs, as a share of the target speed-up, from which a picture is timed
 
@@ -46,11 +50,11 @@ def text_of(run: Prepared) -> str:
 
 
 def picture_alone(run: Prepared) -> Prepared | None:
-    """Return the run with the original on the largest smaller picture that meets the budget alone; None without one."""
+    """Return the run with the original on the best smaller picture that meets the budget alone; None without one."""
     if not _choosable(run):
         return None
-    rungs = _rungs(run)
-    return replace(rungs[-1].run, whole=True) if rungs and rungs[-1].meets else None
+    enough = [rung for rung in _rungs(run) if rung.meets]
+    return replace(_best(enough).run, whole=True) if enough else None
 
 
 def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
@@ -74,8 +78,10 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
     except OutOfReachError:
         least = math.inf
     told = ["the original size is out of reach" if least == math.inf else f"the original size {least:.3g}"]
-    if rungs[-1].meets:
-        alone = rungs.pop()
+    enough = [rung for rung in rungs if rung.meets]
+    rungs = [rung for rung in rungs if not rung.meets]
+    if enough:
+        alone = _best(enough)
         told.append(f"{text_of(alone.run)} with all channels {alone.error:.3g}")
         if alone.error < least:
             best, least = replace(alone.run, whole=True), alone.error
@@ -94,12 +100,16 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
     return best, (Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})"),)
 
 
+def _best(rungs: Sequence[_Rung]) -> _Rung:
+    return min(rungs, key=lambda rung: rung.error)
+
+
 def _choosable(run: Prepared) -> bool:
     return run.network.place is not None and run.options.resizes and len(run.inputs.choose) > 0
 
 
 def _rungs(run: Prepared) -> list[_Rung]:
-    """Return the smaller pictures, the largest first, down to the first one that meets the budget alone."""
+    """Return the smaller pictures, the largest first, down to some that meet the budget alone."""
     assert run.network.place is not None
     found: list[_Rung] = []
     sizes = ladder(run.network.place)
@@ -109,8 +119,9 @@ def _rungs(run: Prepared) -> list[_Rung]:
             there = resized(run, size)
         except ModelError:
             break
-        found.append(_Rung(there, apart(there, finished_model(there.net)), _meets(there)))
-        if found[-1].meets:
+        enough = sum(rung.meets for rung in found)
+        found.append(_Rung(there, apart(there, finished_model(there.net)), enough > 0 or _meets(there)))
+        if enough == _BEYOND:
             break
     run.progress("try smaller pictures", len(sizes), len(sizes))
     return found

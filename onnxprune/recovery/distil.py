@@ -13,21 +13,20 @@ from torch import Tensor
 
 from onnxprune.cache import Checkpoint
 from onnxprune.engine.batching import group_batches
-from onnxprune.engine.divergence import mean_distance
 from onnxprune.errors import ModelError, VerifyError
-from onnxprune.graph.model.net import is_constant
+from onnxprune.graph.model.net import dims, is_constant
 from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import loss_ends
-from onnxprune.recovery.features import common_tensors
+from onnxprune.recovery.features import common_tensors, leading_tensor
 from onnxprune.recovery.loss import balanced_loss
 from onnxprune.recovery.record import Recovery
 from onnxprune.recovery.train import Course, Sources, Trainer
 from onnxprune.steps.verify import compare_outputs
-from onnxprune.torchnet.device import device_beside, tensors_of, torch_threads
+from onnxprune.torchnet.device import device_beside, memory_kept, tensors_of, torch_threads
 from onnxprune.torchnet.program import TorchNet, affordable, with_weights_of
 from onnxprune.torchnet.trainable import balanced, trainable
 
@@ -47,6 +46,7 @@ __all__ = ["recovered"]
 _STEPS = 4000  # of a course whose length is left to us
 _LEAST_EPOCHS, _MOST_EPOCHS = 10, 400
 _BATCH, _LEAST_STEPS = 100, 20  # inputs a step at most, steps an epoch at least
+_LARGE, _LARGE_BATCH = 3 * 64 * 64, 32  # values of an input from which fewer inputs make a step
 _SEEN_BATCHES = 4  # that the weights of the loss are chosen on
 _TOLERANCE = 1e-3  # of torch's outputs against onnxruntime's, relative to the largest value
 _MEMORY_SHARE = 4
@@ -91,25 +91,30 @@ def recovered(
     if absent:
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
     features = common_tensors(original, smaller, weights, names) if training.features or training.blockwise else ()
+    lead = None
+    if all(_is_pooled(smaller.tensors()[name]) for name in features):  # there are no maps to train blocks by
+        lead = leading_tensor(original, smaller, weights, names)
+        features = features if lead is None else ()
     device = device_beside(engine)
     smaller = balanced(smaller, weights)
-    student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features]))).to(device)
+    student = TorchNet(smaller, weights, list(dict.fromkeys([*names, *features, *filter(None, (lead,))]))).to(device)
+    _lay_out(student)
     _check_parity(smaller, student, engine, inputs, device)
     teacher = _Teacher(original, student.output_names, engine)
     course = _course(smaller, inputs, training, memory)
     load = _held_in_memory(inputs.calibration, course, memory // _MEMORY_SHARE)
     picked = course.picked(training.seed, 0)[:_SEEN_BATCHES]
-    seen = _seen(student, teacher, load, picked, device)
-    loss = balanced_loss(ends, features, training.temperature, training.features, seen)
+    seen = _seen(student, teacher, load, picked, device, lead)
+    loss = balanced_loss(ends, features, training.temperature, training.features, seen, lead)
     if features and not loss.features:
         notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
     augmentation = augmentation_for(inputs.specs, options.data, wanted=training.augment)
     sources = Sources(teacher, load, course, augmentation)
     trainer = Trainer(student, sources, loss, training, checkpoint, progress)
-    with torch_threads(engine.options.threads) as threads:
+    with torch_threads(engine.options.threads) as threads, memory_kept():
         found, start = trainer.run()
-    model, before, after = _better_of(original, smaller, student, inputs, engine, course, progress)
-    kept = after is not before
+    kept = found.best > 0
+    model, before, after = _compared(original, smaller, student if kept else None, inputs, engine, course, progress)
     return model, Recovery(
         epochs=(len(found.history), course.epochs),
         steps=found.step,
@@ -119,6 +124,7 @@ def recovered(
         augmentation=augmentation.text,
         ends=tuple(names),
         features=loss.features,
+        lead=lead,
         best=found.best if kept else 0,
         held=(start, found.best_held if kept else start),
         before=before,
@@ -179,7 +185,10 @@ def _check_parity(net: Net, student: TorchNet, engine: Engine, inputs: Inputs, d
 def _course(net: Net, inputs: Inputs, options: RecoverOptions, memory: int) -> Course:
     fixed = next((spec.shape[0] for spec in inputs.specs if spec.shape[0]), None)
     free = fixed is None and options.train_batch is None
-    most = affordable(net, inputs.calibration.load([int(inputs.fit[0])]), memory) if free else _BATCH
+    first = inputs.calibration.load([int(inputs.fit[0])])
+    most = affordable(net, first, memory) if free else _BATCH
+    if max(array.size for array in first.values()) >= _LARGE:
+        most = min(most, _LARGE_BATCH)
     batch, epochs = _course_for(len(inputs.fit), fixed, options, affordable=most)
     return Course(epochs, batch, fixed is not None, inputs.fit, inputs.choose)
 
@@ -210,7 +219,12 @@ def _held_in_memory(calibration: Calibration, course: Course, memory: int) -> An
 
 
 def _seen(
-    student: TorchNet, teacher: _Teacher, load: Any, picked: Sequence[Sequence[int]], device: torch.device
+    student: TorchNet,
+    teacher: _Teacher,
+    load: Any,
+    picked: Sequence[Sequence[int]],
+    device: torch.device,
+    lead: str | None,
 ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     pairs = []
     for chosen in picked:
@@ -219,7 +233,7 @@ def _seen(
             found = student.run(tensors_of(feeds, device), student.output_names)
         wanted = tensors_of(teacher(feeds), device)
         for name, tensor in wanted.items():
-            if tensor.shape != found[name].shape:
+            if name != lead and tensor.shape != found[name].shape:
                 raise ModelError(
                     f"tensor '{name}' is {list(found[name].shape)}, in the original {list(tensor.shape)}: the two "
                     "networks do not belong together"
@@ -228,25 +242,33 @@ def _seen(
     return pairs
 
 
-def _better_of(
+def _compared(
     original: Net,
     smaller: Net,
-    student: TorchNet,
+    student: TorchNet | None,
     inputs: Inputs,
     engine: Engine,
     course: Course,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, tuple[OutputDivergence, ...], tuple[OutputDivergence, ...]]:
-    """Choose the trained model, or the initial one if that is closer to the original on the inputs to choose by; return
-    it with the differences of the initial and the chosen model on the held-out inputs."""
-    reference = finished_model(original)
-    start, end = finished_model(smaller), finished_model(with_weights_of(smaller, student))
-
-    def apart(model: onnx.ModelProto, samples: Indices) -> tuple[OutputDivergence, ...]:
-        batches = group_batches(samples, inputs.specs, course.batch)
-        return compare_outputs(engine, reference, model, inputs, batches, progress)
-
-    before = apart(start, inputs.held)
-    if mean_distance(apart(end, inputs.choose)) > mean_distance(apart(start, inputs.choose)):
+    """Return the trained model, or the initial one if no epoch was better, and the differences of the initial and the
+    returned model from the original on the held-out inputs."""
+    reference, start = finished_model(original), finished_model(smaller)
+    batches = group_batches(inputs.held, inputs.specs, course.batch)
+    before = compare_outputs(engine, reference, start, inputs, batches, progress)
+    if student is None:
         return start, before, before
-    return end, before, apart(end, inputs.held)
+    end = finished_model(with_weights_of(smaller, student))
+    return end, before, compare_outputs(engine, reference, end, inputs, batches, progress)
+
+
+def _is_pooled(tensor: Any) -> bool:
+    """Tell whether a tensor has one value for each channel."""
+    return all(size == 1 for size in (dims(tensor) or ())[2:])
+
+
+def _lay_out(student: TorchNet) -> None:
+    """Store the kernels of two-dimensional convs channels last, in which the CPU and tensor cores convolve faster."""
+    for parameter in student.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,9 @@ With values a of the original and b of the small network, and softmax temperatur
 - what may be classes or numbers: the KL plus the whole of the error below;
 - numbers, and tensors between the layers: the squared error over the variance of a.
 
+Where both networks have the tensor in front of the last layer (`features.leading_tensor`), the end-to-end loss is the
+squared error of the means of its channels over their variance, and the last layer keeps its weights.
+
 Terms are weighted so that at the start all outputs contribute equally, and all tensors between the layers together
 contribute a given share of the outputs' loss.
 """
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.recovery.ends import End
+from onnxprune.recovery.features import pooled
 
 __all__ = ["Loss", "balanced_loss"]
 
@@ -42,6 +46,7 @@ class Loss:
         end_weights: weight of each end.
         feature_weights: weight of each feature.
         starts: terms of the features at the start.
+        lead: tensor in front of the last layer that is compared in place of the outputs; None: the outputs are.
     """
 
     ends: tuple[End, ...]
@@ -51,6 +56,12 @@ class Loss:
     end_weights: tuple[float, ...] = ()
     feature_weights: tuple[float, ...] = ()
     starts: tuple[float, ...] = ()
+    lead: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors that the loss compares."""
+        return tuple(dict.fromkeys([*(end.tensor for end in self.ends), *self.features, *filter(None, (self.lead,))]))
 
     def at_ends(self, wanted: Tensors, found: Tensors) -> Tensor:
         """Compute the loss at the outputs."""
@@ -59,7 +70,11 @@ class Loss:
         return torch.stack(terms).sum()
 
     def whole(self, wanted: Tensors, found: Tensors) -> Tensor:
-        """Compute the loss of outputs and features."""
+        """Compute the end-to-end loss: of the lead, or of outputs and features."""
+        if self.lead is not None:
+            a, b = (pooled(tensors[self.lead].float()) for tensors in (wanted, found))
+            lead: Tensor = (b - a).square().mean() / self.variances[self.lead]
+            return lead
         total = self.at_ends(wanted, found)
         for weight, name in zip(self.feature_weights, self.features, strict=True):
             total = total + weight * self.error(name, wanted, found)
@@ -93,6 +108,7 @@ def balanced_loss(
     temperature: float,
     share: float,
     seen: Sequence[tuple[Tensors, Tensors]],
+    lead: str | None = None,
 ) -> Loss:
     """Make the loss, with weights derived from some batches of both networks' tensors.
 
@@ -104,9 +120,12 @@ def balanced_loss(
         temperature: softmax temperature of class scores.
         share: loss of all features together at the start, relative to the loss of the outputs.
         seen: per batch, the original's tensors and the small network's.
+        lead: tensor in front of the last layer; None without one.
     """
     names = [*(end.tensor for end in ends), *features]
     variances = {name: _variance([wanted[name] for wanted, _ in seen]) for name in dict.fromkeys(names)}
+    if lead is not None:
+        variances[lead] = _variance([pooled(wanted[lead].float()) for wanted, _ in seen])
     plain = Loss(ends, (), temperature, variances)
 
     def mean(values: Sequence[Tensor]) -> float:
@@ -120,7 +139,7 @@ def balanced_loss(
     weights = tuple(share * at_ends / (len(used) * max(errors[name], _LEAST)) for name in used)
     # In the block-wise loss the outputs are one term among the blocks.
     starts = tuple(errors[name] / max(at_ends, _LEAST) for name in used)
-    return Loss(ends, used, temperature, variances, end_weights, weights, starts)
+    return Loss(ends, used, temperature, variances, end_weights, weights, starts, lead)
 
 
 def _variance(tensors: Sequence[Tensor]) -> float:

@@ -40,6 +40,8 @@ class Recovery:
         augmentation: augmentation of the inputs, in words.
         ends: names of the tensors at which the loss was taken.
         features: names of the tensors between layers that were compared, too.
+        lead: name of the tensor in front of the last layer that was compared in place of the outputs; None if there is
+            none.
         best: epoch of the chosen weights; 0 for the start, if no epoch was better.
         held: loss on the inputs to choose by, at the start and at the end.
         before: difference of the outputs from the original's on held-out inputs, at the start.
@@ -57,6 +59,7 @@ class Recovery:
     augmentation: str
     ends: tuple[str, ...]
     features: tuple[str, ...]
+    lead: str | None = None
     best: int
     held: tuple[float, float]
     before: tuple[OutputDivergence, ...] = ()

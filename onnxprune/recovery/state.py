@@ -32,6 +32,7 @@ class Progress:
         stopped: True if the training stopped early, without an improvement.
         gentler: factor on the peak learning rate, lowered when nothing improved.
         since: epoch in which the current learning rate began.
+        rate: peak learning rate.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class Progress:
     stopped: bool = False
     gentler: float = 1.0
     since: int = 0
+    rate: float = 0.0
 
 
 def save_state(
@@ -82,6 +84,8 @@ def load_state(
     except (ValueError, KeyError, TypeError):
         return None
     optimizer.load_state_dict(state)
+    for weight, entry in optimizer.state.items():  # the optimiser takes for granted that they are laid out alike
+        entry |= {name: torch.empty_like(weight).copy_(entry[name]) for name in _MOMENTS if name != "step"}
     with torch.no_grad():
         for part, listed in parts.items():
             for tensor, values in zip(listed, loaded[part], strict=True):

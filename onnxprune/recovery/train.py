@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Loader = Callable[[Sequence[int]], Mapping[str, Array]]
+Tensors = Mapping[str, Tensor]
 Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 __all__ = ["Course", "Sources", "Trainer"]
 
+_RATES = 4e-4, 1e-4, 2.5e-5  # peak learning rates to try; the first for courses that begin block-wise
+_TRIAL_STEPS, _LEAST_TRIAL, _TRIAL_SHARE = 30, 5, 20  # steps of a trial at most and at least; one in so many of all
 _WARM_UP = 0.03  # share of a stage's steps
 _TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
 _LARGEST_GRADIENT = 5.0
@@ -138,8 +142,9 @@ class Trainer:
         self._shadow = AveragedModel(student, multi_avg_fn=_averaged)
         self._average: list[Tensor] = [parameter for parameter in self._shadow.parameters() if parameter.requires_grad]
         self._best = [weight.detach().clone() for weight in self._weights]
-        self._optimizer = torch.optim.AdamW(self._weights, lr=options.learning_rate, weight_decay=1e-4, fused=True)
-        self._names = list(dict.fromkeys([*(end.tensor for end in loss.ends), *loss.features]))
+        self._optimizer = torch.optim.AdamW(self._weights, lr=_RATES[0], weight_decay=1e-4, fused=True)
+        self._names = list(loss.names)
+        self._rate = options.learning_rate or _RATES[0]
         self._parts = {"weights": self._weights, "average": self._average, "best": self._best}
         self._agreement: float | None = None
         self._begun = self._saved = 0.0
@@ -156,15 +161,16 @@ class Trainer:
         found = load_state(self._checkpoint, self._parts, self._optimizer)
         if found is not None and found.step:
             self.notes.append(Note("recovery", f"went on at step {found.step} of an earlier run like it"))
-        progress = found or Progress(best_held=start)
         self._begun = self._saved = time.perf_counter()
+        progress = found or Progress(best_held=start, rate=self._tried())
+        self._rate = progress.rate
         self._begun -= progress.seconds
         while not progress.stopped and len(progress.history) < self._course.epochs:
             self._epoch(progress)
         progress.seconds = time.perf_counter() - self._begun
         save_state(self._checkpoint, progress, self._parts, self._optimizer)
         if progress.gentler < 1:
-            rate = progress.gentler * self._options.learning_rate
+            rate = progress.gentler * self._rate
             self.notes.append(Note("recovery", f"began again with a learning rate of {rate:.1g}: nothing was better"))
         if progress.stopped:
             epochs = len(progress.history)
@@ -176,10 +182,9 @@ class Trainer:
         """Train one epoch, or the rest of an interrupted one, and judge the averaged weights."""
         epoch, course = len(progress.history), self._course
         total = course.epochs * course.steps
-        for place, picked in enumerate(course.picked(self._options.seed, epoch)):
-            if epoch * course.steps + place < progress.step:
-                continue
-            value = self._step(epoch, place, picked, progress, total)
+        places = range(max(progress.step - epoch * course.steps, 0), course.steps)
+        for tensors in self._batches(epoch, places):
+            value = self._step(*tensors, progress, total)
             progress.step += 1
             if not math.isfinite(value):
                 self._gentler(progress, epoch + 1)
@@ -219,28 +224,89 @@ class Trainer:
         for target, source in zip(targets, sources, strict=True):
             target.copy_(source.detach())
 
-    def _step(self, epoch: int, place: int, picked: Sequence[int], progress: Progress, total: int) -> float:
+    def _batches(self, epoch: int, places: Sequence[int]) -> Iterator[tuple[Tensors, Tensors]]:
+        """Yield augmented inputs and the original's tensors on them, the next ones made while a step is taken."""
+        picked = self._course.picked(self._options.seed, epoch)
+
+        def made(place: int) -> tuple[Tensors, Tensors]:
+            generator = np.random.default_rng((self._options.seed, epoch, place))
+            feeds = self._augmentation(self._load(picked[place]), generator)
+            return tensors_of(feeds, self._device), tensors_of(self._teacher(feeds), self._device)
+
+        if torch.get_num_threads() == 1 and self._device.type == "cpu":  # there is no core for it
+            yield from map(made, places)
+            return
+        with ThreadPoolExecutor(1) as beside:
+            waiting = None
+            for place in places:
+                following = beside.submit(made, place)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
+
+    def _first_batches(self, steps: int) -> Iterator[tuple[Tensors, Tensors]]:
+        """Yield the batches of the first steps."""
+        for epoch in range(math.ceil(steps / self._course.steps)):
+            yield from self._batches(epoch, range(min(self._course.steps, steps - epoch * self._course.steps)))
+
+    def _step(self, feeds: Tensors, wanted: Tensors, progress: Progress, total: int) -> float:
         """Take one of `total` steps; return the loss before it."""
-        blocks = math.ceil(self._options.blockwise * total) if self._loss.features else 0
-        alone = progress.step < blocks
-        generator = np.random.default_rng((self._options.seed, epoch, place))
-        feeds = self._augmentation(self._load(picked), generator)
-        wanted = tensors_of(self._teacher(feeds), self._device)
+        blocks = self._blocks(total)
+        if progress.step == blocks:
+            self._optimizer.state.clear()
+        rate = self._rate * progress.gentler * _share(progress.step, blocks, total)
+        value = self._update(feeds, wanted, rate, alone=progress.step < blocks)
+        self._average_over(max(progress.step - progress.since * self._course.steps, 0))
+        return value
+
+    def _blocks(self, total: int) -> int:
+        """Return the number of steps in which each block is trained by itself."""
+        return math.ceil(self._options.blockwise * total) if self._loss.features else 0
+
+    def _update(self, feeds: Tensors, wanted: Tensors, rate: float, *, alone: bool = False) -> float:
+        """Update the weights by one batch; `alone`: each block by itself. Return the loss before."""
         with _autocast(self._device):
-            cuts = self._loss.features if alone else ()
-            found = self._student.run(tensors_of(feeds, self._device), self._names, cuts)
+            found = self._student.run(feeds, self._names, self._loss.features if alone else ())
         value = (self._loss.blockwise if alone else self._loss.whole)(wanted, found)
         self._optimizer.zero_grad()
         torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(self._weights, _LARGEST_GRADIENT)
-        if progress.step == blocks:
-            self._optimizer.state.clear()
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.learning_rate * progress.gentler * _share(progress.step, blocks, total)
+            group["lr"] = rate
         self._optimizer.step()
-        self._shadow.n_averaged.fill_(1 + max(progress.step - progress.since * self._course.steps, 0))
-        self._shadow.update_parameters(self._student)
         return float(value.detach())
+
+    def _average_over(self, done: int) -> None:
+        """Update the averaged weights after `done` earlier updates."""
+        self._shadow.n_averaged.fill_(1 + done)
+        self._shadow.update_parameters(self._student)
+
+    def _tried(self) -> float:
+        """Return the peak learning rate: the one given, or the best of a few after some steps from the start."""
+        course = self._course
+        total = course.epochs * course.steps
+        steps = min(_TRIAL_STEPS, total // _TRIAL_SHARE)
+        if self._options.learning_rate is not None or steps < _LEAST_TRIAL or self._blocks(total):
+            return self._rate
+        held: dict[float, float] = {}
+        for number, rate in enumerate(_RATES):
+            for step, tensors in enumerate(self._first_batches(steps)):
+                self._show("try learning rates", number * steps + step, len(_RATES) * steps, f"{rate:.1g}")
+                value = self._update(*tensors, rate * min((step + 1) / _LEAST_TRIAL, 1.0))
+                if not math.isfinite(value):
+                    break
+                self._average_over(step)
+            held[rate] = self._judge()[0] if math.isfinite(value) else math.inf
+            self._put(self._weights, self._best)
+            self._put(self._average, self._best)
+            self._optimizer.state.clear()
+        self._show("try learning rates", len(_RATES) * steps, len(_RATES) * steps, "")
+        best = min(_RATES, key=lambda rate: held[rate])
+        told = ", ".join(f"{rate:.1g}: {loss:.3g}" for rate, loss in held.items())
+        self.notes.append(Note("recovery", f"peak learning rate {best:.1g}, by the loss after {steps} steps ({told})"))
+        return best
 
     @torch.no_grad()
     def _judge(self) -> tuple[float, float | None]:

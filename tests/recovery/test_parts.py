@@ -20,7 +20,7 @@ from onnxprune.options.recovery import RecoverOptions
 from onnxprune.recovery import train
 from onnxprune.recovery.augment import augmentation_for
 from onnxprune.recovery.ends import End, loss_ends
-from onnxprune.recovery.features import common_tensors
+from onnxprune.recovery.features import common_tensors, leading_tensor, pooled
 from onnxprune.recovery.loss import Loss, balanced_loss
 from onnxprune.torchnet.trainable import trainable
 
@@ -85,6 +85,54 @@ def test_tensors_of_both_networks_are_found_in_order_and_without_those_that_lost
     thin = net.draft()
     thin.tensors()[names[1]].shape = [1, 5, 16, 16]
     assert names[1] not in common_tensors(net, thin, trainable(net), [end.tensor for end in ends])
+
+
+CLASSIFIER = (
+    "r = Relu (c) g = GlobalAveragePool (r) f = Flatten (g) v = Constant <value = float[2,4] {1,2,3,4,5,6,7,8}> () "
+)
+
+
+def lead_of(body: str, outputs: str = "float[N,2] y", input_: str = "float[N,3,4,4] x") -> str | None:
+    net, other = (load(parse(CONV + body, shape, outputs))[0] for shape in ("float[N,3,4,4] x", input_))
+    ends = loss_ends(net, trainable(net))[0]
+    return leading_tensor(net, other, trainable(net), [end.tensor for end in ends])
+
+
+def test_the_lead_is_in_front_of_the_last_layer():
+    dense = "y = Gemm <transB = 1> (f, v)"
+    assert lead_of(CLASSIFIER + dense) == "f"
+    assert lead_of(CLASSIFIER + dense, input_="float[N,3,8,6] x") == "f"
+    assert lead_of(CLASSIFIER + "l = Gemm <transB = 1> (f, v) y = Softmax (l)") == "f"
+
+
+def test_without_one_last_layer_there_is_no_lead():
+    two = "y = Gemm <transB = 1> (f, v) u = Constant <value = float[1,4] {1,2,3,4}> () z = Gemm <transB = 1> (f, u)"
+    assert lead_of(CLASSIFIER + two, "float[N,2] y, float[N,1] z") is None
+    assert lead_of("g = GlobalAveragePool (c) y = Flatten (g)", "float[N,4] y") is None
+    beside = "l = Gemm <transB = 1> (f, v) s = ReduceMean <axes = [1], keepdims = 1> (f) y = Add (l, s)"
+    assert lead_of(CLASSIFIER + beside) is None
+
+
+def test_a_lead_with_fewer_channels_is_none():
+    net = fold(load(FAMILIES["resnet_basic"]())[0])[0]
+    names = [end.tensor for end in loss_ends(net, trainable(net))[0]]
+    lead = leading_tensor(net, net, trainable(net), names)
+    assert lead is not None
+    thin = net.draft()
+    pools = [node.outputs[0].name for node in thin.nodes if node.op == "GlobalAveragePool"]
+    for name in (lead, *pools):
+        thin.tensors()[name].shape = [1, 5, *thin.tensors()[name].shape[2:]]
+    assert leading_tensor(net, thin, trainable(net), names) is None
+
+
+def test_the_lead_is_compared_by_the_means_of_its_channels():
+    large, small = values(0, 5, 4, 6, 6), values(1, 5, 4, 3, 3)
+    seen = {"y": values(2, 5, 3), "m": large}, {"y": values(3, 5, 3), "m": small}
+    loss = balanced_loss((End("y", 1),), (), 4.0, 0.5, [seen], "m")
+    assert loss.names == ("y", "m")
+    shifted = small - pooled(small)[:, :, None, None] + pooled(large)[:, :, None, None]
+    assert float(loss.whole({"m": large}, {"m": shifted})) == pytest.approx(0, abs=1e-10)
+    assert float(loss.whole({"m": large}, {"m": small})) > 0.1
 
 
 def values(seed: int, *shape: int) -> torch.Tensor:

@@ -137,6 +137,27 @@ def test_where_nothing_gets_better_it_begins_again_in_smaller_steps(tiny, pruned
     assert same(onnxprune.recover(tiny, pruned, options=options).model, result.model)
 
 
+def test_a_learning_rate_that_is_not_given_is_tried_out(tiny, pruned):
+    course = replace(LONGER.recover, learning_rate=None, blockwise=0.0, epochs=60)
+    result = onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=course))
+    told = [note.text for note in result.report.notes if note.text.startswith("peak learning rate")]
+    assert len(told) == 1
+    assert all(f"{rate:.1g}:" in told[0] for rate in train._RATES)
+    given = onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=replace(course, learning_rate=1e-3)))
+    assert not any(note.text.startswith("peak learning rate") for note in given.report.notes)
+    assert same(onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=course)).model, result.model)
+
+
+def test_one_thread_and_two_take_the_same_steps(tiny, pruned):
+    """With two, batches are made beside the steps."""
+    results = [
+        onnxprune.recover(tiny, pruned, options=replace(QUICK, engine=EngineOptions(threads=threads)))
+        for threads in (1, 2)
+    ]
+    for ours, theirs in zip(*(one.report.recovery.history for one in results), strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+
+
 def answers(model, x):
     import onnxruntime
 

@@ -1,0 +1,226 @@
+"""Accuracy at a measured time: classifiers that people deploy, one thread, batch 1.
+
+Each network is brought to several speed-ups in three ways: by the plain command, by a smaller picture alone (fed, not
+resized inside: without calibration), and by removing channels only. ``--recover EPOCHS`` trains the first two as well.
+Top-1 is on both test sets (525 photos, one standard error is about 1.9 points); agreement with the original and KL
+divergence are on them, and on 500 photos of the folder that neither fitted nor chose anything.
+
+Run: ``python benchmarks/deploy.py --data FOLDER``, with ``--only TEXT`` for some of the networks, ``--speedups 1.5 2``,
+``--ways plain picture channels`` and ``--photos 1000``. The processor must be idle but for one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from common import arguments, machine, table
+from deployed import NETWORKS, Network
+from PIL import Image
+
+import onnxprune
+from onnxprune import Options, RecoverOptions
+from onnxprune.errors import OnnxPruneError
+from onnxprune.options.engine import EngineOptions
+
+Array = np.ndarray[Any, Any]
+Model = onnx.ModelProto
+
+_UNUSED, _EVERY = 500, 11  # photos that are not given to the commands: one in so many
+_SPEEDUPS = {
+    "imagenet_mobilenet_v2": (1.25, 1.5, 2.0),
+    "imagenet_efficientnet_lite0": (1.25, 1.5, 2.0),
+    "imagenet_mobilenet_v1_050_160": (1.25, 1.4, 2.0),
+    "imagenet_squeezenet1_1": (1.25, 1.5, 2.0),
+}
+_ROUNDS, _RUNS = 25, 5  # of a timing
+_STEP = 8  # pixels between two pictures
+
+
+def _session(model: Model | bytes | str) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    loadable = model.SerializeToString() if isinstance(model, Model) else model
+    return onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+
+
+def _scores(session: Any, inputs: Array) -> Array:
+    """Log-probabilities, (n, classes)."""
+    name = session.get_inputs()[0].name
+    found = np.concatenate([session.run(None, {name: one[None]})[0].reshape(1, -1) for one in inputs])
+    if (found >= 0).all() and np.allclose(found.sum(1), 1, atol=1e-3):
+        return np.asarray(np.log(np.maximum(found, 1e-12)))
+    shifted = found - found.max(1, keepdims=True)
+    logs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logs
+
+
+def _compared(wanted: Array, found: Array) -> str:
+    kl = (np.exp(wanted) * (wanted - found)).sum(1).mean()
+    return f"{100 * (wanted.argmax(1) == found.argmax(1)).mean():.1f} / {kl:.3f}"
+
+
+def _speedup(before: Any, first: Array, after: Any, second: Array) -> tuple[float, float]:
+    """Median ratio of times, and milliseconds after; both networks in turns."""
+    ratios, milliseconds = [], []
+    pairs = [(session, {session.get_inputs()[0].name: x[:1]}) for session, x in ((before, first), (after, second))]
+    for _ in range(_ROUNDS):
+        spent = []
+        for session, feeds in pairs:
+            start = time.process_time()
+            for _ in range(_RUNS):
+                session.run(None, feeds)
+            spent.append((time.process_time() - start) / _RUNS)
+        ratios.append(spent[0] / spent[1])
+        milliseconds.append(1e3 * spent[1])
+    return float(np.median(ratios)), float(np.median(milliseconds))
+
+
+def _resized(pixels: Array, side: int) -> Array:
+    """Bytes, (n, side, side, 3)."""
+    if pixels.shape[1] == side:
+        return pixels
+    return np.stack(
+        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR)) for one in pixels]
+    )
+
+
+def _at(model: Model, side: int) -> Model:
+    """The network for pictures of another size, its last pooling made global."""
+    found = Model()
+    found.CopyFrom(model)
+    del found.graph.value_info[:]
+    shape = found.graph.input[0].type.tensor_type.shape.dim
+    for axis in (1, 2) if shape[3].dim_value == 3 else (2, 3):
+        shape[axis].dim_value = side
+    for node in found.graph.node:
+        if node.op_type == "AveragePool":
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+    return found
+
+
+class _Judge:
+    """The original, its test images and the unused photos."""
+
+    def __init__(self, network: Network, given: argparse.Namespace, unused: list[Path]) -> None:
+        self.network, self.original = network, onnx.load(network.path(given.zoo))
+        images, labels = [], []
+        for name in ("imagenet_test.npz", "imagenet_test_b.npz"):
+            with np.load(given.data / name) as archive:
+                images.append(archive["images"])
+                labels.append(archive["labels"])
+        photos = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in unused])
+        self.sets = tuple(_resized(pixels, network.side) for pixels in (np.concatenate(images), photos))
+        self.labels = np.concatenate(labels) + network.offset
+        self.session = _session(self.original)
+        self.wanted = tuple(_scores(self.session, network.feed(pixels)) for pixels in self.sets)
+
+    def feeds(self, side: int) -> Iterator[Array]:
+        for pixels in self.sets:
+            yield self.network.feed(_resized(pixels, side))
+
+    def row(self, way: str, model: Model, side: int, minutes: float) -> list[object]:
+        session = _session(model)
+        inputs = list(self.feeds(side))
+        found = [_scores(session, one) for one in inputs]
+        full = self.network.feed(self.sets[0][:1])
+        ratio, ms = _speedup(self.session, full, session, inputs[0][:1])
+        top1 = f"{100 * (found[0].argmax(1) == self.labels).mean():.1f}"
+        compared = [_compared(a, b) for a, b in zip(self.wanted, found, strict=True)]
+        return [self.network.name, way, f"{ratio:.2f}x, {ms:.1f} ms", top1, *compared, f"{minutes:.0f}"]
+
+
+def _smaller(judge: _Judge, speedup: float) -> tuple[Model, int]:
+    """The largest picture at which the network has the speed-up, in steps of 8 pixels."""
+    side = judge.network.side
+    full = judge.network.feed(judge.sets[0][:1])
+    for small in range(side - _STEP, side // 3, -_STEP):
+        model = _at(judge.original, small)
+        feed = judge.network.feed(_resized(judge.sets[0][:1], small))
+        if _speedup(judge.session, full, _session(model), feed)[0] >= speedup:
+            return model, small
+    raise OnnxPruneError(f"no picture is {speedup:g}x faster")
+
+
+@contextmanager
+def _folders(photos: Path) -> Iterator[tuple[str, list[Path]]]:
+    """A folder of links to the photos to give, and the list of those to keep."""
+    listed = sorted(photos.iterdir())
+    unused = listed[_EVERY // 2 :: _EVERY][:_UNUSED]
+    with tempfile.TemporaryDirectory() as folder:
+        for path in set(listed) - set(unused):
+            (Path(folder) / path.name).symlink_to(path.resolve())
+        yield folder, unused
+
+
+def _ways(
+    judge: _Judge, speedup: float, folder: str, given: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], tuple[Model, int]]]]:
+    network = judge.network
+    options = replace(Options(bench=False, engine=EngineOptions(threads=1)), data=network.data)
+    path, side = network.path(given.zoo), network.side
+
+    def pruned(options: Options) -> tuple[Model, int]:
+        result = onnxprune.prune(path, data=folder, speedup=speedup, options=options)
+        for note in result.report.notes:
+            if note.subject in ("picture", "latency", "recovery"):
+                print(f"    {note.subject}: {note.text}", flush=True)
+        assert result.model is not None
+        return result.model, side
+
+    if "picture" in given.ways:
+        yield "smaller picture alone", lambda: _smaller(judge, speedup)
+    if "plain" in given.ways:
+        yield "plain", lambda: pruned(replace(options, samples=given.photos))
+    if "channels" in given.ways:
+        yield "channels only", lambda: pruned(replace(options, samples=given.photos, input_size="keep"))
+    if given.recover:
+        course = RecoverOptions(epochs=given.recover)
+        yield f"--recover {given.recover}", lambda: pruned(replace(options, recover=course))
+
+
+def main() -> None:
+    """Print a table, a row as soon as it is there."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of networks' names")
+    parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual ones")
+    parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"])
+    parser.add_argument("--photos", type=int, default=1000, help="for the rows without training")
+    parser.add_argument("--recover", type=int, default=0, help="epochs of the rows with training, on all photos")
+    given = parser.parse_args()
+    print(machine(), flush=True)
+    header = ["network", "how", "measured time", "top-1", "test: agreement / KL", "unused photos", "minutes"]
+    rows: list[list[object]] = []
+    with _folders(given.data / "photos") as (folder, unused):
+        for name, usual in _SPEEDUPS.items():
+            if given.only and not any(text in name for text in given.only):
+                continue
+            judge = _Judge(NETWORKS[name], given, unused)
+            rows.append(judge.row("original", judge.original, judge.network.side, 0))
+            for speedup in given.speedups or usual:
+                for way, made in _ways(judge, speedup, folder, given):
+                    start = time.perf_counter()
+                    try:
+                        model, side = made()
+                    except OnnxPruneError as error:
+                        print(f"{name} {way} {speedup:g}x: {error}", file=sys.stderr, flush=True)
+                        continue
+                    minutes = (time.perf_counter() - start) / 60
+                    rows.append(judge.row(f"{way}, {speedup:g}x", model, side, minutes))
+                    print(table(header, rows[-1:]).splitlines()[-1], flush=True)
+    print(table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
