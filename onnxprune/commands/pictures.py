@@ -2,17 +2,21 @@
 
 A size that meets the budget by itself costs one pass over the inputs to choose by. Some more are tried beyond the
 largest of these: where strides divide a size without a rest, a smaller one may lose less. A larger size, and the
-original one, must lose channels too: each is rehearsed, planned and fitted with the quick linear refit. Errors are
-those of the whole network against the original on its own picture.
+original one, must lose channels too: each is rehearsed, planned and fitted on some inputs with the quick linear refit.
+Errors are those of the whole network against the original on its own picture.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import ModelError, OutOfReachError, PlanError
+import numpy as np
+
+from onnxprune.errors import ModelError, OutOfReachError, PlanError, UsageError
+from onnxprune.graph.edit.picture import with_small_input
+from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
 from onnxprune.planning import Assignment
@@ -20,15 +24,21 @@ from onnxprune.steps.bench import Bench
 from onnxprune.steps.compress import compress
 from onnxprune.steps.decide import decide
 from onnxprune.steps.picture import apart, ladder, resized
-from onnxprune.steps.time_layers import timed_cost
+from onnxprune.steps.prepare import with_fewer_inputs
+from onnxprune.steps.time_layers import scaled_cost, timed_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import onnx
 
     from onnxprune.steps.prepare import Prepared
 
-__all__ = ["best_picture", "picture_alone", "text_of"]
+Array = np.ndarray[Any, Any]
 
+__all__ = ["best_picture", "fed_smaller", "picture_alone", "small_feeds", "text_of"]
+
+_MOST_INPUTS = 256  # to rehearse on
 _BEYOND = 2  # sizes to try below the largest one that meets the budget
 _TOLERANCE = 0.03  # share of the target speed-up that a timed picture may miss
 _WORTH_TIMING = 0.8  # ratio of MACs, as a share of the target speed-up, from which a picture is timed
@@ -69,6 +79,8 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
     Raises:
         PlanError: the original is within the budget already.
     """
+    if run.options.side is not None:
+        return _asked(run, run.options.side), ()
     rungs = _rungs(run) if _choosable(run) else []
     if not rungs:
         return run, ()
@@ -88,7 +100,8 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
     for rung in rungs if best is run else reversed(rungs):
         if rung.error >= least:  # removing channels only adds to it
             continue
-        here = replace(rung.run, cost=timed_cost(rung.run)) if run.options.budget.unit == "latency" else rung.run
+        timed = run.options.budget.unit == "latency"
+        here = replace(rung.run, cost=scaled_cost(rung.run)) if timed else rung.run
         try:
             error = _rehearsed(here)
         except PlanError:
@@ -96,8 +109,57 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
         told.append(f"{text_of(here)} {error:.3g}")
         if error >= least:
             break
-        best, least = here, error
+        best, least = rung.run, error
+    if best is not run and not best.whole and run.options.budget.unit == "latency":
+        best = replace(best, cost=timed_cost(best))
     return best, (Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})"),)
+
+
+def fed_smaller(run: Prepared, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model without the Resize of its picture: it takes the smaller picture itself.
+
+    Raises:
+        VerifyError: the model is not valid.
+        EngineError: onnxruntime cannot run it.
+    """
+    place, size = run.network.place, run.network.picture
+    assert place is not None
+    assert size is not None
+    found = finished_model(with_small_input(Net.from_model(model, source=run.network.label), place, size))
+    run.engine.session(found, label="the result").run(small_feeds(run, 1))
+    return found
+
+
+def small_feeds(run: Prepared, batch: int) -> Mapping[str, Array]:
+    """Return held-out inputs with every so many pixels of their pictures, to time a model of `fed_smaller`."""
+    place, size = run.network.place, run.network.picture
+    assert place is not None
+    assert size is not None
+    feeds = dict(run.inputs.repeated(batch))
+    for axis, before, after in zip(place.input_axes, place.size, size, strict=True):
+        feeds[place.input] = np.take(feeds[place.input], np.arange(after) * before // after, axis=axis)
+    return feeds
+
+
+def _asked(run: Prepared, height: int) -> Prepared:
+    """Return the run on a picture of the height that the options give.
+
+    Raises:
+        UsageError: the picture cannot be resized, or not to this height.
+    """
+    place = run.network.place
+    if place is None:
+        raise UsageError(f"--input-size {height}: {run.network.label}: {run.network.fixed_picture}")
+    if height >= place.size[0]:
+        raise UsageError(f"--input-size {height}: the picture is {place.size[0]}x{place.size[1]} pixels: give less")
+    size = height, max(round(place.size[1] * height / place.size[0]), 1)
+    try:
+        here = resized(run, size)
+    except ModelError as error:
+        raise UsageError(f"--input-size {height}: {error}") from error
+    if _meets(here):
+        return replace(here, whole=True)
+    return replace(here, cost=timed_cost(here)) if run.options.budget.unit == "latency" else here
 
 
 def _best(rungs: Sequence[_Rung]) -> _Rung:
@@ -105,7 +167,8 @@ def _best(rungs: Sequence[_Rung]) -> _Rung:
 
 
 def _choosable(run: Prepared) -> bool:
-    return run.network.place is not None and run.options.resizes and len(run.inputs.choose) > 0
+    options = run.options
+    return run.network.place is not None and options.resizes and options.side is None and len(run.inputs.choose) > 0
 
 
 def _rungs(run: Prepared) -> list[_Rung]:
@@ -143,10 +206,10 @@ def _meets(run: Prepared) -> bool:
 
 
 def _rehearsed(run: Prepared) -> float:
-    """Plan and fit the network quickly; return its error at the outputs.
+    """Plan and fit the network quickly, on some of the inputs; return its error at the outputs.
 
     Raises:
         PlanError: no plan meets the budget, or the network is within it already.
     """
-    here = replace(run, options=run.options.quick)
+    here = with_fewer_inputs(replace(run, options=run.options.quick), _MOST_INPUTS)
     return apart(here, finished_model(compress(here, decide(here).assignment).net))

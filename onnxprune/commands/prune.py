@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxprune.commands.idle import check_options
-from onnxprune.commands.pictures import best_picture
+from onnxprune.commands.pictures import best_picture, fed_smaller, small_feeds
 from onnxprune.commands.record import Change, Report
 from onnxprune.commands.reporting import Outcome, budget_text, report
 from onnxprune.commands.result import ModelResult
@@ -25,8 +25,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.steps.compress import Compressed, compress
 from onnxprune.steps.decide import decide
 from onnxprune.steps.picture import resized
-from onnxprune.steps.prepare import Prepared, Stopwatch, prepare
+from onnxprune.steps.prepare import Prepared, prepare
 from onnxprune.steps.rows import expected_rows, few_inputs
+from onnxprune.steps.stopwatch import Stopwatch
 from onnxprune.steps.time_layers import timed_cost
 from onnxprune.steps.verify import check_drop, check_loading, verify
 from onnxprune.torchnet import has_torch, require_torch
@@ -163,7 +164,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
     given = run = replace(run, clock=Stopwatch(run.clock.seconds))
     options, original, clock = run.options, run.network.original, run.clock
     pictured: tuple[Note, ...] = ()
-    if plan is None and not rehearsal:
+    if plan is None and (not rehearsal or options.side is not None):
         with clock("picture"):
             run, pictured = best_picture(run)
     elif plan is not None and plan.picture is not None:
@@ -186,8 +187,9 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         verified = verify(run, compressed, rehearsal=rehearsal)
     model, divergence = verified.model, verified.divergence
     evaluation = None if options.recover is not None else _evaluated(run, model)
+    fed = run.network.picture is not None and options.feeds_smaller
     with clock("bench"):
-        timings = _timings(run, model) if options.bench else ()
+        timings = _timings(run, fed_smaller(run, model) if fed else model, fed=fed) if options.bench else ()
     slower = _slower(timings, run.before.macs() / run.cost.macs(done))
     if slower and plan is None and options.budget.unit == "latency":
         return _returned(given, slower)
@@ -196,6 +198,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         with clock("recover"):
             model, recovery = _recovered(run, compressed)
         divergence, evaluation = recovery.after, _evaluated(run, model)
+    model = fed_smaller(run, model) if fed else model
     outcome = Outcome(
         assignment=done,
         plan=plan,
@@ -275,17 +278,19 @@ def _recovered(run: Prepared, compressed: Compressed) -> tuple[onnx.ModelProto, 
     return model, record
 
 
-def _timings(run: Prepared, model: onnx.ModelProto) -> tuple[Timing, ...]:
+def _timings(run: Prepared, model: onnx.ModelProto, *, fed: bool) -> tuple[Timing, ...]:
     """Measure the latency once, and again if the result is slower: a disturbance may last as long as one measurement.
 
-    The feeds are held-out inputs, repeated to fill the bench batch.
+    The feeds are held-out inputs, repeated to fill the bench batch, and made smaller if the model is `fed` smaller
+    pictures.
     """
     run.progress("measure latency", 0, 1)
     before = run.engine.session(run.network.original, label="the original")
     after = run.engine.session(model, label="the result")
     feeds, seed = run.inputs.repeated(run.options.bench_batch), run.options.seed
-    timings = [interleaved(before, after, feeds, seed=seed)]
+    smaller = small_feeds(run, run.options.bench_batch) if fed else feeds
+    timings = [interleaved(before, after, feeds, feeds_after=smaller, seed=seed)]
     if timings[0].slower:
-        timings.append(interleaved(before, after, feeds, seed=seed + 1))
+        timings.append(interleaved(before, after, feeds, feeds_after=smaller, seed=seed + 1))
     run.progress("measure latency", 1, 1)
     return tuple(timings)

@@ -94,8 +94,8 @@ class Report:
         warnings: texts of the warnings, damage first.
         damaged: True if the outputs are too far from the original's to be useful, see `engine.drop.damage`.
         estimate: True if the 95 % confidence interval reaches further above the drop than ``max_drop``.
-        picture: height and width in pixels to which a Resize behind the input brings the picture; None for the
-            original size.
+        picture: height and width of the smaller picture in pixels; None for the original size.
+        fed_smaller: True if the result takes the smaller picture itself, False if a Resize behind its input makes it.
         layers: rows of the table of layers, in topological order.
         macs: multiply-accumulates for one sample.
         params: number of floating-point numbers in all constants of the file.
@@ -123,6 +123,7 @@ class Report:
     damaged: bool = False
     estimate: bool = False
     picture: tuple[int, int] | None = None
+    fed_smaller: bool = False
     layers: tuple[LayerRow, ...]
     macs: Change
     params: Change

@@ -108,6 +108,7 @@ def report(run: Prepared, outcome: Outcome) -> Report:
         damaged=bool(damaged),
         estimate=bool(sure),
         picture=run.network.picture,
+        fed_smaller=run.network.picture is not None and options.feeds_smaller,
         layers=layer_rows(run, outcome.assignment, outcome.fits),
         macs=macs,
         params=Change(params, params if outcome.returned else cost.params(outcome.assignment)),

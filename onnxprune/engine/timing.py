@@ -158,6 +158,7 @@ def interleaved(
     after: Runnable,
     feeds: Mapping[str, Array],
     *,
+    feeds_after: Mapping[str, Array] | None = None,
     repeats: Repeats = _USUAL,
     seed: int = 0,
     clocks: Clocks = _MACHINE,
@@ -170,24 +171,25 @@ def interleaved(
         before: first model.
         after: second model.
         feeds: inputs of both.
+        feeds_after: inputs of the second model; None for `feeds`.
         repeats: length of the measurement.
         seed: seed of the order and of the bootstrap.
         clocks: clocks to read.
     """
     clock, others = clocks.wall, clocks.others
     generator = np.random.default_rng(seed)
-    sessions = (before, after)
+    sessions, given = (before, after), (feeds, feeds if feeds_after is None else feeds_after)
     own = clocks.cpu or thread_clock(before, after)
     for _ in range(repeats.warmup):
-        for session in sessions:
-            session.run(feeds)
+        for session, inputs in zip(sessions, given, strict=True):
+            session.run(inputs)
     pairs: list[list[tuple[float, float]]] = []
     started, used = clock(), others()
     for turn in range(1, _ROUNDS + 1):
         end = clock() + int(repeats.seconds * 1e9)
         while len(pairs) < repeats.least or (len(pairs) < turn * repeats.most and clock() < end):
             order = generator.permutation(2).tolist()
-            pair = {which: _once(sessions[which], feeds, clock, own or clock) for which in order}
+            pair = {which: _once(sessions[which], given[which], clock, own or clock) for which in order}
             pairs.append([pair[0], pair[1]])
         times = np.array(pairs)  # (pairs, models, clocks)
         wall, quiet = times[:, :, 0], times[:, :, 1]

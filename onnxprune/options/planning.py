@@ -43,7 +43,7 @@ class PlanOptions:
     "Methods: prune (channels), spatial or channel (decompositions), 3c (all); default 3c, with --keep-ratio prune."
 
     input_size: str = "inside"
-    "Smaller picture for a classifier: inside (a Resize behind the input, where that beats removing channels) or keep."
+    "Picture of a classifier: inside (a Resize may make it smaller), keep, auto or N (fed smaller, N pixels high)."
 
     drop_branches: bool = True
     "Removal of whole residual branches, each with all of its layers."
@@ -65,5 +65,15 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         at_least("--align", self.align, 1)
-        if self.input_size not in ("inside", "keep"):
-            raise UsageError(f"--input-size must be inside or keep, found {self.input_size!r}")
+        if self.input_size not in ("inside", "keep", "auto") and not (self.input_size.isdecimal() and self.side):
+            raise UsageError(f"--input-size takes inside, keep, auto or a height in pixels, found {self.input_size!r}")
+
+    @property
+    def side(self) -> int | None:
+        """Height of the picture in pixels, if the options give it."""
+        return int(self.input_size) if self.input_size.isdecimal() else None
+
+    @property
+    def feeds_smaller(self) -> bool:
+        """Whether the result takes the smaller picture itself, without a Resize."""
+        return self.input_size not in ("inside", "keep")

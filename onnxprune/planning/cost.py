@@ -77,6 +77,17 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
+class _Scaled:
+    """Clock of a layer whose milliseconds are multiplied by a factor."""
+
+    clock: Clock
+    factor: float
+
+    def ms(self, parts: Parts, inputs: Any, outputs: Any) -> Any:
+        return self.factor * self.clock.ms(parts, inputs, outputs)
+
+
+@dataclass(frozen=True)
 class CostModel:
     """Cost model of a network: the cost of every `Assignment`, and of the original without one."""
 
@@ -90,6 +101,14 @@ class CostModel:
         """Return the cost model with clocks of layers, and `rest` milliseconds for all nodes without a clock."""
         layers = {name: replace(layer, clock=clocks.get(name)) for name, layer in self.layers.items()}
         return replace(self, layers=layers, rest=rest)
+
+    def clocks_for(self, other: CostModel) -> dict[str, Clock]:
+        """Return the clocks of the layers for another network of the same layers, scaled to its output positions."""
+        return {
+            name: _Scaled(layer.clock, other.layers[name].positions / layer.positions)
+            for name, layer in self.layers.items()
+            if layer.clock is not None and name in other.layers
+        }
 
     def latency(self, assignment: Assignment = _ORIGINAL) -> float:
         """Return the milliseconds of one run, the sum over layers and the rest."""

@@ -131,8 +131,10 @@ def _picture(report: Report) -> list[tuple[str, str]]:
     """Return the row of a smaller picture; none for the original size."""
     if report.picture is None:
         return []
-    height, width = report.picture
-    return [("picture", f"{height}x{width} inside: a Resize behind the input, which takes what it took before")]
+    size = f"{report.picture[0]}x{report.picture[1]}"
+    if report.fed_smaller:
+        return [("picture", f"THE INPUT IS NOW {size}: resize photos to it (bilinear), all else as before")]
+    return [("picture", f"{size} inside: a Resize behind the input, which takes what it took before")]
 
 
 def _summary(report: Report) -> RenderableType:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from onnxprune.graph.model.schedule import schedule
 from onnxprune.planning.cost import cost_model
 from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
 from onnxprune.steps.room import Room
+from onnxprune.steps.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from onnxprune.data import Calibration, CalibrationSource, InputSpec, Split
@@ -58,24 +58,17 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
     Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["Inputs", "Network", "Prepared", "Stopwatch", "folded", "on_picture", "open_cache", "open_inputs", "prepare"]
-
-
-class Stopwatch:
-    """Wall time of named stages: ``with clock("probe"): ...``."""
-
-    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
-        """Continue from ``seconds``, the times of earlier stages."""
-        self.seconds: dict[str, float] = dict(seconds or {})
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the wall time of the block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+__all__ = [
+    "Inputs",
+    "Network",
+    "Prepared",
+    "folded",
+    "on_picture",
+    "open_cache",
+    "open_inputs",
+    "prepare",
+    "with_fewer_inputs",
+]
 
 
 @dataclass(frozen=True)
@@ -384,6 +377,22 @@ def on_picture(run: Prepared, net: Net, size: tuple[int, int]) -> Prepared:
         eligible=_eligible(network, cost, options),
         batches=_batches(network, inputs, options),
         cache=run.cache.under("picture", size),
+    )
+
+
+def with_fewer_inputs(run: Prepared, count: int) -> Prepared:
+    """Return the run with at most so many samples to fit on, evenly spread over those that it has."""
+    inputs, options = run.inputs, run.options
+    if len(inputs.fit) <= count:
+        return run
+    fit = inputs.fit[np.linspace(0, len(inputs.fit) - 1, count).round().astype(np.int64)]
+    inputs = replace(inputs, parts=replace(inputs.parts, fit=fit))
+    return replace(
+        run,
+        inputs=inputs,
+        batches=_batches(run.network, inputs, options),
+        positions=Positions(len(fit), options.points, options.seed, options.least_points),
+        cache=run.cache.under("fewer inputs", count),
     )
 
 

@@ -13,7 +13,7 @@ from runs import SMALL
 
 import onnxprune
 from onnxprune import Plan
-from onnxprune.errors import LostTooMuchError, ModelError, PlanError
+from onnxprune.errors import LostTooMuchError, ModelError, PlanError, UsageError
 from onnxprune.options.recovery import RecoverOptions
 
 SIDE = 64
@@ -82,6 +82,44 @@ def test_a_picture_in_a_plan_is_two_numbers(picture):
     content = {**Plan(()).to_dict(), "picture": picture}
     with pytest.raises(PlanError, match="'picture' must be a height and a width"):
         Plan.from_dict(content)
+
+
+@pytest.mark.parametrize("asked", ["auto", "52"])
+def test_a_model_may_take_the_smaller_picture_itself(smaller, asked):
+    result = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, input_size=asked))
+    height, width = result.report.picture
+    assert result.report.fed_smaller
+    assert [dim.dim_value for dim in result.model.graph.input[0].type.tensor_type.shape.dim[1:]] == [3, height, width]
+    assert list(result.model.graph.output) == list(network().graph.output)
+    assert "Resize" not in [node.op_type for node in result.model.graph.node]
+    assert result.report.macs.ratio >= 2
+    if asked == "auto":
+        assert result.report.picture == smaller.report.picture
+        assert not smaller.report.fed_smaller
+    else:
+        assert height == 52
+        assert [group.keep < group.channels for group in result.plan.groups].count(True) > 0
+
+
+def test_a_model_that_takes_the_smaller_picture_is_timed_on_it(machine):
+    result = onnxprune.prune(
+        network(), data=pictures(), macs="2x", options=replace(OPTIONS, input_size="auto", bench=True)
+    )
+    assert result.report.timing is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("64", "the picture is 64x64 pixels: give less"), ("big", "takes inside, keep"), ("0", "takes inside, keep")],
+)
+def test_a_size_that_cannot_be_is_one_line(asked, message):
+    with pytest.raises(UsageError, match=message):
+        onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, input_size=asked))
+
+
+def test_a_size_for_a_picture_that_cannot_be_resized_is_an_error(vgg):
+    with pytest.raises(UsageError, match=r"--input-size 8: .* is below 64x64"):
+        onnxprune.prune(vgg, macs="2x", options=replace(OPTIONS, input_size="8"))
 
 
 def test_methods_that_only_remove_channels_leave_the_picture_alone():

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.net import Net, captured_names, constant, dims, is_constant, is_standard, values_of
+from onnxprune.graph.model.net import Draft, Net, captured_names, constant, dims, is_constant, is_standard, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Picture", "find_picture", "with_picture"]
+__all__ = ["Picture", "find_picture", "with_picture", "with_small_input"]
 
 _POINTWISE = frozenset({"Identity", "Cast", "Add", "Sub", "Mul", "Div", "Clip"})
 _GLOBAL = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
@@ -34,11 +34,15 @@ class Picture:
     """Place at which a network's picture can be resized.
 
     Attributes:
+        input: name of the input.
+        input_axes: axes of height and width of the input.
         tensor: name of the tensor to resize.
-        axes: its axes of height and width.
+        axes: axes of height and width of the tensor.
         size: height and width in pixels.
     """
 
+    input: str
+    input_axes: tuple[int, int]
     tensor: str
     axes: tuple[int, int]
     size: tuple[int, int]
@@ -57,7 +61,7 @@ def find_picture(net: Net, name: str, axes: tuple[int, int]) -> Picture:
     """
     if net.opset < _LEAST_OPSET:
         raise ModelError(f"opset {net.opset} has no Resize with half-pixel coordinates, opset {_LEAST_OPSET} has")
-    tensor = net.tensors()[name]
+    tensor, input_axes = net.tensors()[name], axes
     shape = dims(tensor)
     height, width = (None, None) if shape is None else (shape[axis] for axis in axes)
     if not isinstance(height, int) or not isinstance(width, int):
@@ -69,7 +73,7 @@ def find_picture(net: Net, name: str, axes: tuple[int, int]) -> Picture:
         tensor, axes = found
     if np.issubdtype(np.dtype(tensor.dtype or np.float32), np.integer) or tensor.name in held:
         raise ModelError(f"tensor '{tensor.name}' at the input holds whole numbers, or is an output")
-    return Picture(tensor.name, axes, (height, width))
+    return Picture(name, input_axes, tensor.name, axes, (height, width))
 
 
 def with_picture(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
@@ -84,7 +88,6 @@ def with_picture(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
         ModelError: a layer or an output needs a picture of the original size.
     """
     draft = net.draft()
-    shapes = {tensor.name: dims(tensor) for tensor in net.graph.outputs}
     for node in draft.nodes:
         if node.op in _GLOBAL and _covers_its_map(node):
             node.op = _GLOBAL[node.op]
@@ -108,18 +111,50 @@ def with_picture(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
     for reader in readers:
         reader.inputs = [smaller if tensor is source else tensor for tensor in reader.inputs]
     draft.graph.nodes.append(resize)
+    return _inferred(draft, net)
+
+
+def with_small_input(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
+    """Return a network of `with_picture` without its Resize: the caller feeds the smaller picture.
+
+    Args:
+        net: the network with a Resize behind its input.
+        picture: where the picture is resized.
+        size: height and width in pixels.
+    """
+    draft = net.draft()
+    source = draft.tensors()[picture.tensor]
+    resize = next(node for node in draft.nodes if node.op == "Resize" and node.inputs[0] is source)
+    smaller = resize.outputs[0]
+    for reader in list(smaller.outputs):
+        reader.inputs = [source if tensor is smaller else tensor for tensor in reader.inputs]
+    resize.outputs.clear()
+    shape = list(draft.tensors()[picture.input].shape)
+    for axis, side in zip(picture.input_axes, size, strict=True):
+        shape[axis] = side
+    draft.tensors()[picture.input].shape = shape
+    return _inferred(draft, net)
+
+
+def _inferred(draft: Draft, before: Net) -> Net:
+    """Make the network of a draft, with shapes inferred anew; its outputs must have the shapes that they had.
+
+    Raises:
+        ModelError: an output has another shape.
+    """
+    shapes = {tensor.name: dims(tensor) for tensor in before.graph.outputs}
     model = draft.done(tidy=True).to_model()
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = Net.from_model(model, source=net.source, overridable=net.overridable)
+    inferred = Net.from_model(model, source=before.source, overridable=before.overridable)
     for tensor in inferred.graph.outputs:
         found, wanted = dims(tensor), shapes[tensor.name]
         if found is None or wanted is None or not _alike(found, wanted):
             raise ModelError(f"output '{tensor.name}' would be {_text(found)} in the place of {_text(wanted)}")
     named = inferred.draft()
     for tensor in named.graph.outputs:
-        tensor.shape = list(net.tensors()[tensor.name].shape)
+        tensor.shape = list(before.tensors()[tensor.name].shape)
     return named.done()
 
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from graph.builder import Builder
 from onnxprune.errors import ModelError
-from onnxprune.graph.edit.picture import _scale, find_picture, with_picture
+from onnxprune.graph.edit.picture import _scale, find_picture, with_picture, with_small_input
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.save import finished_model
@@ -159,6 +159,35 @@ def test_a_picture_that_is_an_output_too_is_refused():
     model.graph.output.append(helper.make_tensor_value_info("copy", 1, ["N", 3, SIDE, SIDE]))
     with pytest.raises(ModelError, match="output 'copy' would be"):
         on(model)
+
+
+@pytest.mark.parametrize("model", [classifier(), classifier("fixed"), bytes_in()])
+def test_without_its_resize_a_network_takes_the_smaller_picture(model):
+    net, _ = load(model)
+    axes = (2, 3) if net.tensors()["x"].shape[1] == 3 else (1, 2)
+    place = find_picture(net, "x", axes)
+    fed = finished_model(with_small_input(with_picture(net, place, SMALL), place, SMALL))
+    assert "Resize" not in [node.op_type for node in fed.graph.node]
+    shape = [dim.dim_value for dim in fed.graph.input[0].type.tensor_type.shape.dim]
+    assert [shape[axis] for axis in axes] == list(SMALL)
+    assert list(fed.graph.output) == list(net.to_model().graph.output)
+    x = drawn(1, 3, *SMALL)
+    if axes == (1, 2):
+        x = np.random.default_rng(0).integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
+    else:
+        wanted = outputs(fed_whole(model), x)
+        np.testing.assert_allclose(outputs(fed, x), wanted, rtol=1e-4, atol=1e-5)
+    assert outputs(fed, x).shape == (1, 5)
+
+
+def fed_whole(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the size of its input changed by hand, fixed pooling made global."""
+    found = fed(model, SMALL)
+    for node in found.graph.node:
+        if node.op_type == "AveragePool":
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+    return found
 
 
 @given(before=st.integers(64, 2048), share=st.floats(0.3, 0.99))
