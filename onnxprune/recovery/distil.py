@@ -14,7 +14,8 @@ from torch import Tensor
 from onnxprune.cache import Checkpoint
 from onnxprune.engine.batching import group_batches
 from onnxprune.errors import ModelError, VerifyError
-from onnxprune.graph.model.net import dims, is_constant
+from onnxprune.graph.model.net import dims, is_constant, values_of
+from onnxprune.graph.model.outputs import last_layer
 from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
@@ -105,7 +106,8 @@ def recovered(
     load = _held_in_memory(inputs.calibration, course, memory // _MEMORY_SHARE)
     picked = course.picked(training.seed, 0)[:_SEEN_BATCHES]
     seen = _seen(student, teacher, load, picked, device, lead)
-    loss = balanced_loss(ends, features, training.temperature, training.features, seen, lead)
+    scale = _head_scale(original, smaller)
+    loss = balanced_loss(ends, features, training.temperature, training.features, seen, lead, scale)
     if features and not loss.features:
         notes = (*notes, Note("recovery", "no tensor between the layers is common to both: outputs only"))
     augmentation = augmentation_for(inputs.specs, options.data, wanted=training.augment)
@@ -260,6 +262,15 @@ def _compared(
         return start, before, before
     end = finished_model(with_weights_of(smaller, student))
     return end, before, compare_outputs(engine, reference, end, inputs, batches, progress)
+
+
+def _head_scale(original: Net, smaller: Net) -> float:
+    """Return the factor of the small network's last layer to the original's; 1 if they have not the same channels."""
+    layers = [last_layer(net) for net in (original, smaller)]
+    weights = [values_of(layer.inputs[1]).astype(np.float64) for layer in layers if layer is not None]
+    if len(weights) < 2 or weights[0].shape != weights[1].shape or not weights[0].any():
+        return 1.0
+    return float((weights[0] * weights[1]).sum() / (weights[0] ** 2).sum())
 
 
 def _is_pooled(tensor: Any) -> bool:

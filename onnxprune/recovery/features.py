@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.graph.model.net import LAYERS, Net, dims, numpy_dtype
+from onnxprune.graph.model.net import Net, dims, numpy_dtype
+from onnxprune.graph.model.outputs import last_layer
 from onnxprune.recovery.ends import dependent
 from onnxprune.torchnet.program import needed_nodes
 
@@ -71,18 +72,10 @@ def leading_tensor(original: Net, smaller: Net, weights: Collection[str], ends: 
         ends: where the outputs are compared.
     """
     live, theirs = dependent(smaller, weights), original.tensors()
-    nodes = needed_nodes(smaller, ends)
-    layers = [node for node in nodes if any(tensor.name in weights for tensor in node.inputs)]
-    if len(layers) < 2 or layers[-1].op not in LAYERS:
+    last = last_layer(smaller)
+    if last is None or last.inputs[1].name not in weights or last.inputs[0].name not in live:
         return None
-    behind = {tensor.name for tensor in layers[-1].outputs}
-    for node in nodes[nodes.index(layers[-1]) + 1 :]:
-        if any(tensor.name in live and tensor.name not in behind for tensor in node.inputs):
-            return None
-        behind.update(tensor.name for tensor in node.outputs)
-    if not behind.issuperset(ends):
-        return None
-    tensor = layers[-1].inputs[0]
+    tensor = last.inputs[0]
     while tensor.name not in theirs or not _pooled_alike(tensor, theirs[tensor.name]):
         made = tensor.inputs[0] if tensor.inputs else None
         if made is None or made.op not in _MOVING or tensor.name not in live:

@@ -47,6 +47,7 @@ class Loss:
         feature_weights: weight of each feature.
         starts: terms of the features at the start.
         lead: tensor in front of the last layer that is compared in place of the outputs; None: the outputs are.
+        lead_scale: factor of the small network's last layer to the original's, which its features are multiplied by.
     """
 
     ends: tuple[End, ...]
@@ -57,6 +58,7 @@ class Loss:
     feature_weights: tuple[float, ...] = ()
     starts: tuple[float, ...] = ()
     lead: str | None = None
+    lead_scale: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ class Loss:
         """Compute the end-to-end loss: of the lead, or of outputs and features."""
         if self.lead is not None:
             a, b = (pooled(tensors[self.lead].float()) for tensors in (wanted, found))
-            lead: Tensor = (b - a).square().mean() / self.variances[self.lead]
+            lead: Tensor = (self.lead_scale * b - a).square().mean() / self.variances[self.lead]
             return lead
         total = self.at_ends(wanted, found)
         for weight, name in zip(self.feature_weights, self.features, strict=True):
@@ -109,6 +111,7 @@ def balanced_loss(
     share: float,
     seen: Sequence[tuple[Tensors, Tensors]],
     lead: str | None = None,
+    lead_scale: float = 1.0,
 ) -> Loss:
     """Make the loss, with weights derived from some batches of both networks' tensors.
 
@@ -121,6 +124,7 @@ def balanced_loss(
         share: loss of all features together at the start, relative to the loss of the outputs.
         seen: per batch, the original's tensors and the small network's.
         lead: tensor in front of the last layer; None without one.
+        lead_scale: factor of the small network's last layer to the original's.
     """
     names = [*(end.tensor for end in ends), *features]
     variances = {name: _variance([wanted[name] for wanted, _ in seen]) for name in dict.fromkeys(names)}
@@ -139,7 +143,7 @@ def balanced_loss(
     weights = tuple(share * at_ends / (len(used) * max(errors[name], _LEAST)) for name in used)
     # In the block-wise loss the outputs are one term among the blocks.
     starts = tuple(errors[name] / max(at_ends, _LEAST) for name in used)
-    return Loss(ends, used, temperature, variances, end_weights, weights, starts, lead)
+    return Loss(ends, used, temperature, variances, end_weights, weights, starts, lead, lead_scale)
 
 
 def _variance(tensors: Sequence[Tensor]) -> float:

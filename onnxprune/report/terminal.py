@@ -266,6 +266,8 @@ def _bytes(change: Change) -> str:
 
 
 def _times(change: Change, less: str, more: str) -> str:
+    if f"{change.ratio:.2f}" == "1.00":
+        return "as before"
     return f"{change.ratio:.2f}x {less}" if change.after <= change.before else f"{1 / change.ratio:.2f}x {more}"
 
 

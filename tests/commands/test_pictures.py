@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from graph.builder import Builder
 from PIL import Image
@@ -14,7 +15,13 @@ from runs import SMALL
 import onnxprune
 from onnxprune import Plan
 from onnxprune.errors import LostTooMuchError, ModelError, PlanError, UsageError
+from onnxprune.graph.edit.picture import with_picture
+from onnxprune.graph.model.net import values_of
+from onnxprune.graph.model.outputs import last_layer
 from onnxprune.options.recovery import RecoverOptions
+from onnxprune.progress import silent
+from onnxprune.steps.picture import resized
+from onnxprune.steps.prepare import prepare
 
 SIDE = 64
 OPTIONS = replace(SMALL, recipe=None, samples=None)
@@ -60,6 +67,26 @@ def test_the_file_takes_and_returns_what_the_original_does(smaller):
     assert list(before.input) == list(after.input)
     assert list(before.output) == list(after.output)
     assert "Resize" in [node.op_type for node in after.node]
+
+
+def test_the_features_are_as_large_as_the_originals_in_front_of_the_last_layer():
+    data = pictures()
+    with prepare(network(), data, OPTIONS, silent) as run:
+        small = resized(run, (44, 44)).net
+        plain = with_picture(run.network.full, run.network.place, (44, 44))
+        head, first = (last_layer(net) for net in (small, plain))
+        factor = float((values_of(head.inputs[1]) / values_of(first.inputs[1])).mean())
+        features = [answers(net, data, head.inputs[0].name) for net in (run.network.full, plain)]
+    wanted, found = features
+    assert factor == pytest.approx((wanted * found).sum() / (found * found).sum(), rel=0.02)
+    assert not np.allclose(values_of(head.inputs[1]), values_of(first.inputs[1]))
+
+
+def answers(net, data: np.ndarray, name: str) -> np.ndarray:
+    model = net.to_model()
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run([name], {"x": data})[0]
 
 
 def test_the_plan_replays_with_its_picture(smaller):

@@ -3,7 +3,8 @@
 Weights do not depend on the size of the picture, so a network whose outputs do not either (their maps are pooled away)
 takes fewer multiply-accumulates on a smaller one. The Resize is put where the picture meets the first node that
 mixes positions, behind casts, normalisation and transposition. Pooling with a kernel as large as its map becomes
-global, because the map gets smaller.
+global, because the map gets smaller. Padding is a larger part of a smaller map, which makes its features larger or
+smaller throughout: `with_scaled_layer` puts that right in front of the outputs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from onnxprune.graph.model.net import Draft, Net, captured_names, constant, dims
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Picture", "find_picture", "with_picture", "with_small_input"]
+__all__ = ["Picture", "find_picture", "with_picture", "with_scaled_layer", "with_small_input"]
 
 _POINTWISE = frozenset({"Identity", "Cast", "Add", "Sub", "Mul", "Div", "Clip"})
 _GLOBAL = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
@@ -134,6 +135,15 @@ def with_small_input(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
         shape[axis] = side
     draft.tensors()[picture.input].shape = shape
     return _inferred(draft, net)
+
+
+def with_scaled_layer(net: Net, name: str, factor: float) -> Net:
+    """Return the network with the weights of a layer, not its bias, multiplied by a factor."""
+    draft = net.draft()
+    node = next(node for node in draft.nodes if node.name == name)
+    values = values_of(node.inputs[1])
+    node.inputs[1] = constant(draft.unused_name(node.inputs[1].name), np.asarray(values * factor, values.dtype))
+    return draft.done(tidy=True)
 
 
 def _inferred(draft: Draft, before: Net) -> Net:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph.model.net import dims, is_standard, values_of
+from onnxprune.graph.model.net import LAYERS, dims, is_constant, is_standard, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxprune.graph.model.net import Dim, Net
 
-__all__ = ["Ending", "ending", "softmax_axis"]
+__all__ = ["Ending", "ending", "last_layer", "softmax_axis"]
 
 _SCORES = ("Softmax", "LogSoftmax")
 _LABELS = ("ArgMax", "ArgMin")
@@ -46,6 +46,21 @@ class Ending:
     says: Says
     axis: int | None
     node: str
+
+
+def last_layer(net: Net) -> Any | None:
+    """Find the last layer with constant weights, if every output follows from it alone; None without one."""
+    nodes = list(net.nodes)
+    layers = [n for n in nodes if n.op in LAYERS and is_standard(n) and len(n.inputs) > 1 and is_constant(n.inputs[1])]
+    if not layers:
+        return None
+    behind = {tensor.name for tensor in layers[-1].outputs}
+    for node in nodes[nodes.index(layers[-1]) + 1 :]:
+        made = [tensor for tensor in node.inputs if not is_constant(tensor) and not tensor.is_empty()]
+        if any(tensor.name not in behind for tensor in made):
+            return None
+        behind.update(tensor.name for tensor in node.outputs)
+    return layers[-1] if behind.issuperset(net.output_names) else None
 
 
 def ending(net: Net, name: str) -> Ending | None:
