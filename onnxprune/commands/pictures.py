@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["best_picture", "fed_smaller", "picture_alone", "small_feeds", "text_of"]
+__all__ = ["Chosen", "best_picture", "fed_smaller", "picture_alone", "small_feeds", "text_of"]
 
 _MOST_INPUTS = 256  # to rehearse on
 _BEYOND = 2  # sizes to try below the largest one that meets the budget
@@ -53,6 +53,33 @@ class _Rung:
     meets: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Chosen size of the picture.
+
+    Attributes:
+        run: the run on the chosen picture.
+        notes: a note on the choice; none if there was none.
+        alone: the run with the best picture that meets the budget with all channels; None without one.
+        alone_error: error of the original on that picture.
+    """
+
+    run: Prepared
+    notes: tuple[Note, ...] = ()
+    alone: Prepared | None = None
+    alone_error: float = math.inf
+
+    def instead_of(self, model: onnx.ModelProto) -> Chosen | None:
+        """Return the choice of the picture alone if the finished model has a larger error; else None."""
+        if self.alone is None or self.run.whole:
+            return None
+        error = apart(self.run, model)
+        if error <= self.alone_error:
+            return None
+        told = f"{text_of(self.alone)} with all channels after all: {text_of(self.run)} as fitted has {error:.3g}"
+        return Chosen(self.alone, (*self.notes, Note("picture", told)))
+
+
 def text_of(run: Prepared) -> str:
     """Return the size of a run's picture in words."""
     size = run.network.picture
@@ -67,24 +94,21 @@ def picture_alone(run: Prepared) -> Prepared | None:
     return replace(_best(enough).run, whole=True) if enough else None
 
 
-def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
+def best_picture(run: Prepared) -> Chosen:
     """Choose the size of the picture for the budget of a run.
 
     Args:
         run: the prepared run on the original picture.
 
-    Returns:
-        The run on the chosen picture, and a note on the choice; the run as it is if no other size can be used.
-
     Raises:
         PlanError: the original is within the budget already.
     """
     if run.options.side is not None:
-        return _asked(run, run.options.side), ()
+        return Chosen(_asked(run, run.options.side))
     rungs = _rungs(run) if _choosable(run) else []
     if not rungs:
-        return run, ()
-    best = run
+        return Chosen(run)
+    best, alone = run, None
     try:
         least = _rehearsed(run)
     except OutOfReachError:
@@ -112,7 +136,10 @@ def best_picture(run: Prepared) -> tuple[Prepared, tuple[Note, ...]]:
         best, least = rung.run, error
     if best is not run and not best.whole and run.options.budget.unit == "latency":
         best = replace(best, cost=timed_cost(best))
-    return best, (Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})"),)
+    note = Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})")
+    if alone is None:
+        return Chosen(best, (note,))
+    return Chosen(best, (note,), replace(alone.run, whole=True), alone.error)
 
 
 def fed_smaller(run: Prepared, model: onnx.ModelProto) -> onnx.ModelProto:

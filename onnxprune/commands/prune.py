@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxprune.commands.idle import check_options
-from onnxprune.commands.pictures import best_picture, fed_smaller, small_feeds
+from onnxprune.commands.pictures import Chosen, best_picture, fed_smaller, small_feeds
 from onnxprune.commands.record import Change, Report
 from onnxprune.commands.reporting import Outcome, budget_text, report
 from onnxprune.commands.result import ModelResult
@@ -18,6 +18,7 @@ from onnxprune.engine.evaluation import Evaluator
 from onnxprune.engine.providers import unused
 from onnxprune.engine.timing import interleaved
 from onnxprune.errors import LostTooMuchError, PlanError, VerifyError
+from onnxprune.graph.model.save import finished_model
 from onnxprune.note import Note, warn
 from onnxprune.options.budget import Budget
 from onnxprune.planning import Assignment, Plan
@@ -163,23 +164,29 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
     """
     given = run = replace(run, clock=Stopwatch(run.clock.seconds))
     options, original, clock = run.options, run.network.original, run.clock
-    pictured: tuple[Note, ...] = ()
+    chosen = Chosen(run)
     if plan is None and (not rehearsal or options.side is not None):
         with clock("picture"):
-            run, pictured = best_picture(run)
+            chosen = best_picture(run)
     elif plan is not None and plan.picture is not None:
-        run = resized(run, plan.picture)
+        chosen = Chosen(resized(run, plan.picture))
+    run = chosen.run
     with clock("probe"):
         decided = decide(run, plan)
     asked = decided.assignment
     if not (asked.channels or asked.forms or plan or dry_run or run.network.picture):
         raise PlanError(f"--recipe {options.recipe_used}: no layer can be decomposed; see `onnxprune inspect`")
     if dry_run:
-        notes = (*pictured, *decided.notes, *run.cache.notes())
+        notes = (*chosen.notes, *decided.notes, *run.cache.notes())
         found = Outcome(assignment=asked, plan=plan, dry_run=True, notes=notes, explanation=decided.explanation)
         return Result(None, _plan(run, asked, plan), report(run, found))
     with clock("compress"):
         compressed = compress(run, asked)
+        other = chosen.instead_of(finished_model(compressed.net))
+        if other is not None:
+            chosen, run = other, other.run
+            decided = decide(run)
+            compressed = compress(run, decided.assignment)
     done = compressed.assignment
     if compressed.net.parameters() != run.cost.params(done):
         raise AssertionError(f"{compressed.net.parameters()} parameters, planned {run.cost.params(done)}")
@@ -203,7 +210,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         assignment=done,
         plan=plan,
         fits=compressed.outcomes,
-        notes=(*pictured, *decided.notes, *(recovery.notes if recovery else ()), *run.cache.notes()),
+        notes=(*chosen.notes, *decided.notes, *(recovery.notes if recovery else ()), *run.cache.notes()),
         explanation=decided.explanation,
         recovery=recovery,
         file_bytes=Change(original.ByteSize(), model.ByteSize()),

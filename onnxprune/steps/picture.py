@@ -104,7 +104,8 @@ def _rescaled(run: Prepared, small: Net) -> Net:
 
 def _pooled(features: Array) -> Array:
     """Return the means over all positions, (n, channels) float64."""
-    return np.asarray(features, np.float64).reshape(*features.shape[:2], -1).mean(2)
+    means: Array = np.asarray(features, np.float64).reshape(*features.shape[:2], -1).mean(2)
+    return means
 
 
 def apart(run: Prepared, model: onnx.ModelProto) -> float:

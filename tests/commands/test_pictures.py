@@ -14,17 +14,20 @@ from runs import SMALL
 
 import onnxprune
 from onnxprune import Plan
+from onnxprune.commands import pictures as chosen_pictures
 from onnxprune.errors import LostTooMuchError, ModelError, PlanError, UsageError
 from onnxprune.graph.edit.picture import with_picture
 from onnxprune.graph.model.net import values_of
 from onnxprune.graph.model.outputs import last_layer
 from onnxprune.options.recovery import RecoverOptions
+from onnxprune.options.solve import RefitOptions
 from onnxprune.progress import silent
 from onnxprune.steps.picture import resized
 from onnxprune.steps.prepare import prepare
 
 SIDE = 64
 OPTIONS = replace(SMALL, recipe=None, samples=None)
+NONE = RefitOptions(refit="none")
 
 
 def network() -> onnx.ModelProto:
@@ -80,6 +83,32 @@ def test_the_features_are_as_large_as_the_originals_in_front_of_the_last_layer()
     wanted, found = features
     assert factor == pytest.approx((wanted * found).sum() / (found * found).sum(), rel=0.02)
     assert not np.allclose(values_of(head.inputs[1]), values_of(first.inputs[1]))
+
+
+def test_a_fit_that_is_worse_than_the_picture_alone_is_not_taken(smaller, monkeypatch):
+    """A rehearsal that promised too much."""
+    told = iter([10.0, *[1e-9] * 9])  # of the original size, and of each picture that loses channels
+    monkeypatch.setattr(chosen_pictures, "_rehearsed", lambda run: next(told))
+    monkeypatch.setattr(chosen_pictures.Chosen, "instead_of", spied := Spy(chosen_pictures.Chosen.instead_of))
+    result = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, refit=NONE))
+    assert spied.answers[0] is not None
+    assert any("with all channels after all" in note.text for note in result.report.notes)
+    assert all(group.keep == group.channels for group in result.plan.groups)
+    assert result.report.macs.ratio >= 2
+
+
+class Spy:
+    """A method that remembers what it returned."""
+
+    def __init__(self, function) -> None:
+        self.function, self.answers = function, []
+
+    def __get__(self, instance, owner):
+        def call(*given):
+            self.answers.append(self.function(instance, *given))
+            return self.answers[-1]
+
+        return call
 
 
 def answers(net, data: np.ndarray, name: str) -> np.ndarray:
