@@ -40,6 +40,7 @@ __all__ = ["Course", "Sources", "Trainer"]
 
 _RATES = 4e-4, 1e-4, 2.5e-5  # peak learning rates to try; the first for courses that begin block-wise
 _TRIAL_STEPS, _LEAST_TRIAL, _TRIAL_SHARE = 30, 5, 20  # steps of a trial at most and at least; one in so many of all
+_NEARLY = 0.95  # of the largest fall of the loss in a trial
 _WARM_UP = 0.03  # share of a stage's steps
 _TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
 _LARGEST_GRADIENT = 5.0
@@ -162,7 +163,7 @@ class Trainer:
         if found is not None and found.step:
             self.notes.append(Note("recovery", f"went on at step {found.step} of an earlier run like it"))
         self._begun = self._saved = time.perf_counter()
-        progress = found or Progress(best_held=start, rate=self._tried())
+        progress = found or Progress(best_held=start, rate=self._tried(start))
         self._rate = progress.rate
         self._begun -= progress.seconds
         while not progress.stopped and len(progress.history) < self._course.epochs:
@@ -283,8 +284,12 @@ class Trainer:
         self._shadow.n_averaged.fill_(1 + done)
         self._shadow.update_parameters(self._student)
 
-    def _tried(self) -> float:
-        """Return the peak learning rate: the one given, or the best of a few after some steps from the start."""
+    def _tried(self, start: float) -> float:
+        """Return the peak learning rate: the one given, or one of a few, each tried for some steps from the start.
+
+        A few steps favour the lower rates, which then take long: the highest rate is taken whose loss falls nearly as
+        far from ``start`` as the lowest.
+        """
         course = self._course
         total = course.epochs * course.steps
         steps = min(_TRIAL_STEPS, total // _TRIAL_SHARE)
@@ -303,7 +308,8 @@ class Trainer:
             self._put(self._average, self._best)
             self._optimizer.state.clear()
         self._show("try learning rates", len(_RATES) * steps, len(_RATES) * steps, "")
-        best = min(_RATES, key=lambda rate: held[rate])
+        gains = {rate: start - loss for rate, loss in held.items()}
+        best = next((rate for rate in _RATES if gains[rate] >= _NEARLY * max(gains.values())), _RATES[-1])
         told = ", ".join(f"{rate:.1g}: {loss:.3g}" for rate, loss in held.items())
         self.notes.append(Note("recovery", f"peak learning rate {best:.1g}, by the loss after {steps} steps ({told})"))
         return best
