@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["Chosen", "best_picture", "fed_smaller", "picture_alone", "small_feeds", "text_of"]
+__all__ = ["Chosen", "best_picture", "fed_smaller", "picture_alone", "small_feeds"]
 
 _MOST_INPUTS = 256  # to rehearse on
 _BEYOND = 2  # sizes to try below the largest one that meets the budget
@@ -76,11 +76,11 @@ class Chosen:
         error = apart(self.run, model)
         if error <= self.alone_error:
             return None
-        told = f"{text_of(self.alone)} with all channels after all: {text_of(self.run)} as fitted has {error:.3g}"
+        told = f"{_text(self.alone)} with all channels after all: {_text(self.run)} as fitted has {error:.3g}"
         return Chosen(self.alone, (*self.notes, Note("picture", told)))
 
 
-def text_of(run: Prepared) -> str:
+def _text(run: Prepared) -> str:
     """Return the size of a run's picture in words."""
     size = run.network.picture
     return "the original size" if size is None else f"{size[0]}x{size[1]}"
@@ -102,7 +102,10 @@ def best_picture(run: Prepared) -> Chosen:
 
     Raises:
         PlanError: the original is within the budget already.
+        UsageError: the options ask for a smaller input, and the picture cannot be resized.
     """
+    if run.options.feeds_smaller and run.network.place is None:
+        raise UsageError(f"--input-size {run.options.input_size}: {run.network.label}: {run.network.fixed_picture}")
     if run.options.side is not None:
         return Chosen(_asked(run, run.options.side))
     rungs = _rungs(run) if _choosable(run) else []
@@ -118,7 +121,7 @@ def best_picture(run: Prepared) -> Chosen:
     rungs = [rung for rung in rungs if not rung.meets]
     if enough:
         alone = _best(enough)
-        told.append(f"{text_of(alone.run)} with all channels {alone.error:.3g}")
+        told.append(f"{_text(alone.run)} with all channels {alone.error:.3g}")
         if alone.error < least:
             best, least = replace(alone.run, whole=True), alone.error
     for rung in rungs if best is run else reversed(rungs):
@@ -130,13 +133,13 @@ def best_picture(run: Prepared) -> Chosen:
             error = _rehearsed(here)
         except PlanError:
             continue
-        told.append(f"{text_of(here)} {error:.3g}")
+        told.append(f"{_text(here)} {error:.3g}")
         if error >= least:
             break
         best, least = rung.run, error
     if best is not run and not best.whole and run.options.budget.unit == "latency":
         best = replace(best, cost=timed_cost(best))
-    note = Note("picture", f"{text_of(best)} was chosen by the error at the outputs ({', '.join(told)})")
+    note = Note("picture", f"{_text(best)} was chosen by the error at the outputs ({', '.join(told)})")
     if alone is None:
         return Chosen(best, (note,))
     return Chosen(best, (note,), replace(alone.run, whole=True), alone.error)
@@ -172,11 +175,10 @@ def _asked(run: Prepared, height: int) -> Prepared:
     """Return the run on a picture of the height that the options give.
 
     Raises:
-        UsageError: the picture cannot be resized, or not to this height.
+        UsageError: the picture cannot be resized to this height.
     """
     place = run.network.place
-    if place is None:
-        raise UsageError(f"--input-size {height}: {run.network.label}: {run.network.fixed_picture}")
+    assert place is not None
     if height >= place.size[0]:
         raise UsageError(f"--input-size {height}: the picture is {place.size[0]}x{place.size[1]} pixels: give less")
     size = height, max(round(place.size[1] * height / place.size[0]), 1)

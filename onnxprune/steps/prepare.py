@@ -381,7 +381,7 @@ def on_picture(run: Prepared, net: Net, size: tuple[int, int]) -> Prepared:
 
 
 def with_fewer_inputs(run: Prepared, count: int) -> Prepared:
-    """Return the run with at most so many samples to fit on, evenly spread over those that it has."""
+    """Return the run with at most `count` samples to fit on, spread evenly over its samples to fit on."""
     inputs, options = run.inputs, run.options
     if len(inputs.fit) <= count:
         return run

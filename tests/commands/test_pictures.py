@@ -173,9 +173,10 @@ def test_a_size_that_cannot_be_is_one_line(asked, message):
         onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, input_size=asked))
 
 
-def test_a_size_for_a_picture_that_cannot_be_resized_is_an_error(vgg):
-    with pytest.raises(UsageError, match=r"--input-size 8: .* is below 64x64"):
-        onnxprune.prune(vgg, macs="2x", options=replace(OPTIONS, input_size="8"))
+@pytest.mark.parametrize("asked", ["8", "auto"])
+def test_a_size_for_a_picture_that_cannot_be_resized_is_an_error(vgg, asked):
+    with pytest.raises(UsageError, match=rf"--input-size {asked}: .* is below 64x64"):
+        onnxprune.prune(vgg, macs="2x", options=replace(OPTIONS, input_size=asked))
 
 
 def test_methods_that_only_remove_channels_leave_the_picture_alone():
