@@ -55,6 +55,9 @@ def resized(run: Prepared, size: tuple[int, int]) -> Prepared:
     picture = run.network.place
     if picture is None:
         raise ModelError(f"{run.network.label}: the picture cannot be resized: {run.network.fixed_picture}")
+    if any(after > before for after, before in zip(size, picture.size, strict=True)):
+        height, width = picture.size
+        raise ModelError(f"{run.network.label}: {size[0]}x{size[1]} pixels are more than its {height}x{width}")
     try:
         small = _rescaled(run, with_picture(run.network.full, picture, size))
     except EngineError as error:

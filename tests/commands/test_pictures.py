@@ -133,6 +133,12 @@ def test_a_picture_in_a_plan_that_the_model_cannot_take_is_an_error(smaller, vgg
         onnxprune.prune(vgg, plan=plan, options=options)
 
 
+def test_a_picture_in_a_plan_is_not_larger_than_the_models():
+    with pytest.raises(ModelError, match="96x96 pixels are more than its 64x64"):
+        options = replace(SMALL, recipe=None, align=None)
+        onnxprune.prune(network(), data=pictures(), plan=Plan((), picture=(96, 96)), options=options)
+
+
 @pytest.mark.parametrize("picture", [[1], [0, 5], "64x64", [True, 5], [64, 64, 3]])
 def test_a_picture_in_a_plan_is_two_numbers(picture):
     content = {**Plan(()).to_dict(), "picture": picture}
