@@ -134,8 +134,8 @@ def test_a_picture_in_a_plan_that_the_model_cannot_take_is_an_error(smaller, vgg
 
 
 def test_a_picture_in_a_plan_is_not_larger_than_the_models():
+    options = replace(SMALL, recipe=None, align=None)
     with pytest.raises(ModelError, match="96x96 pixels are more than its 64x64"):
-        options = replace(SMALL, recipe=None, align=None)
         onnxprune.prune(network(), data=pictures(), plan=Plan((), picture=(96, 96)), options=options)
 
 
