@@ -159,9 +159,9 @@ def _summary(report: Report) -> RenderableType:
         rows.append(("calibrated on", f"{count} inputs of {report.data['source']}"))
     if report.output is not None:
         rows.append(("written to", report.output))
-        rows.append(
-            ("next", f"onnxprune compare {report.model} {report.output}   (or: trtexec --onnx={report.output})")
-        )
+        engine = f"trtexec --onnx={report.output}"
+        compared = f"onnxprune compare {report.model} {report.output}   (or: {engine})"
+        rows.append(("next", engine if report.fed_smaller else compared))  # compare feeds both models alike
     elif report.dry_run:
         changes = report.macs.after < report.macs.before
         rows.append(("next", "the same command without --dry-run" if changes else "nothing may be removed, see above"))
