@@ -91,7 +91,7 @@ def _resized(pixels: Array, side: int) -> Array:
     if pixels.shape[1] == side:
         return pixels
     return np.stack(
-        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR)) for one in pixels]
+        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in pixels]
     )
 
 

@@ -27,7 +27,8 @@ _POINTWISE = frozenset({"Identity", "Cast", "Add", "Sub", "Mul", "Div", "Clip"})
 _GLOBAL = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
 _LEAST_SIDE = 64  # pixels; a smaller picture has none to spare
 _LEAST_OPSET = 11  # Resize with half-pixel coordinates
-_ANTIALIAS = 18
+_ANTIALIAS = 18  # opset whose Resize has the attribute
+_SHARP = 0.5  # factor from which linear interpolation reads every pixel: the sharper picture is the better one
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def with_picture(net: Net, picture: Picture, size: tuple[int, int]) -> Net:
     region = constant(draft.unused_name(f"{source.name}_region"), np.zeros(0, np.float32))
     factors = constant(draft.unused_name(f"{source.name}_scales"), scales)
     attributes: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    if net.opset >= _ANTIALIAS:
+    if net.opset >= _ANTIALIAS and min(scales) < _SHARP:
         attributes["antialias"] = 1
     names = {node.name for node in draft.nodes}
     name = "resize_picture"
