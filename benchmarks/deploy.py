@@ -1,12 +1,13 @@
-"""Accuracy at a measured time: classifiers that people deploy, one thread, batch 1.
+"""The best accuracy at a measured time: networks that people deploy, one thread, batch 1.
 
-Each network is brought to several speed-ups in three ways: by the plain command, by a smaller picture alone (fed, not
-resized inside: without calibration), and by removing channels only. ``--recover EPOCHS`` trains the first two as well.
-Top-1 is on both test sets (525 photos, one standard error is about 1.9 points); agreement with the original and KL
-divergence are on them, and on 500 photos of the folder that neither fitted nor chose anything.
+Classifiers are brought to several speed-ups by the plain command, by a smaller picture alone (fed, not resized inside:
+without calibration), and by removing channels only. Top-1 is on both test sets (525 photos, one standard error is
+about 1.9 points); agreement with the original and KL divergence are on them, and on 500 photos of the folder that
+neither fitted nor chose anything. The other networks and their measures stand in `deploy_tasks.py`. The way ``recover``
+is the plain command with training, on all photos.
 
 Run: ``python benchmarks/deploy.py --data FOLDER``, with ``--only TEXT`` for some of the networks, ``--speedups 1.5 2``,
-``--ways plain picture channels`` and ``--photos 1000``. The processor must be idle but for one core.
+``--ways plain picture channels recover`` and ``--photos 1000``. The processor must be idle but for one core.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from common import arguments, machine, table
+from deploy_tasks import TASKS, Task, data_of
 from deployed import NETWORKS, Network
+from measures import session_of
 from PIL import Image
 
 import onnxprune
-from onnxprune import Options, RecoverOptions
+from onnxprune import DataOptions, Options, RecoverOptions
 from onnxprune.errors import OnnxPruneError
 from onnxprune.options.engine import EngineOptions
 
@@ -45,13 +48,7 @@ _SPEEDUPS = {
 }
 _ROUNDS, _RUNS = 25, 5  # of a timing
 _STEP = 8  # pixels between two pictures
-
-
-def _session(model: Model | bytes | str) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    loadable = model.SerializeToString() if isinstance(model, Model) else model
-    return onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+_WAYS = ("picture", "plain", "channels", "recover")
 
 
 def _scores(session: Any, inputs: Array) -> Array:
@@ -86,13 +83,11 @@ def _speedup(before: Any, first: Array, after: Any, second: Array) -> tuple[floa
     return float(np.median(ratios)), float(np.median(milliseconds))
 
 
-def _resized(pixels: Array, side: int) -> Array:
-    """Bytes, (n, side, side, 3)."""
+def _resized(pixels: Array, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Array:
+    """Bytes, (n, side, side, 3); by the sharper filter, which is the better one."""
     if pixels.shape[1] == side:
         return pixels
-    return np.stack(
-        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in pixels]
-    )
+    return np.stack([np.asarray(Image.fromarray(one).resize((side, side), how)) for one in pixels])
 
 
 def _at(model: Model, side: int) -> Model:
@@ -121,9 +116,11 @@ class _Judge:
                 images.append(archive["images"])
                 labels.append(archive["labels"])
         photos = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in unused])
-        self.sets = tuple(_resized(pixels, network.side) for pixels in (np.concatenate(images), photos))
+        self.sets = tuple(
+            _resized(pixels, network.side, Image.Resampling.BILINEAR) for pixels in (np.concatenate(images), photos)
+        )
         self.labels = np.concatenate(labels) + network.offset
-        self.session = _session(self.original)
+        self.session = session_of(self.original)
         self.wanted = tuple(_scores(self.session, network.feed(pixels)) for pixels in self.sets)
 
     def feeds(self, side: int) -> Iterator[Array]:
@@ -131,7 +128,7 @@ class _Judge:
             yield self.network.feed(_resized(pixels, side))
 
     def row(self, way: str, model: Model, side: int, minutes: float) -> list[object]:
-        session = _session(model)
+        session = session_of(model)
         inputs = list(self.feeds(side))
         found = [_scores(session, one) for one in inputs]
         full = self.network.feed(self.sets[0][:1])
@@ -148,7 +145,7 @@ def _smaller(judge: _Judge, speedup: float) -> tuple[Model, int]:
     for small in range(side - _STEP, side // 3, -_STEP):
         model = _at(judge.original, small)
         feed = judge.network.feed(_resized(judge.sets[0][:1], small))
-        if _speedup(judge.session, full, _session(model), feed)[0] >= speedup:
+        if _speedup(judge.session, full, session_of(model), feed)[0] >= speedup:
             return model, small
     raise OnnxPruneError(f"no picture is {speedup:g}x faster")
 
@@ -164,30 +161,90 @@ def _folders(photos: Path) -> Iterator[tuple[str, list[Path]]]:
         yield folder, unused
 
 
-def _ways(
-    judge: _Judge, speedup: float, folder: str, given: argparse.Namespace
-) -> Iterator[tuple[str, Callable[[], tuple[Model, int]]]]:
+def _options(data: DataOptions, **others: Any) -> Options:
+    return replace(Options(bench=False, engine=EngineOptions(threads=1)), data=data, **others)
+
+
+def _pruned(path: str, folder: str, options: Options, **budget: Any) -> Model:
+    result = onnxprune.prune(path, data=folder, options=options, **budget)
+    for note in result.report.notes:
+        if note.subject in ("picture", "latency", "recovery"):
+            print(f"    {note.subject}: {note.text}", flush=True)
+    assert result.model is not None
+    return result.model
+
+
+def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.Namespace) -> tuple[Model, int]:
+    """A classifier at a speed-up, and the side of the pictures that it takes."""
+    if way == "picture":
+        return _smaller(judge, speedup)
     network = judge.network
-    options = replace(Options(bench=False, engine=EngineOptions(threads=1)), data=network.data)
-    path, side = network.path(given.zoo), network.side
+    options = _options(network.data, samples=given.photos)
+    ways = {
+        "plain": options,
+        "channels": replace(options, input_size="keep"),
+        "recover": replace(options, samples=None, recover=RecoverOptions(epochs=given.recover or None)),
+    }
+    return _pruned(network.path(given.zoo), folder, ways[way], speedup=speedup), network.side
 
-    def pruned(options: Options) -> tuple[Model, int]:
-        result = onnxprune.prune(path, data=folder, speedup=speedup, options=options)
-        for note in result.report.notes:
-            if note.subject in ("picture", "latency", "recovery"):
-                print(f"    {note.subject}: {note.text}", flush=True)
-        assert result.model is not None
-        return result.model, side
 
-    if "picture" in given.ways:
-        yield "smaller picture alone", lambda: _smaller(judge, speedup)
-    if "plain" in given.ways:
-        yield "plain", lambda: pruned(replace(options, samples=given.photos))
-    if "channels" in given.ways:
-        yield "channels only", lambda: pruned(replace(options, samples=given.photos, input_size="keep"))
-    if given.recover:
-        course = RecoverOptions(epochs=given.recover)
-        yield f"--recover {given.recover}", lambda: pruned(replace(options, recover=course))
+def _classifiers(given: argparse.Namespace) -> Iterator[list[object]]:
+    """Yield the rows of the ImageNet networks."""
+    with _folders(given.data / "photos") as (folder, unused):
+        for name, usual in _SPEEDUPS.items():
+            if not _is_asked_for(name, given):
+                continue
+            judge = _Judge(NETWORKS[name], given, unused)
+            yield judge.row("original", judge.original, judge.network.side, 0)
+            for speedup in given.speedups or usual:
+                for way in given.ways:
+                    start = time.perf_counter()
+                    try:
+                        model, side = _made(way, judge, speedup, folder, given)
+                    except OnnxPruneError as error:
+                        print(f"{name} {way} {speedup:g}x: {error}", file=sys.stderr, flush=True)
+                        continue
+                    yield judge.row(f"{way}, {speedup:g}x", model, side, (time.perf_counter() - start) / 60)
+
+
+def _others(given: argparse.Namespace) -> Iterator[list[object]]:
+    """Yield the rows of the other networks: by the plain command, and by the same with training."""
+    for task in TASKS:
+        if not _is_asked_for(task.name, given):
+            continue
+        original = onnx.load(given.zoo / "models" / f"{task.name}.onnx")
+        yield _task_row(task, given, "original", original, original, 0)
+        options = _options(task.data, samples=task.samples)
+        ways = {"plain": options, "recover": replace(options, recover=RecoverOptions(epochs=given.recover or None))}
+        with data_of(task, given) as data:
+            for budget in task.budgets:
+                if given.speedups and budget.get("speedup") not in given.speedups:
+                    continue
+                asked = ", ".join(f"--{name} {value:.3g}" for name, value in budget.items())
+                for way in given.ways:
+                    if way not in ways:
+                        continue
+                    start = time.perf_counter()
+                    try:
+                        model = _pruned(str(given.zoo / "models" / f"{task.name}.onnx"), data, ways[way], **budget)
+                    except OnnxPruneError as error:
+                        print(f"{task.name} {way} {asked}: {error}", file=sys.stderr, flush=True)
+                        continue
+                    minutes = (time.perf_counter() - start) / 60
+                    yield _task_row(task, given, f"{way}, {asked}", original, model, minutes)
+
+
+def _task_row(
+    task: Task, given: argparse.Namespace, way: str, original: Model, model: Model, minutes: float
+) -> list[object]:
+    feed = task.feed()
+    ratio, ms = _speedup(session_of(original), feed, session_of(model), feed)
+    measured, beside = task.measure(given, original, model)
+    return [task.name, way, f"{ratio:.2f}x, {ms:.1f} ms", measured, beside, "", f"{minutes:.0f}"]
+
+
+def _is_asked_for(name: str, given: argparse.Namespace) -> bool:
+    return not given.only or any(text in name for text in given.only)
 
 
 def main() -> None:
@@ -195,30 +252,16 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of networks' names")
     parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual ones")
-    parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"])
-    parser.add_argument("--photos", type=int, default=1000, help="for the rows without training")
+    parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"], choices=_WAYS)
+    parser.add_argument("--photos", type=int, default=1000, help="for the rows of classifiers without training")
     parser.add_argument("--recover", type=int, default=0, help="epochs of the rows with training, on all photos")
     given = parser.parse_args()
     print(machine(), flush=True)
-    header = ["network", "how", "measured time", "top-1", "test: agreement / KL", "unused photos", "minutes"]
+    header = ["network", "how", "measured time", "measure", "test: agreement / KL", "unused photos", "minutes"]
     rows: list[list[object]] = []
-    with _folders(given.data / "photos") as (folder, unused):
-        for name, usual in _SPEEDUPS.items():
-            if given.only and not any(text in name for text in given.only):
-                continue
-            judge = _Judge(NETWORKS[name], given, unused)
-            rows.append(judge.row("original", judge.original, judge.network.side, 0))
-            for speedup in given.speedups or usual:
-                for way, made in _ways(judge, speedup, folder, given):
-                    start = time.perf_counter()
-                    try:
-                        model, side = made()
-                    except OnnxPruneError as error:
-                        print(f"{name} {way} {speedup:g}x: {error}", file=sys.stderr, flush=True)
-                        continue
-                    minutes = (time.perf_counter() - start) / 60
-                    rows.append(judge.row(f"{way}, {speedup:g}x", model, side, minutes))
-                    print(table(header, rows[-1:]).splitlines()[-1], flush=True)
+    for row in chain(_classifiers(given), _others(given)):
+        rows.append(row)
+        print(table(header, rows[-1:]).splitlines()[-1], flush=True)
     print(table(header, rows))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from PIL import Image
 
 Array = np.ndarray[Any, Any]
@@ -48,11 +49,20 @@ def ocr(run: Run) -> float:
 def faces(run: Run) -> float:
     """Count faces by UltraFace."""
 
-    def count(pixels: Array) -> int:
-        found = run({"input": _nchw((pixels - 127) / 128)})
-        return _kept(found["boxes"][0], found["scores"][0, :, 1], 0.7, 0.3)
+    return _counted("faces", (320, 240), lambda pixels: len(_ultraface(run, pixels)))
 
-    return _counted("faces", (320, 240), count)
+
+def ultraface_boxes(run: Run) -> list[Array]:
+    """Boxes (n, 4) of the faces that UltraFace finds in each of the six test photos."""
+    return [
+        _ultraface(run, np.asarray(Image.open(path).convert("RGB").resize((320, 240)), np.float32))
+        for path in _images("faces_test")
+    ]
+
+
+def _ultraface(run: Run, pixels: Array) -> Array:
+    found = run({"input": _nchw((pixels - 127) / 128)})
+    return _kept(found["boxes"][0], found["scores"][0, :, 1], 0.7, 0.3)
 
 
 def yunet(run: Run) -> float:
@@ -70,7 +80,7 @@ def yunet(run: Run) -> float:
             boxes.append(np.concatenate([middle - half, middle + half], axis=1))
             likely = found[f"cls_{stride}"][0, :, 0] * found[f"obj_{stride}"][0, :, 0]
             scores.append(np.sqrt(np.clip(likely, 0, 1)))
-        return _kept(np.concatenate(boxes), np.concatenate(scores), 0.6, 0.3)
+        return len(_kept(np.concatenate(boxes), np.concatenate(scores), 0.6, 0.3))
 
     return _counted("yunet", (320, 256), count)
 
@@ -127,19 +137,31 @@ def _counted(name: str, size: tuple[int, int], count: Callable[[Array], int]) ->
     return float(100 - 100 * apart / max(sum(wanted), 1))
 
 
-def _kept(boxes: Array, scores: Array, least: float, overlap: float) -> int:
-    """Number of boxes (n, 4) left by non-maximum suppression."""
+def _kept(boxes: Array, scores: Array, least: float, most: float) -> Array:
+    """Boxes (m, 4) left of boxes (n, 4) by non-maximum suppression."""
     chosen = scores > least
     boxes, order = boxes[chosen], np.argsort(-scores[chosen])
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    count = 0
+    kept = []
     while len(order):
         first, rest = order[0], order[1:]
-        count += 1
-        low, high = np.maximum(boxes[first, :2], boxes[rest, :2]), np.minimum(boxes[first, 2:], boxes[rest, 2:])
-        inside = np.prod(np.maximum(high - low, 0), axis=1)
-        order = rest[inside / (areas[first] + areas[rest] - inside) <= overlap]
-    return count
+        kept.append(boxes[first])
+        order = rest[[overlap(boxes[first], boxes[other]) <= most for other in rest]] if len(rest) else rest
+    return np.array(kept).reshape(-1, 4)
+
+
+def overlap(a: Array, b: Array) -> float:
+    """Intersection over union of two boxes, of left, top, right and bottom."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    inside = np.prod(np.maximum(high - low, 0))
+    return float(inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside))
+
+
+def session_of(model: Any) -> Any:
+    """A session of onnxruntime with one thread, of a model or a path."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    loadable = model if isinstance(model, (str, bytes)) else model.SerializeToString()
+    return onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
 
 
 def _edits(left: list[int], right: list[int]) -> int:
