@@ -4,15 +4,18 @@ Classifiers are brought to several speed-ups by the plain command, by a smaller 
 without calibration), and by removing channels only. Top-1 is on both test sets (525 photos, one standard error is
 about 1.9 points); agreement with the original and KL divergence are on them, and on 500 photos of the folder that
 neither fitted nor chose anything. The other networks and their measures stand in `deploy_tasks.py`. The way ``recover``
-is the plain command with training, on all photos.
+is the plain command with training, on all photos; ``uniform`` removes the smallest weights of every group alike, and
+trains for as many epochs on the outputs alone; ``onnxsim`` is its own pruning, where it is installed.
 
 Run: ``python benchmarks/deploy.py --data FOLDER``, with ``--only TEXT`` for some of the networks, ``--speedups 1.5 2``,
-``--ways plain picture channels recover`` and ``--photos 1000``. The processor must be idle but for one core.
+``--ways picture plain channels recover uniform onnxsim`` and ``--photos 1000``. The processor must be idle but for one
+core.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 import time
@@ -25,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from baselines import baseline
 from common import arguments, machine, table
 from deploy_tasks import TASKS, Task, data_of
 from deployed import NETWORKS, Network
@@ -35,6 +39,7 @@ import onnxprune
 from onnxprune import DataOptions, Options, RecoverOptions
 from onnxprune.errors import OnnxPruneError
 from onnxprune.options.engine import EngineOptions
+from onnxprune.options.solve import RefitOptions
 
 Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
@@ -48,7 +53,8 @@ _SPEEDUPS = {
 }
 _ROUNDS, _RUNS = 25, 5  # of a timing
 _STEP = 8  # pixels between two pictures
-_WAYS = ("picture", "plain", "channels", "recover")
+_WAYS = ("picture", "plain", "channels", "recover", "uniform", "onnxsim")
+_SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
 def _scores(session: Any, inputs: Array) -> Array:
@@ -174,18 +180,54 @@ def _pruned(path: str, folder: str, options: Options, **budget: Any) -> Model:
     return result.model
 
 
-def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.Namespace) -> tuple[Model, int]:
-    """A classifier at a speed-up, and the side of the pictures that it takes."""
-    if way == "picture":
-        return _smaller(judge, speedup)
-    network = judge.network
-    options = _options(network.data, samples=given.photos)
-    ways = {
+def _option_sets(given: argparse.Namespace, options: Options) -> dict[str, Options]:
+    """Options of the ways that are commands of ours.
+
+    ``uniform``: the smallest weights of every group alike, no refit, and as many epochs of plain distillation.
+    """
+    course = RecoverOptions(epochs=given.recover or None)
+    shares = replace(
+        options,
+        recipe="prune",
+        allocation="uniform",
+        select=baseline("magnitude"),
+        refit=RefitOptions(refit="none"),
+        recover=replace(course, features=0.0, blockwise=0.0),
+    )
+    return {
         "plain": options,
         "channels": replace(options, input_size="keep"),
-        "recover": replace(options, samples=None, recover=RecoverOptions(epochs=given.recover or None)),
+        "recover": replace(options, recover=course),
+        "uniform": shares,
     }
-    return _pruned(network.path(given.zoo), folder, ways[way], speedup=speedup), network.side
+
+
+def _by_onnxsim(original: Model, feed: Array, speedup: float) -> Model:
+    """The network at the least sparsity at which onnxsim's own pruning makes it as fast."""
+    try:
+        onnxsim: Any = importlib.import_module("onnxsim")
+    except ImportError as error:
+        raise OnnxPruneError("onnxsim is not installed") from error
+    session, found = session_of(original), []
+    for sparsity in _SPARSITIES:
+        model: Model = onnxsim.apply_structured_pruning(original, sparsity=sparsity)
+        found.append(_speedup(session, feed, session_of(model), feed)[0])
+        if found[-1] >= speedup:
+            return model
+    told = ", ".join(f"{speed:.2f}x at {sparsity:g}" for sparsity, speed in zip(_SPARSITIES, found, strict=True))
+    raise OnnxPruneError(f"onnxsim: {told}")
+
+
+def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.Namespace) -> tuple[Model, int]:
+    """A classifier at a speed-up, and the side of the pictures that it takes."""
+    network = judge.network
+    if way == "picture":
+        return _smaller(judge, speedup)
+    if way == "onnxsim":
+        return _by_onnxsim(judge.original, network.feed(judge.sets[0][:1]), speedup), network.side
+    trained = way in ("recover", "uniform")
+    options = _option_sets(given, _options(network.data, samples=None if trained else given.photos))[way]
+    return _pruned(network.path(given.zoo), folder, options, speedup=speedup), network.side
 
 
 def _classifiers(given: argparse.Namespace) -> Iterator[list[object]]:
@@ -212,21 +254,22 @@ def _others(given: argparse.Namespace) -> Iterator[list[object]]:
     for task in TASKS:
         if not _is_asked_for(task.name, given):
             continue
-        original = onnx.load(given.zoo / "models" / f"{task.name}.onnx")
+        path = str(given.zoo / "models" / f"{task.name}.onnx")
+        original = onnx.load(path)
         yield _task_row(task, given, "original", original, original, 0)
-        options = _options(task.data, samples=task.samples)
-        ways = {"plain": options, "recover": replace(options, recover=RecoverOptions(epochs=given.recover or None))}
+        options = _option_sets(given, _options(task.data, samples=task.samples))
         with data_of(task, given) as data:
             for budget in task.budgets:
                 if given.speedups and budget.get("speedup") not in given.speedups:
                     continue
                 asked = ", ".join(f"--{name} {value:.3g}" for name, value in budget.items())
-                for way in given.ways:
-                    if way not in ways:
-                        continue
+                for way in (way for way in given.ways if way in options or (way == "onnxsim" and "speedup" in budget)):
                     start = time.perf_counter()
                     try:
-                        model = _pruned(str(given.zoo / "models" / f"{task.name}.onnx"), data, ways[way], **budget)
+                        if way == "onnxsim":
+                            model = _by_onnxsim(original, task.feed(), budget["speedup"])
+                        else:
+                            model = _pruned(path, data, options[way], **budget)
                     except OnnxPruneError as error:
                         print(f"{task.name} {way} {asked}: {error}", file=sys.stderr, flush=True)
                         continue

@@ -82,17 +82,18 @@ def positions(task: Task) -> int:
 def machine(monkeypatch):
     """An engine on which a MAC takes one nanosecond, and each network `overhead` ms more; records what it timed.
 
-    `spread`: of the interval of each measurement. `stretch`: wall time over CPU time.
+    `spread`: of the interval of each measurement. `stretch`: wall time over CPU time. `folding`: how many times longer
+    the original takes as given.
     """
 
-    def make(overhead: float, spread: float = 0.01, stretch: float = 1.0) -> list[float]:
+    def make(overhead: float, spread: float = 0.01, stretch: float = 1.0, folding: float = 1.0) -> list[float]:
         timed: list[float] = []
 
         def took(bench, assignment) -> float:
             return bench._run.cost.macs(assignment) / 1e6 + overhead
 
         def before(bench) -> float:
-            return bench._run.before.macs() / 1e6 + overhead
+            return folding * (bench._run.before.macs() / 1e6 + overhead)
 
         def timing(bench, assignment, *, again=False) -> Timing:
             timed.append(before(bench) / took(bench, assignment))
@@ -105,6 +106,7 @@ def machine(monkeypatch):
 
         monkeypatch.setattr(Bench, "timing", timing)
         monkeypatch.setattr(Bench, "before_ms", property(before))
+        monkeypatch.setattr(Bench, "folding", folding)
         monkeypatch.setattr(Bench, "whole_ms", property(lambda bench: took(bench, Assignment())))
         monkeypatch.setattr(latency, "measured", measured)
         return timed

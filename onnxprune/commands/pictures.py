@@ -2,7 +2,8 @@
 
 A size that meets the budget by itself costs one pass over the inputs to choose by. Some more are tried beyond the
 largest of these: where strides divide a size without a rest, a smaller one may lose less. A larger size, and the
-original one, must lose channels too: each is rehearsed, planned and fitted on some inputs with the quick linear refit.
+original one, must lose channels too: each is rehearsed, planned by the error curves of the original picture and fitted
+on some inputs with the quick linear refit.
 Errors are those of the whole network against the original on its own picture.
 """
 
@@ -22,7 +23,7 @@ from onnxprune.note import Note
 from onnxprune.planning import Assignment
 from onnxprune.steps.bench import Bench
 from onnxprune.steps.compress import compress
-from onnxprune.steps.decide import decide
+from onnxprune.steps.decide import curves_of, decide
 from onnxprune.steps.picture import apart, ladder, resized
 from onnxprune.steps.prepare import with_fewer_inputs
 from onnxprune.steps.time_layers import scaled_cost, timed_cost
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from onnxprune.steps.curves import Curves
     from onnxprune.steps.prepare import Prepared
 
 Array = np.ndarray[Any, Any]
@@ -39,6 +41,7 @@ Array = np.ndarray[Any, Any]
 __all__ = ["Chosen", "best_picture", "fed_smaller", "picture_alone", "small_feeds"]
 
 _MOST_INPUTS = 256  # to rehearse on
+_MOST_WORSE = 2  # sizes in a row that are worse, after which no other is rehearsed
 _BEYOND = 2  # sizes to try below the largest one that meets the budget
 _TOLERANCE = 0.03  # share of the target speed-up that a timed picture may miss
 _WORTH_TIMING = 0.8  # ratio of MACs, as a share of the target speed-up, from which a picture is timed
@@ -62,12 +65,14 @@ class Chosen:
         notes: a note on the choice; none if there was none.
         alone: the run with the best picture that meets the budget with all channels; None without one.
         alone_error: error of the original on that picture.
+        curves: error curves measured on the original picture; None if they were not needed.
     """
 
     run: Prepared
     notes: tuple[Note, ...] = ()
     alone: Prepared | None = None
     alone_error: float = math.inf
+    curves: Curves | None = None
 
     def instead_of(self, model: onnx.ModelProto) -> Chosen | None:
         """Return the choice of the picture alone if the finished model has a larger error; else None."""
@@ -95,25 +100,27 @@ def picture_alone(run: Prepared) -> Prepared | None:
 
 
 def best_picture(run: Prepared) -> Chosen:
-    """Choose the size of the picture for the budget of a run.
+    """Choose the size of the picture for the budget of a run; all stays whole if folding alone meets it.
 
     Args:
         run: the prepared run on the original picture.
 
     Raises:
-        PlanError: the original is within the budget already.
+        PlanError: the original as given is within the budget already.
         UsageError: the options ask for a smaller input, and the picture cannot be resized.
     """
     if run.options.feeds_smaller and run.network.place is None:
         raise UsageError(f"--input-size {run.options.input_size}: {run.network.label}: {run.network.fixed_picture}")
     if run.options.side is not None:
         return Chosen(_asked(run, run.options.side))
+    if run.folding != 1 and _meets(run):
+        return Chosen(replace(run, whole=True))
     rungs = _rungs(run) if _choosable(run) else []
     if not rungs:
         return Chosen(run)
-    best, alone = run, None
+    best, alone, curves = run, None, curves_of(run)
     try:
-        least = _rehearsed(run)
+        least = _rehearsed(run, curves)
     except OutOfReachError:
         least = math.inf
     told = ["the original size is out of reach" if least == math.inf else f"the original size {least:.3g}"]
@@ -124,25 +131,27 @@ def best_picture(run: Prepared) -> Chosen:
         told.append(f"{_text(alone.run)} with all channels {alone.error:.3g}")
         if alone.error < least:
             best, least = replace(alone.run, whole=True), alone.error
+    worse = 0
     for rung in rungs if best is run else reversed(rungs):
         if rung.error >= least:  # removing channels only adds to it
             continue
         timed = run.options.budget.unit == "latency"
         here = replace(rung.run, cost=scaled_cost(rung.run)) if timed else rung.run
         try:
-            error = _rehearsed(here)
+            error = _rehearsed(here, curves)
         except PlanError:
             continue
         told.append(f"{_text(here)} {error:.3g}")
-        if error >= least:
+        if error < least:
+            best, least, worse = rung.run, error, 0
+        elif (worse := worse + 1) == _MOST_WORSE:
             break
-        best, least = rung.run, error
     if best is not run and not best.whole and run.options.budget.unit == "latency":
         best = replace(best, cost=timed_cost(best))
     note = Note("picture", f"{_text(best)} was chosen by the error at the outputs ({', '.join(told)})")
     if alone is None:
-        return Chosen(best, (note,))
-    return Chosen(best, (note,), replace(alone.run, whole=True), alone.error)
+        return Chosen(best, (note,), curves=curves)
+    return Chosen(best, (note,), replace(alone.run, whole=True), alone.error, curves)
 
 
 def fed_smaller(run: Prepared, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -226,19 +235,20 @@ def _meets(run: Prepared) -> bool:
         return run.limit.fraction >= 1
     bench = Bench(run)
     asked = bench.before_ms / budget.ms if budget.ms is not None else 1 / budget.fraction
-    if run.before.macs() / run.cost.macs() < asked * _WORTH_TIMING:
-        return False
+    if asked <= 1 or run.folding * run.before.macs() / run.cost.macs() < asked * _WORTH_TIMING:
+        return False  # the original as given is within the budget, or the picture far from it
     reached = bench.timing(Assignment()).ratio
     if abs(reached / asked - 1) < 2 * _TOLERANCE:
         reached = bench.timing(Assignment(), again=True).ratio
     return reached >= asked * (1 - _TOLERANCE)
 
 
-def _rehearsed(run: Prepared) -> float:
+def _rehearsed(run: Prepared, curves: Curves) -> float:
     """Plan and fit the network quickly, on some of the inputs; return its error at the outputs.
 
     Raises:
         PlanError: no plan meets the budget, or the network is within it already.
     """
     here = with_fewer_inputs(replace(run, options=run.options.quick), _MOST_INPUTS)
-    return apart(here, finished_model(compress(here, decide(here).assignment).net))
+    decided = decide(here, curves=curves, roughly=True)
+    return apart(here, finished_model(compress(here, decided.assignment).net))

@@ -127,7 +127,7 @@ def _unchanged(run: Prepared, outcome: Outcome) -> str:
     """Return a warning if nothing was removed; else empty."""
     sizes, done = run.cost.sizes, outcome.assignment
     fewer = done.forms or any(count < sizes[name] for name, count in done.counts.items())
-    if outcome.plan is not None or run.network.picture is not None or fewer:
+    if outcome.plan is not None or run.whole or run.network.picture is not None or fewer:
         return ""
     align = run.options.alignment
     return f"NOTHING REMOVED: with --align {align} every group stays whole; ask for more, or try --align 1"

@@ -22,7 +22,7 @@ from onnxprune.steps.sensitivity import Trials
 from onnxprune.steps.statistics import Need, gathered, group_problems, parts_of, site_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxprune.cache import Checkpoint, Saved
     from onnxprune.graph.channels.forms import LayerShape
@@ -79,6 +79,10 @@ class Curves:
         """Errors that a plan trades for cost."""
         curves = {name: ranking.curve for name, ranking in self.rankings.items()}
         return PredictedErrors(curves, self.candidates, self.sensitivity)
+
+    def fit(self, groups: Collection[str], sites: Collection[str]) -> bool:
+        """Tell whether these are the curves of exactly these groups and sites, by their names."""
+        return set(self.rankings) == set(groups) and set(self.candidates) == set(sites)
 
 
 def error_curves(

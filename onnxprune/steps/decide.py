@@ -17,9 +17,10 @@ from onnxprune.steps.fit_order import early_groups
 from onnxprune.steps.time_plans import plan_by_latency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.channels.forms import LayerShape
+    from onnxprune.graph.channels.groups import ChannelGroup
     from onnxprune.options.run import Options
     from onnxprune.planning import Plan
     from onnxprune.planning.cost import CostModel
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-__all__ = ["Decided", "decide", "shapes_of"]
+__all__ = ["Decided", "curves_of", "decide", "shapes_of"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,21 @@ class Decided:
     explanation: Explanation | None = None
 
 
-def decide(run: Prepared, plan: Plan | None = None) -> Decided:
+def curves_of(run: Prepared) -> Curves:
+    """Measure the error curves that a plan for the budget of the options needs."""
+    shapes = shapes_of(run)
+    return error_curves(run, _groups(run), shapes, sensitivity=_weighed(run.options, shapes))
+
+
+def decide(run: Prepared, plan: Plan | None = None, curves: Curves | None = None, *, roughly: bool = False) -> Decided:
     """Resolve a given plan, or find one for the budget of the options.
 
     Args:
         run: the prepared run; its cost model has clocks if the budget limits latency.
         plan: plan to carry out; None to find one for the budget.
+        curves: error curves of the same network, perhaps on another picture; None, or curves of other groups or
+            layers: they are measured.
+        roughly: time plans for a latency budget less often, see `plan_by_latency`.
 
     Raises:
         PlanError: the plan does not fit the model, or the original is within the budget already.
@@ -62,14 +72,13 @@ def decide(run: Prepared, plan: Plan | None = None) -> Decided:
         return _followed(run, plan)
     if run.whole:
         return Decided(Assignment())
-    options = run.options
-    groups = run.eligible.groups if options.uses.prune else ()
-    shapes = shapes_of(run)
+    options, groups = run.options, _groups(run)
     droppable = tuple(sorted(run.eligible.branches & {g.name for g in groups})) if options.drop_branches else ()
-    curves = error_curves(run, groups, shapes, sensitivity=_weighed(options, shapes))
+    if curves is None or not curves.fit({g.name for g in groups}, shapes_of(run)):
+        curves = curves_of(run)
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
-        found, notes = plan_by_latency(run, curves, droppable)
+        found, notes = plan_by_latency(run, curves, droppable, roughly=roughly)
     else:
         found = _found(run, curves, droppable)
     gone = [run.cost.branches[name] for name in found.removed]
@@ -136,6 +145,11 @@ def _declined(cost: CostModel, asked: Assignment, done: Assignment) -> list[Note
         if remarks:
             notes.append(Note(name, "; ".join(remarks)))
     return notes
+
+
+def _groups(run: Prepared) -> Sequence[ChannelGroup]:
+    """Return the groups that may lose channels."""
+    return run.eligible.groups if run.options.uses.prune else ()
 
 
 def shapes_of(run: Prepared) -> dict[str, LayerShape]:

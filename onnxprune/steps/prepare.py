@@ -166,7 +166,8 @@ class Prepared:
         clock: wall time of the stages.
         evaluator: the user's own measure with its value for the original; None without one.
         full_cost: cost model of the original, if `network` is on a smaller picture.
-        whole: True if `network` is to be kept whole, because the smaller picture alone meets the budget.
+        whole: True if `network` is to be kept whole, because the smaller picture or folding alone meets the budget.
+        folding: time of the original as given divided by that of the folded one, for a latency budget; else 1.
     """
 
     network: Network
@@ -184,6 +185,7 @@ class Prepared:
     evaluator: Evaluator | None = None
     full_cost: CostModel | None = None
     whole: bool = False
+    folding: float = 1.0
 
     @property
     def net(self) -> Net:

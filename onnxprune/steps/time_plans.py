@@ -35,7 +35,7 @@ _NUMBERS = ("asked", "predicted", "reached", "low", "high", "stretch")  # fields
 
 
 def plan_by_latency(
-    run: Prepared, curves: Curves, droppable: Sequence[str] = ()
+    run: Prepared, curves: Curves, droppable: Sequence[str] = (), *, roughly: bool = False
 ) -> tuple[Assignment, tuple[Note, ...]]:
     """Plan by the clocks, time a network of the planned sizes, and repeat until the target speed-up is reached.
 
@@ -45,6 +45,7 @@ def plan_by_latency(
         run: the prepared run, its cost model with clocks.
         curves: errors of removals and forms.
         droppable: groups of residual branches that may be removed.
+        roughly: time every plan only once, also those near the target, and keep nothing in the cache.
 
     Returns:
         The assignment, and a note on the measurement.
@@ -56,14 +57,17 @@ def plan_by_latency(
     if not (curves.rankings or curves.candidates):
         return Assignment(), ()
     options = run.options
+    if roughly:
+        found = _raced(run, curves.errors, Bench(run), droppable, twice=False)
+        return found.assignment, (Note("latency", str(found)),)
     names, spread = (tuple(curves.rankings), tuple(curves.candidates)), (options.budget, options.allocation, droppable)
     asked = options.select, FormOptions.of(options), options.sensitivity
     checkpoint = run.cache.checkpoint("plan", names, asked, *spread, *machine(run))
-    found = _load(run, checkpoint)
-    if found is None:
-        found = _raced(run, curves.errors, Bench(run), droppable)
-        _save(run, checkpoint, found)
-    return found.assignment, (Note("latency", str(found)),)
+    kept = _load(run, checkpoint)
+    if kept is None:
+        kept = _raced(run, curves.errors, Bench(run), droppable, twice=True)
+        _save(run, checkpoint, kept)
+    return kept.assignment, (Note("latency", str(kept)),)
 
 
 @dataclass(frozen=True)
@@ -107,14 +111,14 @@ class _Tried:
         return f"{measured}; AN ESTIMATE: {self.asked:.2f}x is not certain, plan again on an idle machine"
 
 
-def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequence[str]) -> _Tried:
+def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequence[str], *, twice: bool) -> _Tried:
     options, cost = run.options, run.cost
     budget, before = options.budget, bench.before_ms
     asked = before / budget.ms if budget.ms is not None else 1 / budget.fraction
     if asked <= 1:
         raise PlanError(f"{budget.text}: the original takes {before:.3g} ms and meets the budget: nothing to prune")
     tried: list[_Tried] = []
-    wanted = asked
+    wanted = asked / run.folding
     while len(tried) < _MOST_PLANS:
         run.progress("time plans", len(tried), _MOST_PLANS)
         limit = replace(budget, fraction=run.before.latency() / (wanted * cost.latency()))
@@ -131,7 +135,8 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
             if not tried:
                 raise
             break
-        tried.append(_timed(bench, run.before.latency() / cost.latency(planned), planned, asked, len(tried) + 1))
+        predicted = run.folding * run.before.latency() / cost.latency(planned)
+        tried.append(_timed(bench, predicted, planned, asked, len(tried) + 1, twice=twice))
         if asked <= tried[-1].reached <= asked * (1 + _TOLERANCE):
             break
         wanted *= asked * (1 + _TOLERANCE / 2) / tried[-1].reached
@@ -146,9 +151,9 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
     return replace(min(enough, key=lambda one: one.reached), plans=len(tried))
 
 
-def _timed(bench: Bench, predicted: float, assignment: Assignment, asked: float, plans: int) -> _Tried:
-    """Time a network of the planned sizes, a second time for longer if the first measurement is near the target."""
-    for again in (False, True):
+def _timed(bench: Bench, predicted: float, assignment: Assignment, asked: float, plans: int, *, twice: bool) -> _Tried:
+    """Time a network of the planned sizes; with `twice`, again for longer if the first time is near the target."""
+    for again in (False, True)[: 1 + twice]:
         timing = bench.timing(assignment, again=again)
         reached = timing.ratio, timing.ratio_low, timing.ratio_high
         tried = _Tried(assignment, plans, asked, predicted, *reached, timing.stretch)

@@ -43,6 +43,7 @@ def measured(monkeypatch):
 def fast_enough(monkeypatch):
     """Let every plan meet its time budget: whole networks are not timed."""
     monkeypatch.setattr("onnxprune.steps.bench.Bench.timing", lambda *_, **__: timing(1.11))
+    monkeypatch.setattr("onnxprune.steps.bench.Bench.folding", 1.0)
 
 
 def test_within_a_time_budget_what_is_slower_twice_comes_back_unchanged(tiny, measured, fast_enough, tmp_path):

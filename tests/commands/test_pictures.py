@@ -88,7 +88,7 @@ def test_the_features_are_as_large_as_the_originals_in_front_of_the_last_layer()
 def test_a_fit_that_is_worse_than_the_picture_alone_is_not_taken(smaller, monkeypatch):
     """A rehearsal that promised too much."""
     told = iter([10.0, *[1e-9] * 9])  # of the original size, and of each picture that loses channels
-    monkeypatch.setattr(chosen_pictures, "_rehearsed", lambda run: next(told))
+    monkeypatch.setattr(chosen_pictures, "_rehearsed", lambda run, curves: next(told))
     monkeypatch.setattr(chosen_pictures.Chosen, "instead_of", spied := Spy(chosen_pictures.Chosen.instead_of))
     result = onnxprune.prune(network(), data=pictures(), macs="2x", options=replace(OPTIONS, refit=NONE))
     assert spied.answers[0] is not None

@@ -14,7 +14,9 @@ from onnxprune.engine.timing import Latency, Timing
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
+from onnxprune.progress import silent
 from onnxprune.steps.bench import Bench
+from onnxprune.steps.prepare import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +81,33 @@ def test_milliseconds_may_be_asked_for(narrow, machine):
     result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=before / 2).budget()))
     assert timed[-1] >= 2 * 0.97
     assert result.report.budget == f"{before / 2:g} ms"
+
+
+def test_time_that_folding_saves_counts_towards_the_speedup(narrow, machine):
+    timed = machine(overhead=0.0, folding=1.5)
+    report = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=2.1).budget())).report
+    assert 2.1 * 0.97 <= timed[-1] <= 2.1 * 1.05
+    assert 1.3 < report.macs.ratio < 1.6
+    assert any(note.subject == "folding" and "1.50x faster" in note.text for note in report.notes)
+
+
+def test_where_folding_alone_is_enough_nothing_is_removed(narrow, machine):
+    machine(overhead=0.0, folding=1.5)
+    report = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(speedup=1.4).budget())).report
+    assert report.macs.ratio == 1
+    assert not any("NOTHING REMOVED" in warning for warning in report.warnings)
+    assert report.divergence[0].relative_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "folding"),
+    [(1.04, 1.03, 1.05, 1), (1.2, 1.02, 1.4, 1), (0.9, 0.7, 1.1, 1), (2.4, 2.3, 2.5, 2.4), (0.8, 0.7, 0.9, 0.8)],
+)
+def test_a_difference_that_may_be_chance_is_not_said_to_be_folding(narrow, monkeypatch, ratio, low, high, folding):
+    one = Latency(1.0, 1.0, 9, 1.0)
+    monkeypatch.setattr(Bench, "timing", lambda *_, **__: Timing(one, one, ratio, low, high, "CPU", 1, 1, 3))
+    with prepare(narrow, None, QUICK, silent) as run:
+        assert Bench(run).folding == folding
 
 
 def test_what_cannot_be_reached_is_said(narrow, machine):
