@@ -160,6 +160,7 @@ def session_of(model: Any) -> Any:
     """A session of onnxruntime with one thread, of a model or a path."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # some files of the zoo give a warning for each weight
     loadable = model if isinstance(model, (str, bytes)) else model.SerializeToString()
     return onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
 
