@@ -8,6 +8,7 @@ its measurement does not reach below 97 % of the target; else it is reported as 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ __all__ = ["plan_by_latency"]
 
 _MOST_PLANS = 8
 _TOLERANCE = 0.03  # share of the target speed-up
+_CLOSE = 1.004  # ratio of two speed-ups by the clocks that are too close for another plan
 _NUMBERS = ("asked", "predicted", "reached", "low", "high", "stretch")  # fields of `_Tried` in the checkpoint
 
 
@@ -118,7 +120,7 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
     if asked <= 1:
         raise PlanError(f"{budget.text}: the original takes {before:.3g} ms and meets the budget: nothing to prune")
     tried: list[_Tried] = []
-    wanted = asked / run.folding
+    wanted, within, beyond = asked / run.folding, 1.0, math.inf  # by the clocks: too slow, and fast enough
     while len(tried) < _MOST_PLANS:
         run.progress("time plans", len(tried), _MOST_PLANS)
         limit = replace(budget, fraction=run.before.latency() / (wanted * cost.latency()))
@@ -139,7 +141,12 @@ def _raced(run: Prepared, errors: PredictedErrors, bench: Bench, droppable: Sequ
         tried.append(_timed(bench, predicted, planned, asked, len(tried) + 1, twice=twice))
         if asked <= tried[-1].reached <= asked * (1 + _TOLERANCE):
             break
+        within, beyond = (wanted, beyond) if tried[-1].reached < asked else (within, wanted)
+        if beyond / within < _CLOSE:
+            break
         wanted *= asked * (1 + _TOLERANCE / 2) / tried[-1].reached
+        if not within < wanted < beyond:
+            wanted = math.sqrt(within * beyond) if beyond < math.inf else within * (1 + _TOLERANCE)
     run.progress("time plans", _MOST_PLANS, _MOST_PLANS)
     enough = [one for one in tried if one.reached >= asked * (1 - _TOLERANCE)]
     if not enough:
