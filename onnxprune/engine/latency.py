@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Kernel", "Task", "measured"]
+__all__ = ["Kernel", "Task", "measured", "node_times"]
 
 _OPSET = 17
 _TOGETHER = 48  # layers in one model
@@ -41,6 +41,8 @@ _RUNS, _LEAST_RUNS, _SECONDS, _WARMUP = 40, 5, 0.5, 2
 _PATIENCE = 3  # wall time over the time that counts, at most
 _PROFILED = "CPUExecutionProvider"
 _LABEL = "a model of layers to time"
+_LAYERS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+_KERNEL = "_kernel_time"  # end of the names of such events
 _NAMED = re.compile(r"(?<![0-9A-Za-z])t(\d+)t")
 
 
@@ -152,18 +154,52 @@ def _profiled(engine: Engine, tasks: Sequence[Task], scratch: Path) -> dict[Task
     model, feeds = _model(tasks)
     session = engine.session(model, label=_LABEL, profile=scratch / "profile")
     _repeated(session, feeds)
+    total: dict[Task, float] = dict.fromkeys(tasks, 0.0)
+    for name, ms in _kernel_times(session).items():
+        if number := _NAMED.search(name):
+            total[tasks[int(number[1])]] += ms
+    return total
+
+
+def node_times(engine: Engine, model: onnx.ModelProto, feeds: Mapping[str, Array], scratch: Path) -> dict[str, float]:
+    """Measure the milliseconds of the nodes of a model that are no layers, as the engine runs them.
+
+    Args:
+        engine: engine that runs the model.
+        model: the model.
+        feeds: its inputs.
+        scratch: folder for the profiler's file, which is deleted.
+
+    Returns:
+        Milliseconds by the engine's name; none for a provider without times of single nodes. Nodes that the engine
+        fuses with a layer are part of the layer.
+
+    Raises:
+        EngineError: the engine cannot run the model.
+    """
+    if engine.providers[0] != _PROFILED:
+        return {}
+    session = engine.session(model, label="the network to compress", profile=scratch / "profile")
+    _repeated(session, feeds)
+    return _kernel_times(session, _LAYERS)
+
+
+def _kernel_times(session: Session, without: Collection[str] = ()) -> dict[str, float]:
+    """End the profiling; return the milliseconds of each node, the mean of its fastest runs, by its name.
+
+    Args:
+        session: session with a profile.
+        without: operators whose nodes are left out.
+    """
     profile = session.end_profiling()
-    times: dict[tuple[int, str], list[float]] = defaultdict(list)
+    times: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(profile.read_text()):
         name = str(event.get("name", ""))
-        number = _NAMED.search(name)
-        if event.get("cat") == "Node" and number and name.endswith("_kernel_time"):
-            times[int(number[1]), name].append(float(event["dur"]) / 1e3)
+        operator = event.get("args", {}).get("op_name", "")
+        if event.get("cat") == "Node" and name.endswith(_KERNEL) and operator not in without:
+            times[name.removesuffix(_KERNEL)].append(float(event["dur"]) / 1e3)
     profile.unlink()
-    total: dict[Task, float] = dict.fromkeys(tasks, 0.0)
-    for (position, _), durations in times.items():
-        total[tasks[position]] += float(low_mean(np.array(durations[_WARMUP:] or durations)))
-    return total
+    return {name: float(low_mean(np.array(found[_WARMUP:] or found))) for name, found in times.items()}
 
 
 def _alone(engine: Engine, tasks: Sequence[Task]) -> dict[Task, float]:

@@ -1,4 +1,8 @@
-"""Latency of layers in milliseconds at any number of channels: linear interpolation between measured sizes."""
+"""Latency of layers in milliseconds at any number of channels: linear interpolation between measured sizes.
+
+The nodes between two layers, such as activations that the engine does not fuse, run over the channels of the first
+one: their time is in proportion to these.
+"""
 
 from __future__ import annotations
 
@@ -72,12 +76,14 @@ class Clock:
         pairs: per kernel axis, the conv along it (V or H) and the conv along the other axes.
         last: the conv P; None if the layer has none.
         groups: number of groups of a grouped conv.
+        behind: milliseconds for each output channel of the nodes behind the layer that are no layers.
     """
 
     dense: Grid
     pairs: tuple[tuple[Grid, Grid], ...] = ()
     last: Grid | None = None
     groups: int = 1
+    behind: float = 0.0
 
     def ms(self, parts: Parts, inputs: Number, outputs: Number) -> Array:
         """Return the milliseconds of each form, given by its parts; inputs and outputs as for `LayerShape.costs`."""
@@ -95,4 +101,4 @@ class Clock:
             found = np.where((spatial > 0) & (first == axis), pair, found)
         if self.last is not None:
             found = found + np.where(channel > 0, self.last.at(channel, outputs), 0.0)
-        return np.asarray(found, dtype=np.float64)
+        return np.asarray(found + self.behind * outputs, dtype=np.float64)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.engine.batching import sample_shapes
-from onnxprune.engine.latency import Kernel, Task, measured
+from onnxprune.engine.latency import Kernel, Task, measured, node_times
 from onnxprune.graph.channels.sites import is_depthwise
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.normalize import with_shapes
@@ -18,7 +19,7 @@ from onnxprune.planning.clock import Clock, Grid, marks
 from onnxprune.steps.bench import Bench, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from onnxprune.graph.channels.sites import Site
     from onnxprune.graph.model.net import Net
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Ms = Callable[[Kernel, int, int], float]
 
-__all__ = ["scaled_cost", "timed_cost"]
+__all__ = ["behind_layers", "scaled_cost", "timed_cost"]
 
+_FAR = 32  # nodes between a layer and one behind it
 _FUSED = frozenset({"Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 
 
 def timed_cost(run: Prepared) -> CostModel:
-    """Add a clock for every layer to the cost model; the time of all other nodes is the network's minus its layers'.
+    """Add a clock for every layer, with the nodes behind it, to the cost model; the rest is the network's other time.
 
     Args:
         run: the prepared run.
@@ -49,16 +51,25 @@ def timed_cost(run: Prepared) -> CostModel:
     checkpoint = run.cache.checkpoint("latency", *machine(run), _digest(tasks))
     saved = checkpoint.load("ms")
     times = None if saved is None else saved.arrays.get("ms")
-    if times is None or times.shape != (len(tasks),):
+    behind = None if saved is None else saved.facts.get("behind")
+    if times is None or times.shape != (len(tasks),) or not isinstance(behind, dict):
         found = measured(run.engine, tasks, run.scratch, partial(run.progress, "time layers"))
         times = np.array([found[task] for task in tasks])
-        checkpoint.save("ms", {"ms": times})
+        behind = behind_layers(
+            concrete,
+            {layer.site.name: layer.outputs for layer in layers},
+            node_times(run.engine, run.net.to_model(), run.inputs.repeated(batch), run.scratch),
+        )
+        checkpoint.save("ms", {"ms": times}, {"behind": behind})
     table = dict(zip(tasks, times.tolist(), strict=True))
 
     def ms(kernel: Kernel, inputs_: int, outputs: int) -> float:
         return float(table[Task(kernel, inputs_, outputs, batch)])
 
-    clocks = {layer.site.name: layer.clock(ms) for layer in layers}
+    clocks = {
+        layer.site.name: replace(layer.clock(ms), behind=float(behind.get(layer.site.name, 0.0)) / layer.outputs)
+        for layer in layers
+    }
     whole = Bench(run).whole_ms
     return cost.timed(clocks, max(whole - cost.timed(clocks, 0.0).latency(), 0.0))
 
@@ -73,6 +84,44 @@ def scaled_cost(run: Prepared) -> CostModel:
     """
     clocks = run.before.clocks_for(run.cost)
     return run.cost.timed(clocks, max(Bench(run).whole_ms - run.cost.timed(clocks, 0.0).latency(), 0.0))
+
+
+def behind_layers(net: Net, outputs: Mapping[str, int], times: Mapping[str, float]) -> dict[str, float]:
+    """Add up the times of nodes that are no layers by the layer whose output channels they run over.
+
+    Args:
+        net: the network, with shapes.
+        outputs: output channels of each layer, by name.
+        times: milliseconds by the engine's names of nodes; a fused node's begins with the name of one of its nodes.
+
+    Returns:
+        Milliseconds by the name of a layer; nodes behind no layer, or with another number of channels, are left out.
+    """
+    found: dict[str, float] = {}
+    known = {node.name: node for node in net.nodes}
+    for name, ms in times.items():
+        node = known.get(name) or max(
+            (node for own, node in known.items() if own and name.startswith(own)),
+            key=lambda node: len(node.name),
+            default=None,
+        )
+        layer = None if node is None or node.name in outputs else _layer_before(node, outputs)
+        shape = None if layer is None or node is None else dims(node.outputs[0])
+        if layer is not None and shape is not None and outputs[layer] in (*shape[1:2], *shape[-1:]):
+            found[layer] = found.get(layer, 0.0) + ms
+    return found
+
+
+def _layer_before(node: Any, layers: Mapping[str, int]) -> str | None:
+    """Return the layer that a node's largest input depends on, through the largest inputs of others; None for none."""
+    for _ in range(_FAR):
+        sizes = [(math.prod(s for s in dims(t) or () if isinstance(s, int)), t) for t in node.inputs if t.inputs]
+        if not sizes:
+            return None
+        node = max(sizes, key=lambda pair: pair[0])[1].inputs[0]
+        if node.name in layers:
+            return str(node.name)
+    return None
 
 
 def _digest(tasks: Iterable[Task]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
 import pytest
+from graph.builder import Builder
 
 from onnxprune.engine import latency
-from onnxprune.engine.latency import Kernel, Task, measured
+from onnxprune.engine.latency import Kernel, Task, measured, node_times
 from onnxprune.engine.sessions import Engine
 from onnxprune.graph.channels.sites import Window
 from onnxprune.options.engine import EngineOptions
@@ -54,3 +59,19 @@ def test_what_a_layer_reads_and_writes_is_counted():
     assert TASKS["depthwise"].weight == (16, 1, 3, 3)
     assert TASKS["transposed"].weight == (8, 7, 2, 2)
     assert TASKS["rows"].source == (140, 120)
+
+
+def test_nodes_that_are_no_layers_have_times_under_their_names(engine, tmp_path):
+    b = Builder(3)
+    h = b.one("Softplus", b.conv("x", 3, 8))
+    model = b.finish({b.head(h, 8, 5): ["N", 5]}, 16)
+    found = node_times(engine, model, {"x": np.ones((1, 3, 16, 16), np.float32)}, tmp_path)
+    layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    assert next(node.name for node in model.graph.node if node.op_type == "Softplus") in found
+    assert not layers & set(found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_provider_without_times_of_nodes_has_none(tmp_path):
+    other = SimpleNamespace(providers=("CUDAExecutionProvider",))
+    assert node_times(other, onnx.ModelProto(), {}, tmp_path) == {}

@@ -6,17 +6,22 @@ from dataclasses import replace
 
 import onnx
 import pytest
+from graph.builder import Builder
 
 import onnxprune
 from onnxprune import Options
 from onnxprune.commands import prune as pipeline
 from onnxprune.engine.timing import Latency, Timing
 from onnxprune.errors import PlanError, UsageError
+from onnxprune.graph.channels.forms import DENSE, form_parts
+from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.options.budget import BudgetOptions
+from onnxprune.options.engine import EngineOptions
 from onnxprune.options.solve import RefitOptions
 from onnxprune.progress import silent
 from onnxprune.steps.bench import Bench
 from onnxprune.steps.prepare import prepare
+from onnxprune.steps.time_layers import behind_layers, timed_cost
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +86,48 @@ def test_milliseconds_may_be_asked_for(narrow, machine):
     result = onnxprune.prune(narrow, options=replace(QUICK, budget=BudgetOptions(latency_ms=before / 2).budget()))
     assert timed[-1] >= 2 * 0.97
     assert result.report.budget == f"{before / 2:g} ms"
+
+
+def gated() -> onnx.ModelProto:
+    """Two convs, each with an activation that no engine fuses, and a product of both in front of the head."""
+    b = Builder(5)
+    first = b.conv("x", 3, 8)
+    soft = b.one("Mul", first, b.one("Softplus", first))
+    second = b.conv(soft, 8, 6)
+    gate = b.one("Softplus", second)
+    return b.finish({b.head(gate, 6, 4): ["N", 4]}, 16)
+
+
+def test_nodes_between_layers_belong_to_the_layer_in_front_of_them():
+    with prepare(gated(), "synthetic", replace(QUICK, samples=20), silent) as run:
+        net = with_shapes(run.net, {"x": (1, 3, 16, 16)})
+        names = [node.name for node in net.nodes]
+        convs = [node.name for node in net.nodes if node.op == "Conv"]
+        soft = [node.name for node in net.nodes if node.op == "Softplus"]
+        product = next(node.name for node in net.nodes if node.op == "Mul")
+        times = {soft[0]: 1.0, f"{product}/fused": 2.0, soft[1]: 4.0, convs[0]: 8.0, "another": 16.0}
+        assert not any(name.startswith("another") for name in names)
+        assert behind_layers(net, {convs[0]: 8, convs[1]: 6}, times) == {convs[0]: 3.0, convs[1]: 4.0}
+        assert behind_layers(net, {convs[0]: 8, convs[1]: 99}, times) == {convs[0]: 3.0}  # other channels
+
+
+def test_fewer_channels_take_less_time_between_the_layers(machine, monkeypatch):
+    machine(overhead=0.0)
+    told = {}
+
+    def timed(engine, model, feeds, scratch):
+        soft = next(node.name for node in model.graph.node if node.op_type == "Softplus")
+        return {soft: 5.0}
+
+    monkeypatch.setattr("onnxprune.steps.time_layers.node_times", timed)
+    options = replace(QUICK, samples=20, budget=BudgetOptions(speedup=1.5).budget(), engine=EngineOptions(threads=1))
+    with prepare(gated(), "synthetic", options, silent) as run:
+        cost = timed_cost(run)
+        name = run.cost.layers_of(next(iter(cost.sizes)))[0]
+        clock = cost.layers[name].clock
+        told = {outputs: float(clock.ms(form_parts([DENSE]), 3, outputs)[0]) for outputs in (8, 4)}
+        assert clock.behind == pytest.approx(5.0 / 8)
+        assert told[8] - told[4] >= 2.5
 
 
 def test_time_that_folding_saves_counts_towards_the_speedup(narrow, machine):
