@@ -36,6 +36,22 @@ def test_the_plan_is_corrected_until_the_speedup_is_met(narrow, machine):
     assert any("plans timed" in note.text for note in result.report.notes)
 
 
+def test_clocks_that_promise_too_little_do_not_throw_the_search_about(narrow, machine, monkeypatch):
+    machine(overhead=0.0)
+    timing, reached = Bench.timing, []
+
+    def steep(bench, assignment, *, again=False):
+        found = timing(bench, assignment)
+        reached.append(found.ratio**2.5)
+        return replace(found, ratio=reached[-1], ratio_low=reached[-1], ratio_high=reached[-1])
+
+    monkeypatch.setattr(Bench, "timing", steep)
+    options = replace(QUICK, align=1, budget=BudgetOptions(speedup=1.25).budget())
+    onnxprune.prune(narrow, options=options, dry_run=True)
+    assert 1.25 * 0.97 <= min(ratio for ratio in reached if ratio >= 1.25 * 0.97) <= 1.25 * 1.05
+    assert len(reached) < 16  # up to eight plans, each timed twice
+
+
 def timed_note(narrow) -> str:
     options = replace(QUICK, budget=BudgetOptions(speedup=1.5).budget())
     report = onnxprune.prune(narrow, options=options, dry_run=True).report
