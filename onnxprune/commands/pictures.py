@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["Chosen", "best_picture", "fed_smaller", "picture_alone", "small_feeds"]
+__all__ = ["Chosen", "best_picture", "fed_smaller", "folding_is_enough", "picture_alone", "small_feeds"]
 
 _MOST_INPUTS = 256  # to rehearse on
 _MOST_WORSE = 2  # sizes in a row that are worse, after which no other is rehearsed
@@ -100,7 +100,7 @@ def picture_alone(run: Prepared) -> Prepared | None:
 
 
 def best_picture(run: Prepared) -> Chosen:
-    """Choose the size of the picture for the budget of a run; all stays whole if folding alone meets it.
+    """Choose the size of the picture for the budget of a run.
 
     Args:
         run: the prepared run on the original picture.
@@ -113,8 +113,6 @@ def best_picture(run: Prepared) -> Chosen:
         raise UsageError(f"--input-size {run.options.input_size}: {run.network.label}: {run.network.fixed_picture}")
     if run.options.side is not None:
         return Chosen(_asked(run, run.options.side))
-    if run.folding != 1 and _meets(run):
-        return Chosen(replace(run, whole=True))
     rungs = _rungs(run) if _choosable(run) else []
     if not rungs:
         return Chosen(run)
@@ -152,6 +150,11 @@ def best_picture(run: Prepared) -> Chosen:
     if alone is None:
         return Chosen(best, (note,), curves=curves)
     return Chosen(best, (note,), replace(alone.run, whole=True), alone.error, curves)
+
+
+def folding_is_enough(run: Prepared) -> bool:
+    """Tell whether the network meets a latency budget once its normalisations and constants are folded."""
+    return run.options.budget.kind == "latency" and run.folding > 1 and _meets(run)
 
 
 def fed_smaller(run: Prepared, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxprune.commands.idle import check_options
-from onnxprune.commands.pictures import Chosen, best_picture, fed_smaller, small_feeds
+from onnxprune.commands.pictures import Chosen, best_picture, fed_smaller, folding_is_enough, small_feeds
 from onnxprune.commands.record import Change, Report
 from onnxprune.commands.reporting import Outcome, budget_text, report
 from onnxprune.commands.result import ModelResult
@@ -150,10 +150,12 @@ def opened(
 
 
 def _folding_told(run: Prepared) -> Prepared:
-    """Add a note if folding alone makes the network faster."""
+    """Add a note if folding alone changes the time of the network."""
     if run.folding == 1:
         return run
     told = f"alone makes the file as given {run.folding:.2f}x faster, which counts towards a budget in time"
+    if run.folding < 1:
+        told = f"alone makes the file as given {1 / run.folding:.2f}x slower, which a budget in time has to make up for"
     return replace(run, network=replace(run.network, notes=(*run.network.notes, Note("folding", told))))
 
 
@@ -174,11 +176,13 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
     given = run = replace(run, clock=Stopwatch(run.clock.seconds))
     options, original, clock = run.options, run.network.original, run.clock
     chosen = Chosen(run)
-    if plan is None and (not rehearsal or options.side is not None):
-        with clock("picture"):
+    with clock("picture"):
+        if plan is not None:
+            chosen = Chosen(run if plan.picture is None else resized(run, plan.picture))
+        elif options.side is None and folding_is_enough(run):
+            chosen = Chosen(replace(run, whole=True))
+        elif not rehearsal or options.side is not None:
             chosen = best_picture(run)
-    elif plan is not None and plan.picture is not None:
-        chosen = Chosen(resized(run, plan.picture))
     run = chosen.run
     with clock("probe"):
         decided = decide(run, plan, chosen.curves)

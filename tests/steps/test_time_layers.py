@@ -162,6 +162,13 @@ def test_where_folding_alone_is_enough_nothing_is_removed(narrow, machine):
     assert report.divergence[0].relative_error < 1e-5
 
 
+def test_a_trial_of_a_search_is_whole_where_folding_is_enough(narrow, machine):
+    machine(overhead=0.0, folding=1.5)
+    options = replace(QUICK, bench=False, budget=BudgetOptions(speedup=1.4).budget())
+    with pipeline.opened(narrow, None, options, silent, choosing=True) as run:
+        assert pipeline.prune_opened(run, rehearsal=True).report.macs.ratio == 1
+
+
 @pytest.mark.parametrize(
     ("ratio", "low", "high", "folding"),
     [(1.04, 1.03, 1.05, 1), (1.2, 1.02, 1.4, 1), (0.9, 0.7, 1.1, 1), (2.4, 2.3, 2.5, 2.4), (0.8, 0.7, 0.9, 0.8)],
