@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "machine"]
 
 _SECONDS = 1.5  # measurement of one pair of networks
+_GLANCE = 0.2  # seconds that tell whether folding matters at all
 _ALIKE = 0.05  # difference of two times that matters to no plan
 
 
@@ -59,18 +60,20 @@ class Bench:
         It is 1 where they take equally long, or may do so: engines fold most graphs when they load them. They cannot
         where every weight is an input of the graph too, as in files of 2019.
         """
-        found = self.timing(Assignment())
-        certain = found.ratio_low > 1 + _ALIKE or found.ratio_high < 1 - _ALIKE
-        return found.ratio if certain else 1.0
+        for seconds in (_GLANCE, _SECONDS):
+            found = self.timing(Assignment(), seconds=seconds)
+            if found.ratio_low <= 1 + _ALIKE and found.ratio_high >= 1 - _ALIKE:
+                return 1.0
+        return found.ratio
 
     def _quiet_ms(self, session: Session) -> float:
         return interleaved(session, session, self._feeds, repeats=Repeats(seconds=_SECONDS)).before.quiet_ms
 
-    def timing(self, assignment: Assignment, *, again: bool = False) -> Timing:
+    def timing(self, assignment: Assignment, *, again: bool = False, seconds: float = _SECONDS) -> Timing:
         """Time the original against a network of these sizes; with `again` for twice as long, in another order."""
         model = self._sized(assignment).to_model()
         session = self._run.engine.session(model, label="a network of the planned sizes")
-        repeats, seed = Repeats(seconds=_SECONDS * (1 + again)), self._seed + again
+        repeats, seed = Repeats(seconds=seconds * (1 + again)), self._seed + again
         return interleaved(self._original, session, self._feeds, repeats=repeats, seed=seed)
 
     def _sized(self, assignment: Assignment) -> Net:

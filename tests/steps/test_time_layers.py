@@ -46,7 +46,7 @@ def test_clocks_that_promise_too_little_do_not_throw_the_search_about(narrow, ma
         return replace(found, ratio=reached[-1], ratio_low=reached[-1], ratio_high=reached[-1])
 
     monkeypatch.setattr(Bench, "timing", steep)
-    options = replace(QUICK, align=1, budget=BudgetOptions(speedup=1.25).budget())
+    options = replace(QUICK, align=2, budget=BudgetOptions(speedup=1.25).budget())
     onnxprune.prune(narrow, options=options, dry_run=True)
     assert 1.25 * 0.97 <= min(ratio for ratio in reached if ratio >= 1.25 * 0.97) <= 1.25 * 1.05
     assert len(reached) < 16  # up to eight plans, each timed twice
