@@ -1,12 +1,13 @@
 """Is there a better set of channels than the greedy one? Exchanges after it, and averages of similar channels.
 
-In a run of the plain command without decompositions, every group that loses channels is asked three times for as many
-channels, on half of its samples, and the refit to that half is judged on the other half:
+In a run with ``--recipe prune``, three sets of as many channels are chosen for every group that loses some, on half of
+its samples, and the refit to that half is judged on the other half:
 
 =============  ====================================================================================================
 greedy         block Optimal Brain Surgeon, as shipped
-exchanged      the same, then kept and removed channels are exchanged while the error on the fitted half falls
-folded         means of clusters of channels (Ward's, by what channels contribute) in place of a set. The means are
+exchanged      the greedy set after exchanges of a kept and a removed channel, which go on while the error on the
+               fitted half falls
+folded         the means of clusters of similar channels (Ward's method) in place of single channels. The means are
                taken behind the activation, where no network could compute them: a bound for averaged weights
 =============  ====================================================================================================
 
@@ -27,7 +28,7 @@ from unittest import mock
 
 import numpy as np
 from common import arguments, machine, table
-from deploy import _folders as folders
+from deploy import photo_folders
 from deployed import NETWORKS
 from scipy.cluster.hierarchy import fcluster, ward
 
@@ -187,7 +188,7 @@ def _network(name: str, given: argparse.Namespace) -> list[object]:
         else:
             network = NETWORKS[name]
             options = replace(Options(bench=False, samples=given.photos, recipe="prune"), data=network.data)
-            with folders(given.data / "photos") as (folder, _):
+            with photo_folders(given.data / "photos") as (folder, _):
                 onnxprune.prune(network.path(given.zoo), data=folder, macs=1 / _SPEEDUP, options=options)
     errors = np.array([error for error, _ in rows])
     ratios = errors / errors[:, :1]

@@ -33,7 +33,7 @@ from baselines import baseline
 from common import arguments, machine, table
 from deploy_tasks import TASKS, Task, data_of
 from deployed import NETWORKS, Network
-from measures import session_of
+from measures import log_scores, session_of
 from PIL import Image
 
 import onnxprune
@@ -56,17 +56,6 @@ _ROUNDS, _RUNS = 25, 5  # of a timing
 _STEP = 8  # pixels between two pictures
 _WAYS = ("picture", "plain", "auto", "channels", "recover", "uniform", "onnxsim")
 _SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-
-
-def _scores(session: Any, inputs: Array) -> Array:
-    """Log-probabilities, (n, classes)."""
-    name = session.get_inputs()[0].name
-    found = np.concatenate([session.run(None, {name: one[None]})[0].reshape(1, -1) for one in inputs])
-    if (found >= 0).all() and np.allclose(found.sum(1), 1, atol=1e-3):
-        return np.asarray(np.log(np.maximum(found, 1e-12)))
-    shifted = found - found.max(1, keepdims=True)
-    logs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return logs
 
 
 def _compared(wanted: Array, found: Array) -> str:
@@ -128,7 +117,7 @@ class _Judge:
         )
         self.labels = np.concatenate(labels) + network.offset
         self.session = session_of(self.original)
-        self.wanted = tuple(_scores(self.session, network.feed(pixels)) for pixels in self.sets)
+        self.wanted = tuple(log_scores(self.session, network.feed(pixels)) for pixels in self.sets)
 
     def feeds(self, side: int) -> Iterator[Array]:
         for pixels in self.sets:
@@ -137,7 +126,7 @@ class _Judge:
     def row(self, way: str, model: Model, side: int, minutes: float) -> list[object]:
         session = session_of(model)
         inputs = list(self.feeds(side))
-        found = [_scores(session, one) for one in inputs]
+        found = [log_scores(session, one) for one in inputs]
         full = self.network.feed(self.sets[0][:1])
         ratio, ms = _speedup(self.session, full, session, inputs[0][:1])
         top1 = f"{100 * (found[0].argmax(1) == self.labels).mean():.1f}"
@@ -158,7 +147,7 @@ def _smaller(judge: _Judge, speedup: float) -> tuple[Model, int]:
 
 
 @contextmanager
-def _folders(photos: Path) -> Iterator[tuple[str, list[Path]]]:
+def photo_folders(photos: Path) -> Iterator[tuple[str, list[Path]]]:
     """A folder of links to the photos to give, and the list of those to keep."""
     listed = sorted(photos.iterdir())
     unused = listed[_EVERY // 2 :: _EVERY][:_UNUSED]
@@ -235,7 +224,7 @@ def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.
 
 def _classifiers(given: argparse.Namespace) -> Iterator[list[object]]:
     """Yield the rows of the ImageNet networks."""
-    with _folders(given.data / "photos") as (folder, unused):
+    with photo_folders(given.data / "photos") as (folder, unused):
         for name, usual in _SPEEDUPS.items():
             if not _is_asked_for(name, given):
                 continue

@@ -25,6 +25,7 @@ from typing import Any
 import measures
 import numpy as np
 import onnx
+from deployed import nchw
 from zoo_models import psnr
 
 from onnxprune import DataOptions
@@ -41,7 +42,7 @@ _HALF = DataOptions(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize=(240, 32
 
 @dataclass(frozen=True)
 class Task:
-    """A network, what it is given, and how its results are measured.
+    """A network, its calibration data, its budgets, and the measure of its results.
 
     Attributes:
         name: of the model in the zoo.
@@ -69,15 +70,16 @@ class Task:
 
 @contextmanager
 def data_of(task: Task, given: argparse.Namespace) -> Iterator[str]:
-    """The archive, or a folder of links to the images of all sources."""
+    """The archive, or a folder of links to the images of all sources but those to measure on."""
     first = given.data / task.sources[0]
     if first.is_file():
         yield str(first)
         return
     with TemporaryDirectory() as folder:
         for source in task.sources:
-            for path in sorted((given.data / source).iterdir()):
-                if path.suffix in (".jpg", ".png", ".webp"):
+            kept = set(measures.measured_photos(given.data / source)) if source == "photos" else set()
+            for path in (given.data / source).iterdir():
+                if path.suffix in (".jpg", ".png", ".webp") and path not in kept:
                     (Path(folder) / path.name).symlink_to(path.resolve())
         yield folder
 
@@ -129,22 +131,13 @@ def _super_resolution(given: argparse.Namespace, original: Model, model: Model) 
 
 def _cifar(given: argparse.Namespace, original: Model, model: Model) -> tuple[str, str]:
     archives = [np.load(given.data / f"cifar10_{part}.npz") for part in ("test", "test_b")]
-    pixels = np.concatenate([archive["images"] for archive in archives]).astype(np.float32) / 255
+    pixels = np.concatenate([archive["images"] for archive in archives])
     labels = np.concatenate([archive["labels"] for archive in archives])
-    values = (pixels - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
-    inputs = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-    wanted, found = (_log_softmax(measures.session_of(one), inputs) for one in (original, model))
+    inputs = nchw(_MEAN, _STD, 1 / 255)(pixels)
+    wanted, found = (measures.log_scores(measures.session_of(one), inputs) for one in (original, model))
     kl = (np.exp(wanted) * (wanted - found)).sum(1).mean()
     agreement = 100 * (wanted.argmax(1) == found.argmax(1)).mean()
     return f"{100 * (found.argmax(1) == labels).mean():.2f} %", f"{agreement:.1f} / {kl:.3f}"
-
-
-def _log_softmax(session: Any, inputs: Array) -> Array:
-    name = session.get_inputs()[0].name
-    scores = np.concatenate([session.run(None, {name: inputs[at : at + 100]})[0] for at in range(0, len(inputs), 100)])
-    shifted = scores - scores.max(1, keepdims=True)
-    logs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return logs
 
 
 def _speedups(*speedups: float) -> tuple[Mapping[str, float], ...]:

@@ -70,9 +70,11 @@ class Network:
         return self.feed(pixels), np.concatenate(labels) + self.offset
 
 
-def _nchw(
+def nchw(
     mean: tuple[float, ...], std: tuple[float, ...], scale: float, *, bgr: bool = False
 ) -> Callable[[Array], Array]:
+    """A function from pixels, (n, H, W, 3) bytes of RGB, to normalised float32 inputs, (n, 3, H, W)."""
+
     def feed(pixels: Array) -> Array:
         ordered = pixels[..., ::-1] if bgr else pixels
         values = (ordered.astype(np.float32) * np.float32(scale) - np.array(mean, np.float32)) / np.array(
@@ -94,20 +96,20 @@ NETWORKS = {
             "imagenet_mobilenet_v2",
             224,
             DataOptions(preset="imagenet", resize=(224, 224)),
-            _nchw(_MEAN, _STD, 1 / 255),
+            nchw(_MEAN, _STD, 1 / 255),
         ),
         Network(
             "imagenet_efficientnet_lite0",
             224,
             DataOptions(mean=_HALF[0], std=_HALF[1], resize=(224, 224)),
-            _nchw(*_HALF, 1 / 255),
+            nchw(*_HALF, 1 / 255),
         ),
         Network("imagenet_mobilenet_v1_050_160", 160, DataOptions(resize=(160, 160)), lambda pixels: pixels, 1),
         Network(
             "imagenet_squeezenet1_1",
             224,
             DataOptions(preset="caffe", resize=(224, 224)),
-            _nchw(*_CAFFE, 1.0, bgr=True),
+            nchw(*_CAFFE, 1.0, bgr=True),
         ),
     )
 }
@@ -190,7 +192,7 @@ _CIFAR: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def _cifar(given: argparse.Namespace) -> None:
     rows: list[list[object]] = []
     archives = [np.load(given.data / f"cifar10_{part}.npz") for part in ("test", "test_b")]
-    inputs = _nchw(_MEAN, _STD, 1 / 255)(np.concatenate([archive["images"] for archive in archives]))
+    inputs = nchw(_MEAN, _STD, 1 / 255)(np.concatenate([archive["images"] for archive in archives]))
     labels = np.concatenate([archive["labels"] for archive in archives])
     for name, flag, budget in _CIFAR:
         label = f"{name} {flag}"

@@ -102,7 +102,7 @@ def voc(run: Run) -> float:
 def meet(run: Run) -> float:
     """Mask the person in photos."""
     masks = []
-    for path in (*_images("faces_test"), *_images("faces_test_b"), *_images("photos")[5::100][:_PHOTOS]):
+    for path in (*_images("faces_test"), *_images("faces_test_b"), *measured_photos(_folder() / "photos")):
         pixels = np.asarray(Image.open(path).convert("RGB").resize((256, 144)), np.float32) / 255
         scores = _first(run({"input_1:0": pixels[None]}))[0]
         masks.append(scores[..., 1] > scores[..., 0])
@@ -111,12 +111,21 @@ def meet(run: Run) -> float:
     return float(100 * np.mean([inside / union if union else 1.0 for inside, union in both]))
 
 
+def measured_photos(folder: Path) -> list[Path]:
+    """The photos of a folder on which ``meet`` measures, which no command may get."""
+    return _photos_in(folder)[5::100][:_PHOTOS]
+
+
 def _folder() -> Path:
     return Path(os.environ["ZOO_DATA"])
 
 
 def _images(name: str) -> list[Path]:
-    return sorted(path for path in (_folder() / name).iterdir() if path.suffix in (".jpg", ".webp", ".png"))
+    return _photos_in(_folder() / name)
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".webp", ".png"))
 
 
 def _nchw(pixels: Array) -> Array:
@@ -154,6 +163,17 @@ def overlap(a: Array, b: Array) -> float:
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     inside = np.prod(np.maximum(high - low, 0))
     return float(inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside))
+
+
+def log_scores(session: Any, inputs: Array) -> Array:
+    """Log-probabilities (n, classes) of a classifier, one input at a time; its outputs are probabilities or logits."""
+    name = session.get_inputs()[0].name
+    found = np.concatenate([session.run(None, {name: one[None]})[0].reshape(1, -1) for one in inputs])
+    if (found >= 0).all() and np.allclose(found.sum(1), 1, atol=1e-3):
+        return np.asarray(np.log(np.maximum(found, 1e-12)))
+    shifted = found - found.max(1, keepdims=True)
+    logs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logs
 
 
 def session_of(model: Any) -> Any:

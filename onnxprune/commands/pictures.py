@@ -100,7 +100,7 @@ def picture_alone(run: Prepared) -> Prepared | None:
 
 
 def best_picture(run: Prepared) -> Chosen:
-    """Choose the size of the picture for the budget of a run.
+    """Choose the size of the picture for the budget of a run; where folding is enough, the network stays whole.
 
     Args:
         run: the prepared run on the original picture.
@@ -113,6 +113,8 @@ def best_picture(run: Prepared) -> Chosen:
         raise UsageError(f"--input-size {run.options.input_size}: {run.network.label}: {run.network.fixed_picture}")
     if run.options.side is not None:
         return Chosen(_asked(run, run.options.side))
+    if folding_is_enough(run):
+        return Chosen(replace(run, whole=True))
     rungs = _rungs(run) if _choosable(run) else []
     if not rungs:
         return Chosen(run)

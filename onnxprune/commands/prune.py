@@ -179,10 +179,10 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
     with clock("picture"):
         if plan is not None:
             chosen = Chosen(run if plan.picture is None else resized(run, plan.picture))
-        elif options.side is None and folding_is_enough(run):
-            chosen = Chosen(replace(run, whole=True))
         elif not rehearsal or options.side is not None:
             chosen = best_picture(run)
+        elif folding_is_enough(run):
+            chosen = Chosen(replace(run, whole=True))
     run = chosen.run
     with clock("probe"):
         decided = decide(run, plan, chosen.curves)

@@ -80,7 +80,7 @@ class Curves:
         curves = {name: ranking.curve for name, ranking in self.rankings.items()}
         return PredictedErrors(curves, self.candidates, self.sensitivity)
 
-    def fit(self, groups: Collection[str], sites: Collection[str]) -> bool:
+    def belong_to(self, groups: Collection[str], sites: Collection[str]) -> bool:
         """Tell whether these are the curves of exactly these groups and sites, by their names."""
         return set(self.rankings) == set(groups) and set(self.candidates) == set(sites)
 

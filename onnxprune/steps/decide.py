@@ -74,7 +74,7 @@ def decide(run: Prepared, plan: Plan | None = None, curves: Curves | None = None
         return Decided(Assignment())
     options, groups = run.options, _groups(run)
     droppable = tuple(sorted(run.eligible.branches & {g.name for g in groups})) if options.drop_branches else ()
-    if curves is None or not curves.fit({g.name for g in groups}, shapes_of(run)):
+    if curves is None or not curves.belong_to({g.name for g in groups}, shapes_of(run)):
         curves = curves_of(run)
     notes: tuple[Note, ...] = ()
     if options.budget.kind == "latency":
