@@ -162,6 +162,13 @@ def test_where_folding_alone_is_enough_nothing_is_removed(narrow, machine):
     assert report.divergence[0].relative_error < 1e-5
 
 
+def test_a_smaller_input_is_refused_where_no_picture_can_be_resized_also_if_folding_is_enough(narrow, machine):
+    machine(overhead=0.0, folding=1.5)
+    options = replace(QUICK, input_size="auto", budget=BudgetOptions(speedup=1.4).budget())
+    with pytest.raises(UsageError, match="--input-size auto"):
+        onnxprune.prune(narrow, options=options)
+
+
 def test_a_trial_of_a_search_is_whole_where_folding_is_enough(narrow, machine):
     machine(overhead=0.0, folding=1.5)
     options = replace(QUICK, bench=False, budget=BudgetOptions(speedup=1.4).budget())
