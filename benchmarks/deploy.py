@@ -6,7 +6,7 @@ channels only. Top-1 is on both test sets (525 photos, one standard error is
 about 1.9 points); agreement with the original and KL divergence are on them, and on 500 photos of the folder that
 neither fitted nor chose anything. The other networks and their measures stand in `deploy_tasks.py`. The way ``recover``
 is the plain command with training, on all photos; ``uniform`` removes the smallest weights of every group alike, and
-trains for as many epochs on the outputs alone; ``onnxsim`` is its own pruning, where it is installed.
+trains for as many minutes on the outputs alone; ``onnxsim`` is its own pruning, where it is installed.
 
 Run: ``python benchmarks/deploy.py --data FOLDER``, with ``--only TEXT`` for some of the networks, ``--speedups 1.5 2``,
 ``--ways picture plain auto channels recover uniform onnxsim`` and ``--photos 1000``. The processor must be idle but for
@@ -173,9 +173,9 @@ def _pruned(path: str, folder: str, options: Options, **budget: Any) -> Model:
 def _option_sets(given: argparse.Namespace, options: Options) -> dict[str, Options]:
     """Options of the ways that are commands of ours.
 
-    ``uniform``: the smallest weights of every group alike, no refit, and as many epochs of plain distillation.
+    ``uniform``: the smallest weights of every group alike, no refit, and as many minutes of plain distillation.
     """
-    course = RecoverOptions(epochs=given.recover or None)
+    course = RecoverOptions(seconds=60 * given.minutes or None)
     shares = replace(
         options,
         recipe="prune",
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual ones")
     parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"], choices=_WAYS)
     parser.add_argument("--photos", type=int, default=1000, help="for the rows of classifiers without training")
-    parser.add_argument("--recover", type=int, default=0, help="epochs of the rows with training, on all photos")
+    parser.add_argument("--minutes", type=float, default=45, help="of the training in rows that have one, on all inputs")
     given = parser.parse_args()
     print(machine(), flush=True)
     header = ["network", "how", "measured time", "measure", "test: agreement / KL", "unused photos", "minutes"]

@@ -139,8 +139,8 @@ def prune(
     pareto
         Folder for a dozen speed-ups instead of one: models, table, JSON and a plot.
     recover
-        Training on the original's outputs, without labels: a number of epochs, or auto, the default of a bare
-        --recover.
+        Training on the original's outputs, without labels: a number of epochs, a time such as 45m or 2h, or auto, the
+        default of a bare --recover.
     effort
         Time against quality: quick, normal or best; changes only options that are at their defaults.
     config
@@ -323,7 +323,7 @@ def recover(
     data
         Inputs to train on, as for the main command.
     epochs
-        Number of passes over the inputs, or auto: by the number of inputs.
+        Number of passes over the inputs, a time such as 45m or 2h, or auto: by the number of inputs.
     output_kind
         Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate

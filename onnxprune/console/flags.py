@@ -54,6 +54,9 @@ __all__ = [
 
 AUTO = "auto"
 """Value of ``--recover`` that leaves the number of epochs to the number of inputs."""
+_TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+_COURSE = re.compile(r"-*[\d.]+[smh]?")  # a number of epochs, or a time
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 _SEPARATORS = {"--mean": "[, ]+", "--std": "[, ]+", "--scale": "[, ]+", "--resize": "[x, ]+", "--crop": "[x, ]+"}
 """Separators between the numbers of one argument, by option."""
@@ -148,8 +151,8 @@ GROUPS: Mapping[str, type] = {
 FIELDS: Mapping[str, tuple[str, ...]] = {
     RUN: ("data", "plan", "max_drop", "evaluate", "recover", "output_kind", "effort"),
     **{name: tuple(field.name for field in fields(kind)) for name, kind in GROUPS.items()},
-    # Without epochs and seed, which are --recover EPOCHS and --seed.
-    "recover": tuple(field.name for field in fields(RecoverOptions) if field.name not in ("epochs", "seed")),
+    # Without those that are given by --recover and --seed.
+    "recover": tuple(field.name for field in fields(RecoverOptions) if field.name not in ("epochs", "seconds", "seed")),
 }
 """Fields of each group in ``--set`` and ``--config``; ``run``: options of the main command that belong to no group."""
 
@@ -174,21 +177,26 @@ RARE = frozenset(
 """Options shown by ``--help-all`` only."""
 
 
-def recover_options(epochs: str | None, training: RecoverOptions, seed: int) -> RecoverOptions | None:
-    """Make the options of ``--recover EPOCHS`` or ``--recover auto``; None without ``--recover``.
+def recover_options(course: str | None, training: RecoverOptions, seed: int) -> RecoverOptions | None:
+    """Make the options of ``--recover 20``, ``--recover 45m`` or ``--recover auto``; None without ``--recover``.
 
     Raises:
-        UsageError: `epochs` is neither a number nor ``auto``, or options of the training are given without it.
+        UsageError: `course` is neither a number of epochs nor a time nor ``auto``, or options of the training are given
+            without it.
     """
-    asked = epochs is not None
+    asked = course is not None
     check_idle(training, RecoverOptions(), (Rule(tuple(vars(training)), asked, "without --recover"),))
-    if epochs is None:
+    if course is None:
         return None
+    if course == AUTO:
+        return replace(training, seed=seed)
+    timed = _TIME.fullmatch(course)
+    if timed is not None:
+        return replace(training, seconds=float(timed[1]) * _SECONDS[timed[2]], seed=seed)
     try:
-        count = None if epochs == AUTO else int(epochs)
+        return replace(training, epochs=int(course), seed=seed)
     except ValueError:
-        raise UsageError(f"--recover takes a number of epochs, or auto, found {epochs!r}") from None
-    return replace(training, epochs=count, seed=seed)
+        raise UsageError(f"--recover takes a number of epochs, a time such as 45m, or auto, found {course!r}") from None
 
 
 def options_from(
@@ -277,7 +285,7 @@ def filled(arguments: Sequence[str]) -> list[str]:
         else:
             numbers = numbers if re.match(r"[-+]?[\d.]", argument) else ""
             filled += _numbers(numbers, argument) if numbers else [argument]
-        if argument == "--recover" and following != AUTO and not following.lstrip("-").isdigit():
+        if argument == "--recover" and following != AUTO and not _COURSE.fullmatch(following):
             filled.append(AUTO)
     return filled
 

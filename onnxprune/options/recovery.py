@@ -23,6 +23,9 @@ class RecoverOptions:
     epochs: Annotated[int | None, Parameter(parse=False)] = None
     "Passes over the inputs; None: enough for a few thousand steps."
 
+    seconds: Annotated[float | None, Parameter(parse=False)] = None
+    "Time of the training in place of `epochs`: as many as fit, by the time of the first steps."
+
     learning_rate: float | None = None
     "Peak learning rate of AdamW, which falls along a cosine; default 4e-4, or the best of three in a short trial."
 
@@ -50,6 +53,10 @@ class RecoverOptions:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise UsageError(f"--recover takes a number of epochs of 1 or more, or auto, found {self.epochs}")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise UsageError(f"--recover takes a time above 0, found {self.seconds:g} s")
+        if self.epochs is not None and self.seconds is not None:
+            raise UsageError("a recovery takes a number of epochs or a time, not both")
         if self.train_batch is not None and self.train_batch < 1:
             raise UsageError(f"--train-batch must be 1 or more, found {self.train_batch}")
         for flag, value in (("--learning-rate", self.learning_rate), ("--temperature", self.temperature)):

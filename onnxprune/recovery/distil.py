@@ -93,7 +93,7 @@ def recovered(
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
     features = common_tensors(original, smaller, weights, names) if training.features or training.blockwise else ()
     lead = None
-    if all(_is_pooled(smaller.tensors()[name]) for name in features):  # there are no maps to train blocks by
+    if training.features and all(_is_pooled(smaller.tensors()[name]) for name in features):  # no maps to train blocks by
         lead = leading_tensor(original, smaller, weights, names)
         features = features if lead is None else ()
     device = device_beside(engine)
@@ -118,7 +118,7 @@ def recovered(
     kept = found.best > 0
     model, before, after = _compared(original, smaller, student if kept else None, inputs, engine, course, progress)
     return model, Recovery(
-        epochs=(len(found.history), course.epochs),
+        epochs=(len(found.history), found.epochs),
         steps=found.step,
         batch=course.batch,
         device=str(device),

@@ -33,6 +33,7 @@ class Progress:
         gentler: factor on the peak learning rate, lowered when nothing improved.
         since: epoch in which the current learning rate began.
         rate: peak learning rate.
+        epochs: number of epochs planned.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class Progress:
     gentler: float = 1.0
     since: int = 0
     rate: float = 0.0
+    epochs: int = 0
 
 
 def save_state(

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -40,6 +40,7 @@ __all__ = ["Course", "Sources", "Trainer"]
 
 _RATES = 4e-4, 1e-4, 2.5e-5  # peak learning rates to try; the first for courses that begin block-wise
 _TRIAL_STEPS, _LEAST_TRIAL, _TRIAL_SHARE = 30, 5, 20  # steps of a trial at most and at least; one in so many of all
+_PACED_STEPS = 4  # whose time says how many fit into a given time
 _NEARLY = 0.95  # of the largest fall of the loss in a trial
 _WARM_UP = 0.03  # share of a stage's steps
 _TOGETHER = 0.25  # share of the peak learning rate, after the block-wise stage
@@ -149,6 +150,7 @@ class Trainer:
         self._parts = {"weights": self._weights, "average": self._average, "best": self._best}
         self._agreement: float | None = None
         self._begun = self._saved = 0.0
+        self._judging = 0.0  # seconds of a judgement, without the original's part
         self._answers: list[dict[str, Tensor]] = []  # outputs of the original on the inputs to choose by
         self.notes: list[Note] = []
 
@@ -158,14 +160,18 @@ class Trainer:
         Returns:
             Progress of the training, and the loss on the inputs to choose by at the start.
         """
+        begun = time.perf_counter()
         start, self._agreement = self._judge()
-        found = load_state(self._checkpoint, self._parts, self._optimizer)
-        if found is not None and found.step:
-            self.notes.append(Note("recovery", f"went on at step {found.step} of an earlier run like it"))
-        self._begun = self._saved = time.perf_counter()
-        progress = found or Progress(best_held=start, rate=self._tried(start))
-        self._rate = progress.rate
-        self._begun -= progress.seconds
+        progress = load_state(self._checkpoint, self._parts, self._optimizer)
+        if progress is None:
+            progress = Progress(best_held=start, rate=self._tried(start))
+            progress.epochs = self._affordable(time.perf_counter() - begun)
+            progress.seconds = time.perf_counter() - begun
+        elif progress.step:
+            self.notes.append(Note("recovery", f"went on at step {progress.step} of an earlier run like it"))
+        self._course, self._rate = replace(self._course, epochs=progress.epochs), progress.rate
+        self._saved = time.perf_counter()
+        self._begun = self._saved - progress.seconds
         while not progress.stopped and len(progress.history) < self._course.epochs:
             self._epoch(progress)
         progress.seconds = time.perf_counter() - self._begun
@@ -314,6 +320,25 @@ class Trainer:
         self.notes.append(Note("recovery", f"peak learning rate {best:.1g}, by the loss after {steps} steps ({told})"))
         return best
 
+    def _affordable(self, spent: float) -> int:
+        """Return the number of epochs: those of the course, or as many as fit into the time that is left.
+
+        A few steps at a learning rate of 0, which changes nothing, are timed for it.
+        """
+        course, seconds = self._course, self._options.seconds
+        if seconds is None:
+            return course.epochs
+        begun = started = time.perf_counter()
+        steps = min(_PACED_STEPS, course.steps)
+        for step, tensors in enumerate(self._first_batches(1 + steps)):
+            self._update(*tensors, 0.0, alone=self._blocks(course.epochs * course.steps) > 0)
+            if step == 0:  # which also allocates
+                started = time.perf_counter()
+        ended = time.perf_counter()
+        self._optimizer.state.clear()
+        pace = (ended - started) / steps
+        return max(int((seconds - spent - (ended - begun)) / (pace * course.steps + self._judging)), 1)
+
     @torch.no_grad()
     def _judge(self) -> tuple[float, float | None]:
         """Judge the averaged weights on views of the inputs to choose by.
@@ -323,13 +348,16 @@ class Trainer:
             classes.
         """
         total, count, agreed, classified = 0.0, 0, 0.0, 0
+        begun, asked = time.perf_counter(), 0.0
         for place, (view, chosen, real) in enumerate(self._held_views()):
             arrays = self._load(chosen)
             if view:
                 generator = np.random.default_rng((self._options.seed, view, *chosen))
                 arrays = self._augmentation(arrays, generator)
             if place == len(self._answers):
+                start = time.perf_counter()
                 answers = self._teacher(arrays)
+                asked += time.perf_counter() - start
                 kept = {end.tensor: answers[end.tensor] for end in self._loss.ends}
                 self._answers.append(tensors_of(kept, self._device))
             wanted = self._answers[place]
@@ -343,6 +371,7 @@ class Trainer:
                     same = truth[end.tensor].argmax(end.classes) == rows[end.tensor].argmax(end.classes)
                     agreed += real * float(same.float().mean())
                     classified += real
+        self._judging = time.perf_counter() - begun - asked
         return total / max(count, 1), agreed / classified if classified else None
 
     def _held_views(self) -> Iterator[tuple[int, list[int], int]]:

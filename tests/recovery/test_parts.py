@@ -205,6 +205,8 @@ def test_what_is_no_image_is_left_alone_aloud(specs, options, word):
     "given,word",
     [
         ({"epochs": 0}, "--recover"),
+        ({"seconds": 0.0}, "--recover"),
+        ({"epochs": 1, "seconds": 1.0}, "not both"),
         ({"train_batch": 0}, "--train-batch"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"temperature": float("inf")}, "--temperature"),

@@ -81,6 +81,33 @@ def test_only_the_weights_change(recovered, pruned):
     assert len(changed) >= 8
 
 
+def test_a_time_makes_as_many_epochs_as_fit(tiny, pruned, monkeypatch):
+    """By a clock on which a step takes a second, and a judgement nothing."""
+    ticks = [0.0]
+    update = train.Trainer._update
+
+    def timed(self, *args, **kwargs):
+        ticks[0] += 1
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(train.Trainer, "_update", timed)
+    monkeypatch.setattr(train.time, "perf_counter", lambda: ticks[0])
+    course = RecoverOptions(seconds=26, train_batch=12, learning_rate=2e-3)
+    record = onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=course)).report.recovery
+    assert record.epochs == (7, 7)  # 26 less the 4 of the trial, 3 steps each
+    assert record.seconds == 4 + 21
+    short = onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=replace(course, seconds=0.01)))
+    assert short.report.recovery.epochs == (1, 1)
+
+
+def test_steps_that_are_timed_change_nothing(tiny, pruned, monkeypatch):
+    monkeypatch.setattr(train, "_PACED_STEPS", 7)
+    timed = replace(SHORT, epochs=None, seconds=1e-3, learning_rate=2e-3)
+    plain = replace(SHORT, epochs=1, learning_rate=2e-3)
+    results = [onnxprune.recover(tiny, pruned, options=replace(QUICK, recover=course)) for course in (timed, plain)]
+    assert same(results[0].model, results[1].model)
+
+
 def test_a_second_run_gives_the_same(tiny, pruned, recovered):
     assert same(onnxprune.recover(tiny, pruned, options=LONGER).model, recovered.model)
 
@@ -287,6 +314,8 @@ def test_the_command_for_any_pair(tiny, pruned, tmp_path, capsys):
         (["--recover", "12", "m"], ["--recover", "12", "m"]),
         (["--recover", "-3"], ["--recover", "-3"]),
         (["--recover", "auto"], ["--recover", "auto"]),
+        (["--recover", "45m", "m"], ["--recover", "45m", "m"]),
+        (["--recover", "1.5h"], ["--recover", "1.5h"]),
         (["recover", "a", "b"], ["recover", "a", "b"]),
     ],
 )
@@ -300,6 +329,8 @@ def test_what_would_do_nothing_or_take_for_ever_is_refused(tiny, capsys, tmp_pat
         (["--learning-rate", "1e-3"], "without --recover"),
         (["--recover", "--max-drop", "1"], "--recover needs a budget"),
         (["--recover", "0"], "epochs"),
+        (["--recover", "0m"], "time above 0"),
+        (["--recover", "4.5"], "a time such as 45m"),
     ):
         assert cli.main([*common, *more]) == UsageError.exit_code
         assert word in capsys.readouterr().err
