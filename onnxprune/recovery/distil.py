@@ -93,7 +93,8 @@ def recovered(
         raise ModelError(f"{smaller.source}: the original has no tensor '{absent[0]}' to compare with")
     features = common_tensors(original, smaller, weights, names) if training.features or training.blockwise else ()
     lead = None
-    if training.features and all(_is_pooled(smaller.tensors()[name]) for name in features):  # no maps to train blocks by
+    no_maps = all(_is_pooled(smaller.tensors()[name]) for name in features)  # to train blocks by
+    if training.features and no_maps:
         lead = leading_tensor(original, smaller, weights, names)
         features = features if lead is None else ()
     device = device_beside(engine)
