@@ -101,7 +101,7 @@ def _at(model: Model, side: int) -> Model:
     return found
 
 
-class _Judge:
+class Judge:
     """The original, its test images and the unused photos."""
 
     def __init__(self, network: Network, given: argparse.Namespace, unused: list[Path]) -> None:
@@ -120,10 +120,12 @@ class _Judge:
         self.wanted = tuple(log_scores(self.session, network.feed(pixels)) for pixels in self.sets)
 
     def feeds(self, side: int) -> Iterator[Array]:
+        """Inputs of both sets at another size."""
         for pixels in self.sets:
             yield self.network.feed(_resized(pixels, side))
 
     def row(self, way: str, model: Model, side: int, minutes: float) -> list[object]:
+        """Measure a network: a row of the table."""
         session = session_of(model)
         inputs = list(self.feeds(side))
         found = [log_scores(session, one) for one in inputs]
@@ -134,7 +136,7 @@ class _Judge:
         return [self.network.name, way, f"{ratio:.2f}x, {ms:.1f} ms", top1, *compared, f"{minutes:.0f}"]
 
 
-def _smaller(judge: _Judge, speedup: float) -> tuple[Model, int]:
+def _smaller(judge: Judge, speedup: float) -> tuple[Model, int]:
     """The largest picture at which the network has the speed-up, in steps of 8 pixels."""
     side = judge.network.side
     full = judge.network.feed(judge.sets[0][:1])
@@ -157,11 +159,13 @@ def photo_folders(photos: Path) -> Iterator[tuple[str, list[Path]]]:
         yield folder, unused
 
 
-def _options(data: DataOptions, **others: Any) -> Options:
+def run_options(data: DataOptions, **others: Any) -> Options:
+    """Options of a run on one thread."""
     return replace(Options(bench=False, engine=EngineOptions(threads=1)), data=data, **others)
 
 
-def _pruned(path: str, folder: str, options: Options, **budget: Any) -> Model:
+def pruned(path: str, folder: str, options: Options, **budget: Any) -> Model:
+    """Compress a network; print what the run remarks on the choices that cost most."""
     result = onnxprune.prune(path, data=folder, options=options, **budget)
     for note in result.report.notes:
         if note.subject in ("picture", "latency", "recovery"):
@@ -209,7 +213,7 @@ def _by_onnxsim(original: Model, feed: Array, speedup: float) -> Model:
     raise OnnxPruneError(f"onnxsim: {told}")
 
 
-def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.Namespace) -> tuple[Model, int]:
+def _made(way: str, judge: Judge, speedup: float, folder: str, given: argparse.Namespace) -> tuple[Model, int]:
     """A classifier at a speed-up, and the side of the pictures that it takes."""
     network = judge.network
     if way == "picture":
@@ -217,8 +221,8 @@ def _made(way: str, judge: _Judge, speedup: float, folder: str, given: argparse.
     if way == "onnxsim":
         return _by_onnxsim(judge.original, network.feed(judge.sets[0][:1]), speedup), network.side
     trained = way in ("recover", "uniform")
-    options = _option_sets(given, _options(network.data, samples=None if trained else given.photos))[way]
-    model = _pruned(network.path(given.zoo), folder, options, speedup=speedup)
+    options = _option_sets(given, run_options(network.data, samples=None if trained else given.photos))[way]
+    model = pruned(network.path(given.zoo), folder, options, speedup=speedup)
     return model, max(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim)
 
 
@@ -228,7 +232,7 @@ def _classifiers(given: argparse.Namespace) -> Iterator[list[object]]:
         for name, usual in _SPEEDUPS.items():
             if not _is_asked_for(name, given):
                 continue
-            judge = _Judge(NETWORKS[name], given, unused)
+            judge = Judge(NETWORKS[name], given, unused)
             yield judge.row("original", judge.original, judge.network.side, 0)
             for speedup in given.speedups or usual:
                 for way in given.ways:
@@ -249,7 +253,7 @@ def _others(given: argparse.Namespace) -> Iterator[list[object]]:
         path = str(given.zoo / "models" / f"{task.name}.onnx")
         original = onnx.load(path)
         yield _task_row(task, given, "original", original, original, 0)
-        options = _option_sets(given, _options(task.data, samples=task.samples))
+        options = _option_sets(given, run_options(task.data, samples=task.samples))
         with data_of(task, given) as data:
             for budget in task.budgets:
                 if given.speedups and budget.get("speedup") not in given.speedups:
@@ -261,7 +265,7 @@ def _others(given: argparse.Namespace) -> Iterator[list[object]]:
                         if way == "onnxsim":
                             model = _by_onnxsim(original, task.feed(), budget["speedup"])
                         else:
-                            model = _pruned(path, data, options[way], **budget)
+                            model = pruned(path, data, options[way], **budget)
                     except OnnxPruneError as error:
                         print(f"{task.name} {way} {asked}: {error}", file=sys.stderr, flush=True)
                         continue
@@ -289,7 +293,7 @@ def main() -> None:
     parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual ones")
     parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"], choices=_WAYS)
     parser.add_argument("--photos", type=int, default=1000, help="for the rows of classifiers without training")
-    parser.add_argument("--minutes", type=float, default=45, help="of the training in rows that have one, on all inputs")
+    parser.add_argument("--minutes", type=float, default=45, help="of training, on all inputs")
     given = parser.parse_args()
     print(machine(), flush=True)
     header = ["network", "how", "measured time", "measure", "test: agreement / KL", "unused photos", "minutes"]
