@@ -158,7 +158,7 @@ def _inferred(draft: Draft, before: Net) -> Net:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = Net.from_model(model, source=before.source, overridable=before.overridable)
+    inferred = Net.from_model(model, source=before.source, overridable=before.overridable, header=before.header)
     for tensor in inferred.graph.outputs:
         found, wanted = dims(tensor), shapes[tensor.name]
         if found is None or wanted is None or not _alike(found, wanted):

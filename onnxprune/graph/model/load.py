@@ -16,8 +16,9 @@ from onnx.external_data_helper import (
 )
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.net import Net, first_line
+from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
+from onnxprune.graph.model.order import is_sorted, sort_nodes
 from onnxprune.note import Note
 
 __all__ = ["MIN_OPSET", "load", "read_model"]
@@ -45,6 +46,7 @@ def load(
             outside its folder, or holds no weights.
     """
     model, known = read_model(source)
+    _check_unoptimised(model, label or known)
     frozen, overridable = _graph_input_weights(model)
     net = Net.from_model(model, source=label or known, overridable=overridable)
     notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
@@ -162,6 +164,9 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")
+    if not is_sorted(model.graph):
+        sort_nodes(model.graph, label)
+    _complete_types(model, label)
     try:
         onnx.checker.check_model(model)
         if model.functions:
@@ -169,6 +174,47 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
     return model
+
+
+def _check_unoptimised(model: onnx.ModelProto, label: str) -> None:
+    """Refuse what onnxruntime writes for one machine: fused convs, and weights in blocks of channels."""
+    for node in model.graph.node:
+        if (node.domain == "com.microsoft" and node.op_type == "FusedConv") or node.domain == "com.microsoft.nchwc":
+            raise ModelError(
+                f"{label}: onnxruntime has optimised this file ({node.op_type} '{node.name}'): give the "
+                "model from before, or one saved at optimisation level basic"
+            )
+
+
+def _complete_types(model: onnx.ModelProto, label: str) -> None:
+    """Give graph outputs their inferred types and shapes where the file has none: engines do without, checkers do not.
+
+    Raises:
+        ModelError: an input or output has none, and it does not follow from the others.
+    """
+    for value in model.graph.input:
+        if _is_untyped(value):
+            raise ModelError(
+                f"{label}: input '{value.name}' has no type or shape: give it one "
+                "(onnx.tools.update_model_dims, or when exporting)"
+            )
+    untyped = [value for value in model.graph.output if _is_untyped(value)]
+    if not untyped:
+        return
+    known = normalize(Net.from_model(model, source=label))[0].tensors()
+    for value in untyped:
+        tensor = known.get(value.name)
+        if tensor is None or tensor.shape is None or tensor.dtype is None:
+            raise ModelError(f"{label}: output '{value.name}' has no type or shape, and none can be inferred")
+        kind = onnx.helper.np_dtype_to_tensor_dtype(numpy_dtype(tensor.dtype))
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, list(dims(tensor) or ())))
+
+
+def _is_untyped(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    if kind is None:
+        return True
+    return kind == "tensor_type" and not (value.type.tensor_type.elem_type and value.type.tensor_type.HasField("shape"))
 
 
 def _graph_input_weights(model: onnx.ModelProto) -> tuple[int, tuple[str, ...]]:

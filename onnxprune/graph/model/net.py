@@ -47,7 +47,8 @@ LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 class Header:
     """Fields of a model besides its graph, copied from the input file to the output file.
 
-    ``has_shapes``: whether the model lists the shapes of tensors between the nodes.
+    ``has_shapes``: whether the model lists the shapes of tensors between the nodes. ``half``: names of the weights that
+    the file stores as float16, with a Cast to float32 behind each.
     """
 
     ir_version: int
@@ -58,6 +59,7 @@ class Header:
     doc_string: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     has_shapes: bool = True
+    half: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,27 @@ class Net:
     overridable: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
-    def from_model(cls, model: onnx.ModelProto, *, source: str = "model", overridable: Iterable[str] = ()) -> Self:
+    def from_model(
+        cls,
+        model: onnx.ModelProto,
+        *,
+        source: str = "model",
+        overridable: Iterable[str] = (),
+        header: Header | None = None,
+    ) -> Self:
         """Import a checked model, with shapes inferred where onnx can.
+
+        Args:
+            model: the model.
+            source: the file that it came from, for messages.
+            overridable: names of initializers that are graph inputs too.
+            header: fields besides the graph; default those of the model.
 
         Raises:
             ModelError: an attribute holds what no graph can carry, such as text that is none.
         """
         inferred = infer_shapes(model)
-        header = Header(
+        header = header or Header(
             ir_version=model.ir_version,
             producer_name=model.producer_name,
             producer_version=model.producer_version,
@@ -190,7 +205,7 @@ class Net:
                 )
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
-        return Net.from_model(model, source=self.source, overridable=self.overridable)
+        return Net.from_model(model, source=self.source, overridable=self.overridable, header=self.header)
 
 
 @dataclass(frozen=True, eq=False)

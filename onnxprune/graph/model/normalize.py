@@ -8,14 +8,16 @@ sharing would couple strangers.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.model.conditions import inline_branches
+from onnxprune.graph.model.constants import fold_constants, fold_known_shapes, inline_constants
 from onnxprune.graph.model.net import Draft, Net, captured_names, dims, is_standard, lengthened, values_of
 from onnxprune.graph.model.shape_values import shape_value
 from onnxprune.graph.model.shuffle import shuffles_as_gathers
@@ -26,17 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["normalize", "with_shapes"]
 
-_SHAPE_ARITHMETIC = frozenset(
-    {
-        *("Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Greater"),
-        *("Identity", "Less", "Mod", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub"),
-        *("Transpose", "Unsqueeze", "Where"),
-    }
-)
-_BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Equal", "Greater", "Less", "Where"})
 _SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "Swish"})
-_SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
-_MOST_ELEMENTS = 65536  # larger results are data, not shape arithmetic
 _MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way for more
 _SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get a copy for each use
 
@@ -48,11 +40,13 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         ModelError: no Conv, Gemm or MatMul has constant weights.
     """
     draft = net.draft()
+    half = _stored_in_half(draft)
     _name_nodes(draft)
     passes: tuple[Callable[[Draft, frozenset[str]], bool], ...] = (
-        _inline_constants,
-        _fold_known_shapes,
-        _fold_shape_arithmetic,
+        inline_constants,
+        fold_known_shapes,
+        fold_constants,
+        inline_branches,
         _settle_reshapes,
         _pass_shapes_on,
         shuffles_as_gathers,
@@ -65,11 +59,13 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
         if not changed:
             break
         tidy = draft.done(tidy=True)
-        draft = Draft.from_model(tidy.to_model(), source=net.source, overridable=net.overridable)
+        draft = Draft.from_model(tidy.to_model(), source=net.source, overridable=net.overridable, header=net.header)
     _write_split_sizes(draft)
     _write_squeezed_axes(draft)
     shared = _unshare_small_constants(draft)
     done = draft.done()
+    half = frozenset(name for name in half if isinstance(done.tensors().get(name), gs.Constant))
+    done = replace(done, header=replace(done.header, half=done.header.half | half))
     if not any(_has_weights(node) for node in done.nodes):
         raise ModelError(f"{net.source}: {_why_nothing(done)}")
     notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
@@ -112,6 +108,19 @@ def _has_weights(node: Any) -> bool:
     )
 
 
+def _stored_in_half(net: Net) -> frozenset[str]:
+    """Names of matrices and kernels that are float16 constants behind a Cast to float32."""
+    found = set()
+    for node in net.nodes:
+        if node.op == "Cast" and is_standard(node) and node.attrs.get("to") == onnx.TensorProto.FLOAT:
+            given, made = node.inputs[0], node.inputs[0].inputs
+            fixed = isinstance(given, gs.Constant) or (len(made) == 1 and made[0].op == "Constant")
+            shape = dims(given)
+            if fixed and given.dtype == np.float16 and shape is not None and len(shape) > 1:
+                found.add(node.outputs[0].name)
+    return frozenset(found)
+
+
 def _name_nodes(net: Draft) -> None:
     """A name of its own for every node; the first that has one keeps it."""
     first: dict[str, Any] = {}
@@ -124,136 +133,10 @@ def _name_nodes(net: Draft) -> None:
             taken.add(node.name)
 
 
-def _replace(tensor: Any, values: np.ndarray[Any, Any]) -> None:
-    """Put a constant in the place of a node's only output."""
-    constant = gs.Constant(tensor.name, np.array(values, order="C"))
-    for consumer in list(tensor.outputs):
-        for slot, name in enumerate(t.name for t in consumer.inputs):
-            if name == tensor.name:
-                consumer.inputs[slot] = constant
-    tensor.inputs[0].outputs.clear()
-
-
 def _protected(net: Net) -> frozenset[str]:
     """Names that must stay what they are: graph outputs, and what control-flow bodies read."""
     inner = {name for node in net.graph.nodes for name in captured_names(node)}
     return frozenset(inner.union(net.output_names))
-
-
-def _replaceable(node: Any, protected: frozenset[str]) -> bool:
-    return len(node.outputs) == 1 and node.outputs[0].name not in protected
-
-
-def _inline_constants(net: Draft, protected: frozenset[str]) -> bool:
-    changed = False
-    for node in net.nodes:
-        if node.op != "Constant" or not is_standard(node) or not node.outputs or not _replaceable(node, protected):
-            continue
-        values = _constant_value(node.attrs)
-        if values is not None:
-            _replace(node.outputs[0], values)
-            changed = True
-    return changed
-
-
-def _constant_value(attrs: dict[str, Any]) -> np.ndarray[Any, Any] | None:
-    if isinstance(attrs.get("value"), gs.Constant):
-        return values_of(attrs["value"])
-    for name, kind in _SCALAR_ATTRIBUTES:
-        if name in attrs:
-            return np.array(attrs[name], kind)
-        if name + "s" in attrs:
-            return np.array(attrs[name + "s"], kind)
-    return None
-
-
-def _fold_known_shapes(net: Draft, protected: frozenset[str]) -> bool:
-    """Shape of a tensor of known size, and Gather of one known size out of a partly known shape."""
-    changed = False
-    for node in net.nodes:
-        if node.op == "Shape" and is_standard(node) and node.outputs and not {"start", "end"} & set(node.attrs):
-            shape = dims(node.inputs[0])
-            if shape is None or not _replaceable(node, protected):
-                continue
-            if all(isinstance(size, int) for size in shape):
-                _replace(node.outputs[0], np.array(shape, np.int64))
-                changed = True
-                continue
-            for reader in list(node.outputs[0].outputs):
-                changed |= _fold_gather_of_shape(net, reader, shape, protected)
-    return changed
-
-
-def _fold_gather_of_shape(net: Draft, node: Any, shape: tuple[Any, ...], protected: frozenset[str]) -> bool:
-    if node.op != "Gather" or not is_standard(node) or not node.outputs:
-        return False
-    if not isinstance(node.inputs[1], gs.Constant) or node.inputs[1].name in net.overridable:
-        return False
-    index = values_of(node.inputs[1])
-    if index.size and (index.min() < -len(shape) or index.max() >= len(shape)):
-        return False
-    picked = [shape[int(i)] for i in index.ravel()]
-    if not _replaceable(node, protected) or not all(isinstance(size, int) for size in picked):
-        return False
-    _replace(node.outputs[0], np.array(picked, np.int64).reshape(index.shape))
-    return True
-
-
-def _fold_shape_arithmetic(net: Draft, protected: frozenset[str]) -> bool:
-    changed = False
-    for node in net.nodes:
-        if node.op not in _SHAPE_ARITHMETIC or node.domain not in (None, "", "ai.onnx") or not node.outputs:
-            continue
-        inputs = [t for t in node.inputs if not t.is_empty()]
-        if not inputs or any(not isinstance(t, gs.Constant) or t.name in net.overridable for t in inputs):
-            continue
-        if not _replaceable(node, protected):
-            continue
-        result = _evaluate(net, node, inputs)
-        if result is not None and result.size <= _MOST_ELEMENTS and result.dtype.kind in "iufb":
-            _replace(node.outputs[0], result)
-            changed = True
-    return changed
-
-
-def _is_small(node: Any, inputs: list[Any]) -> bool:
-    if any(int(np.prod(t.shape)) > _MOST_ELEMENTS for t in inputs):
-        return False
-    if node.op == "ConstantOfShape":
-        return 0 <= float(np.prod(values_of(inputs[0]).astype(np.float64))) <= _MOST_ELEMENTS
-    if node.op == "Expand":
-        return float(np.prod(values_of(inputs[1]).astype(np.float64))) <= _MOST_ELEMENTS
-    shapes = [tuple(int(size) for size in t.shape) for t in inputs]
-    if node.op == "Gather":
-        axis = int(node.attrs.get("axis", 0))
-        return math.prod(shapes[1]) * math.prod(shapes[0]) / max(shapes[0][axis], 1) <= _MOST_ELEMENTS
-    if node.op in _BROADCAST:
-        return math.prod(np.broadcast_shapes(*shapes)) <= _MOST_ELEMENTS
-    if node.op == "Range":
-        start, limit, delta = (float(values_of(t).reshape(-1)[0]) for t in inputs)
-        return delta != 0 and (limit - start) / delta <= _MOST_ELEMENTS
-    return True
-
-
-def _evaluate(net: Net, node: Any, inputs: list[Any]) -> np.ndarray[Any, Any] | None:
-    """Result of one node on constants by the reference implementation; None where that has none."""
-    graph = gs.Graph(
-        nodes=[node],
-        inputs=[],
-        outputs=[node.outputs[0]],
-        opset=net.opset,
-        import_domains=net.graph.import_domains,
-    )
-    try:
-        if not _is_small(node, inputs):
-            return None
-        with np.errstate(all="ignore"):
-            results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
-        return np.asarray(results[0])
-    # What the reference operators of `onnx` raise on attributes or inputs that they do not support; the node then stays
-    # as it is, which is always right.
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError):
-        return None
 
 
 def _pass_shapes_on(net: Draft, protected: frozenset[str]) -> bool:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from onnxprune.errors import VerifyError
-from onnxprune.graph.model.net import captured_names, first_line
+from onnxprune.graph.model.net import captured_names, first_line, lengthened
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from onnxprune.graph.model.net import Net
 
 __all__ = ["complaint", "finished_model"]
 
 _INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL})
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _SMALL = 256  # elements; shape inference reads the values of no weights that are larger
 _REJECTED = (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError, RuntimeError)
 _STRICT_LIMIT = 2**31 - 1  # bytes; protobuf's limit for one message
@@ -30,6 +34,7 @@ def finished_model(net: Net) -> onnx.ModelProto:
         VerifyError: the checker or strict shape inference rejects it.
     """
     model = net.to_model()
+    _store_in_half(model.graph, net.header.half)
     _share_integers(model.graph, {name for node in net.nodes for name in captured_names(node)})
     # Shapes that were kept along the way may hide a mistake: only what follows from the inputs counts.
     del model.graph.value_info[:]
@@ -57,6 +62,26 @@ def complaint(net: Net) -> str:
     except _REJECTED as error:
         return first_line(error)
     return ""
+
+
+def _store_in_half(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Store float32 weights as float16 with a Cast behind each, as the original file does; too large ones stay."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.name not in names or tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if not np.abs(values).max(initial=0.0) <= _LARGEST_HALF:
+            continue
+        full = tensor.name
+        stored = lengthened(f"{full}_float16", taken)
+        taken.add(stored)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+        casts.append(onnx.helper.make_node("Cast", [stored], [full], name=f"{stored}_cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _share_integers(graph: onnx.GraphProto, captured: set[str]) -> None:

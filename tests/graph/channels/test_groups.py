@@ -120,9 +120,15 @@ def test_a_transposed_conv_may_lose_inputs_where_it_can_be_fitted(attributes, re
 
 
 def test_computed_weights_pin_what_they_read():
-    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) v = Relu(w2) z = Conv(h, v)" + _TAIL
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) s = ReduceMean<keepdims=0>(x) v = Mul(w2, s) z = Conv(h, v)" + _TAIL
     weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
     assert "computed" in pins_of_first(build(body, weights))
+
+
+def test_weights_that_are_computed_from_constants_are_weights():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) v = Relu(w2) z = Conv(h, v)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
+    assert not pins_of_first(build(body, weights))
 
 
 def test_weights_that_a_caller_may_replace_are_pinned():
@@ -142,6 +148,7 @@ def test_what_a_control_flow_body_reads_is_pinned():
         helper.make_node("If", ["always"], ["k"], name="choice", then_branch=branch, else_branch=branch)
     )
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    model.graph.input.append(helper.make_tensor_value_info("always", onnx.TensorProto.BOOL, []))  # so it is none
     assert "'choice'" in pins_of_first(model)
 
 
@@ -188,5 +195,6 @@ def test_names_that_a_body_makes_itself_pin_nothing_outside():
         helper.make_node("If", ["always"], ["k"], name="choice", then_branch=body, else_branch=body)
     )
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    model.graph.input.append(helper.make_tensor_value_info("always", onnx.TensorProto.BOOL, []))  # so it is none
     net, _ = load(model)
     assert set(captured_names(next(node for node in net.nodes if node.op == "If"))) == {"h"}

@@ -93,11 +93,16 @@ def _regrouped(node: NodeView) -> Coupling:
     source, result = node.input_shape(0), node.output_shape()
     if source is None or result is None:
         return Coupling(reason="its shapes are unknown")
+    target = node.constant(1) if node.op == "Reshape" and not node.attribute("allowzero", 0) else None
+    if target is not None and len(target) == len(result):  # a size of 0 is copied
+        result = tuple(source[a] if not old and a < len(source) else result[a] for a, old in enumerate(target))
     runs = _runs(source, result)
     if runs is None:
         return Coupling(reason="how it regroups its axes is unknown")
     ties: list[Tie] = []
     for left, right in runs:
+        if not _all_known(tuple(source[i] for i in left), tuple(result[i] for i in right)):
+            continue
         wide, narrow = [i for i in left if source[i] != 1], [i for i in right if result[i] != 1]
         if len(wide) >= 1 and len(narrow) == 1:
             ties.append(_spread(node, wide[0], narrow[0], source, result))
@@ -121,21 +126,40 @@ def _spread(node: NodeView, left: int, right: int, source: tuple[Dim, ...], resu
 
 
 def _runs(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
-    """Shortest runs of axes with equal products; None where open sizes leave that undecided.
+    """Shortest runs of axes with equal products; None where open sizes leave all of them undecided.
 
-    An open batch axis in front is taken to stay when everything behind it multiplies to the same.
+    Equal axes in front, and behind, stay what they are whatever lies between them; between them, all sizes must be
+    known. An open batch axis in front is taken to stay when everything behind it multiplies to the same.
     """
-    first = 0
-    if source and result and not (isinstance(source[0], int) and isinstance(result[0], int)):
-        first = 1
-    if any(not isinstance(size, int) for size in (*source[first:], *result[first:])):
-        return None
-    left, right = [s for s in source if isinstance(s, int)], [s for s in result if isinstance(s, int)]
-    if first:
-        left, right = (
-            [s for s in source[1:] if isinstance(s, int)],
-            [s for s in result[1:] if isinstance(s, int)],
-        )
+    first = _equal(source, result)
+    runs = [([axis], [axis]) for axis in range(first)]
+    if _all_known(source[first:], result[first:]):
+        between = _cut(source, result, first)
+        return None if between is None else runs + between
+    if first == 0 and source and result and _all_known(source[1:], result[1:]):
+        return _cut(source, result, 1)
+    last = _equal(source[first:][::-1], result[first:][::-1])
+    runs += [([len(source) - back], [len(result) - back]) for back in range(last, 0, -1)]
+    return runs or None
+
+
+def _equal(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> int:
+    """Number of axes in front that have equal sizes in both."""
+    count = 0
+    for left, right in zip(source, result, strict=False):
+        if left is None or left != right:
+            break
+        count += 1
+    return count
+
+
+def _all_known(*shapes: tuple[Dim, ...]) -> bool:
+    return all(isinstance(size, int) for shape in shapes for size in shape)
+
+
+def _cut(source: tuple[Dim, ...], result: tuple[Dim, ...], first: int) -> list[tuple[list[int], list[int]]] | None:
+    """Cut two shapes, of known sizes from axis `first` on, into the shortest runs of axes with equal products."""
+    left, right = ([s for s in shape[first:] if isinstance(s, int)] for shape in (source, result))
     if math.prod(left) != math.prod(right):
         return None
     runs: list[tuple[list[int], list[int]]] = []

@@ -1,0 +1,74 @@
+"""Inlining the branch of an If node whose condition is a constant, as exporters leave behind `squeeze` and the like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph.model.net import Draft, captured_names, is_standard, lengthened, values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["inline_branches"]
+
+
+def inline_branches(net: Draft, protected: frozenset[str]) -> bool:
+    """Put the branch that is taken in the place of every If with a constant condition; tell whether there was one."""
+    changed = False
+    for node in net.nodes:
+        if node.op != "If" or not is_standard(node) or not node.outputs:
+            continue
+        condition = node.inputs[0]
+        if not isinstance(condition, gs.Constant) or condition.name in net.overridable:
+            continue
+        branch = node.attrs["then_branch" if bool(values_of(condition).ravel()[0]) else "else_branch"]
+        if len(branch.outputs) == len(node.outputs) and not _shadows(branch, net.tensors()):
+            _inline(net, node, branch)
+            changed = True
+    return changed
+
+
+def _inline(net: Draft, node: Any, branch: gs.Graph) -> None:
+    """Move the nodes of a branch into the graph; an Identity each gives the results their names."""
+    results = list(node.outputs)
+    place = next(index for index, other in enumerate(net.graph.nodes) if other is node)
+    taken = {other.name for other in net.graph.nodes}
+    node.outputs.clear()
+    node.inputs.clear()
+    made = list(branch.nodes)
+    for inner in made:
+        inner.name = lengthened(f"{node.name}_{inner.name or inner.op}", taken)
+        taken.add(inner.name)
+    outer = net.tensors()
+    local = {tensor.name for inner in made for tensor in inner.outputs}
+    inside = {id(tensor): tensor for inner in made for tensor in (*inner.inputs, *inner.outputs)}
+    for inner in made:
+        for slot, tensor in enumerate(list(inner.inputs)):
+            if tensor.name not in local and _is_outer(tensor, outer):
+                inner.inputs[slot] = outer[tensor.name]
+    ended = [outer[t.name] if t.name not in local and _is_outer(t, outer) else t for t in branch.outputs]
+    for tensor in inside.values():
+        if not tensor.is_empty() and (tensor.name in local or not _is_outer(tensor, outer)):
+            tensor.name = net.unused_name(tensor.name) if tensor.name in outer else tensor.name
+    ends = [
+        gs.Node("Identity", lengthened(f"{node.name}_result_{index}", taken), inputs=[inner], outputs=[result])
+        for index, (inner, result) in enumerate(zip(ended, results, strict=True))
+    ]
+    net.graph.nodes[place : place + 1] = [*made, *ends]
+
+
+def _shadows(branch: gs.Graph, outer: Mapping[str, Any]) -> bool:
+    """Tell whether a body inside a branch reads what has a name of the outer graph, but is made in the branch."""
+    made = {tensor.name for inner in branch.nodes for tensor in inner.outputs}
+    return any(name in made and name in outer for inner in branch.nodes for name in captured_names(inner))
+
+
+def _is_outer(tensor: Any, outer: Mapping[str, Any]) -> bool:
+    """Tell whether a tensor that a branch reads, and does not make, is one of the outer graph."""
+    found = outer.get(tensor.name)
+    if found is None or not isinstance(tensor, gs.Constant):
+        return found is not None
+    return isinstance(found, gs.Constant) and np.array_equal(values_of(found), values_of(tensor))
