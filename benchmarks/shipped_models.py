@@ -61,12 +61,15 @@ def main() -> None:
             found = [onnxprune.compare(original, pruned, options=CompareOptions(**s)) for s in _SETTINGS.values()]
         timings = [comparison.timing for comparison in found if comparison.timing is not None]
         accuracy = found[0].accuracy or (float("nan"), float("nan"))
+        macs, params = found[0].macs, found[0].params
+        assert macs is not None
+        assert params is not None
         rows.append(
             [
                 name,
                 f"{accuracy[0]:.2f} -> {accuracy[1]:.2f}",
-                f"{found[0].macs.before / 1e6:.2f} -> {found[0].macs.after / 1e6:.2f} M ({found[0].macs.ratio:.2f}x)",
-                f"{found[0].params.before / 1e3:.0f} -> {found[0].params.after / 1e3:.0f} k",
+                f"{macs.before / 1e6:.2f} -> {macs.after / 1e6:.2f} M ({macs.ratio:.2f}x)",
+                f"{params.before / 1e3:.0f} -> {params.after / 1e3:.0f} k",
                 *(_words(timing) for timing in timings),
             ]
         )

@@ -150,18 +150,19 @@ def compare(
     return run_comparison(original, candidate, data, labels, options or CompareOptions(), progress)
 
 
-def inspect(model: Model, *, size: int = OPEN_SIDE) -> Inspection:
+def inspect(model: Model, *, size: int = OPEN_SIDE, until: Sequence[str] = ()) -> Inspection:
     """Report for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Args:
         model: path, bytes or ModelProto.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
+        until: names of the last tensors, or nodes, to look at; none: up to what chooses among values.
 
     Raises:
-        UsageError: `size` is below 1.
+        UsageError: `size` is below 1, or a name in `until` does not exist.
         ModelError: the model cannot be read, or is not a model that can be pruned.
     """
-    return run_inspection(model, size=size)
+    return run_inspection(model, size=size, until=until)
 
 
 def recover(

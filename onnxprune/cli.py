@@ -42,7 +42,7 @@ from onnxprune.console.flags import (
     options_from,
     recover_options,
 )
-from onnxprune.console.targets import check_targets, json_bytes
+from onnxprune.console.targets import check_targets, write_json
 from onnxprune.console.terminal import UsualHelp, bars, paper
 from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
 from onnxprune.files import write_bytes
@@ -211,8 +211,7 @@ def prune(
         write_bytes(plan_out, result.plan.to_json().encode())
     if config_out is not None:
         write_bytes(config_out, written)
-    if show.json is not None:
-        write_bytes(show.json, json_bytes({**report.to_dict(), "plan": result.plan.to_dict()}))
+    write_json(show.json, {**report.to_dict(), "plan": result.plan.to_dict()})
     if not show.quiet:
         if explain and report.explanation is not None:
             show_explanation(paper(), report.explanation, verbose=show.verbose)
@@ -233,6 +232,7 @@ def compare(
     max_drop: Drop = None,
     output_kind: Kinds = (),
     evaluate: str | None = None,
+    until: tuple[str, ...] = (),
     seed: int = 0,
     preprocessing: PixelPanel = DataOptions(),
     engine: EnginePanel = EngineOptions(),
@@ -262,6 +262,8 @@ def compare(
         Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
         Your own measure, FILE.py:FUNCTION, as for the main command.
+    until
+        Last tensors (or nodes) to look at, as for the main command. Repeatable.
     seed
         Seed of the choice of inputs and of the timing.
     """
@@ -276,6 +278,7 @@ def compare(
         label_offset=label_offset,
         max_drop=max_drop,
         evaluate=load_function(evaluate),
+        until=until,
         **vars(bench),
         seed=seed,
         data=preprocessing,
@@ -284,8 +287,7 @@ def compare(
     )
     with bars(show) as progress:
         comparison = run_comparison(original, candidate, data, labels, options, progress)
-    if show.json is not None:
-        write_bytes(show.json, json_bytes(comparison.to_dict()))
+    write_json(show.json, comparison.to_dict())
     if not show.quiet:
         show_comparison(paper(), comparison)
     if not comparison.within:
@@ -344,8 +346,7 @@ def recover(
         result = run_recovery(original, candidate, data, chosen, progress)
     result.save(output)
     result = result.written_to(output)
-    if show.json is not None:
-        write_bytes(show.json, json_bytes(result.report.to_dict()))
+    write_json(show.json, result.report.to_dict())
     if not show.quiet:
         show_recovery(paper(), result.report, verbose=show.verbose)
 
@@ -390,14 +391,15 @@ def study(
         found = run_study(model, data, site, options, speedups, progress)
     if plot is not None:
         write_bytes(plot, plot_study(found, plot.suffix.lower()))
-    if show.json is not None:
-        write_bytes(show.json, json_bytes(found.to_dict()))
+    write_json(show.json, found.to_dict())
     if not show.quiet:
         show_study(paper(), found)
 
 
 @app.command
-def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags()) -> None:
+def inspect(
+    model: Path, *, size: int = OPEN_SIDE, until: tuple[str, ...] = (), show: NotesPanel = NotesFlags()
+) -> None:
     """List for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Parameters
@@ -406,14 +408,15 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, show: NotesPanel = NotesFlags
         Network, an ONNX file.
     size
         Extent of the input axes that the model leaves open, except the batch.
+    until
+        Last tensors (or nodes) to look at, as for the main command. Repeatable.
     """
     from onnxprune.commands.inspect import run_inspection
     from onnxprune.report.inspection import show_inspection
 
     check_targets([model], [show.json])
-    found = run_inspection(model, size=size)
-    if show.json is not None:
-        write_bytes(show.json, json_bytes(found.to_dict()))
+    found = run_inspection(model, size=size, until=until)
+    write_json(show.json, found.to_dict())
     if not show.quiet:
         show_inspection(paper(), found, verbose=show.verbose)
 
@@ -426,8 +429,7 @@ def doctor(*, show: ShowPanel = ShowFlags()) -> None:
 
     check_targets([], [show.json])
     found = run_doctor()
-    if show.json is not None:
-        write_bytes(show.json, json_bytes(found.to_dict()))
+    write_json(show.json, found.to_dict())
     if not show.quiet:
         show_doctor(paper(), found)
     if found.problems:

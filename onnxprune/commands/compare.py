@@ -11,26 +11,24 @@ import numpy as np
 
 from onnxprune.commands.idle import Rule, check_idle
 from onnxprune.commands.record import Change, plain
+from onnxprune.commands.sides import Side, open_pair
 from onnxprune.data import open_calibration
 from onnxprune.data.labels import read_labels
 from onnxprune.engine.batching import batch_size, sample_shapes, tensor_bytes
 from onnxprune.engine.divergence import DivergenceMeter, OutputDivergence, class_scores
 from onnxprune.engine.drop import Lost, damage, estimate, expected_estimate, losses, reach, settles
 from onnxprune.engine.evaluation import Evaluation, Evaluator
-from onnxprune.engine.inputs import batches, input_specs
-from onnxprune.engine.meaning import Meaning, meanings, with_labels
+from onnxprune.engine.inputs import batches
+from onnxprune.engine.meaning import UNKNOWN, Meaning, meanings, with_labels
 from onnxprune.engine.sessions import Engine
 from onnxprune.engine.timing import Timing, interleaved
-from onnxprune.errors import ModelError, UsageError
-from onnxprune.graph.channels.groups import channel_map
-from onnxprune.graph.model.load import load, read_model
+from onnxprune.errors import UsageError
 from onnxprune.graph.model.schedule import schedule
 from onnxprune.note import warn
 from onnxprune.options.data import DataOptions
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.inputs import BenchOptions
 from onnxprune.options.outputs import AskedKind, Evaluate
-from onnxprune.planning.cost import cost_model
 from onnxprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.data import Calibration, CalibrationSource, InputSpec
-    from onnxprune.engine.sessions import Session
-    from onnxprune.graph.model.net import Net
 
     Array = np.ndarray[Any, Any]
     Model = onnx.ModelProto | bytes | str | os.PathLike[str]
@@ -61,6 +57,7 @@ class CompareOptions(BenchOptions):
         max_drop: largest drop allowed, in the unit of `Comparison.drop`; None for any.
         evaluate: the user's own measure, a function as in `Options`, whose drop is held to `max_drop`; None: the drop
             is that of the accuracy or the outputs.
+        until: names of the last tensors, or nodes, to look at, see `graph.model.load.read_parts`.
         seed: seed of the choice of inputs and of the timing.
         data: preprocessing of images.
         engine: onnxruntime's provider and threads.
@@ -74,6 +71,7 @@ class CompareOptions(BenchOptions):
     label_offset: int = 0
     max_drop: float | None = None
     evaluate: Evaluate | None = None
+    until: tuple[str, ...] = ()
     seed: int = 0
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -110,14 +108,16 @@ class Comparison:
             agreement, for values the relative error in per cent, for undecided outputs the larger of both.
         drop_kind: unit of `drop`, in words.
         max_drop: largest drop allowed; None for any.
-        macs: multiply-accumulates of the two models for one sample.
-        params: number of floating-point numbers in all constants of the two models.
+        macs: multiply-accumulates of the two models for one sample; None if they cannot be counted.
+        params: number of floating-point numbers in all constants of the two models; None if they cannot be counted.
         file_bytes: size of the two models in bytes.
         timing: latency of the two models; None if it was not measured.
         data: description of the inputs.
         warnings: texts of the warnings, damage first.
         damaged: True if the second model is useless as a substitute for the first, see `engine.drop.damage`.
         estimate: True if the 95 % confidence interval reaches further above the drop than `max_drop`.
+        not_counted: reason why MACs and parameters are not counted; empty if they are.
+        ends: names of the tensors at which the models are compared; empty if these are the outputs.
         hint: advice that would settle the meaning of the output that lost most; empty if it is settled.
     """
 
@@ -130,14 +130,16 @@ class Comparison:
     drop: float
     drop_kind: str
     max_drop: float | None
-    macs: Change
-    params: Change
+    macs: Change | None
+    params: Change | None
     file_bytes: Change
     timing: Timing | None
     data: dict[str, object]
     warnings: tuple[str, ...] = ()
     damaged: bool = False
     estimate: bool = False
+    not_counted: str = ""
+    ends: tuple[str, ...] = ()
     hint: str = ""
 
     @property
@@ -174,10 +176,10 @@ def run_comparison(
         OnnxPruneError: an option, a model, the inputs or the labels cannot be used.
     """
     check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
-    models = [read_model(source) for source in (original, candidate)]
-    nets = [load(model, label=label)[0] for model, label in models]
-    specs = _common_inputs(nets, [label for _, label in models])
-    outputs = meanings(nets[0], options.outputs)
+    engine = Engine.open(options.engine)
+    first, second = sides = open_pair(original, candidate, options.until, engine)
+    specs = first.specs if any(spec.shape[0] for spec in first.specs) else second.specs
+    outputs = _meanings(first, options)
     path = Path(original) if isinstance(original, (str, os.PathLike)) else None
     calibration = open_calibration(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
@@ -186,16 +188,17 @@ def run_comparison(
     check_idle(options, CompareOptions(), (Rule(("label_offset",), known is not None, "without labels"),))
     chosen = _chosen(len(calibration), options)
     source = str(calibration.description["source"]) if labels is None else "--labels"
-    outputs = with_labels(nets[0], outputs, None if known is None else known + options.label_offset, source)
+    if first.net is not None:
+        outputs = with_labels(first.net, outputs, None if known is None else known + options.label_offset, source)
     warn(expected_estimate(outputs.values(), len(chosen), options.allowed_drop, "compared"))
-    engine = Engine.open(options.engine)
     evaluation = None
     if options.evaluate is not None:
-        evaluation = Evaluator.open(options.evaluate, models[0][0], specs, engine).of(models[1][0])
-    before, after = (engine.session(model, label=label) for model, label in models)
+        measured = Evaluator.open(options.evaluate, first.parts.runnable(), specs, engine)
+        evaluation = measured.of(second.parts.runnable())
+    before, after = first.session, second.session
     meter, hits = DivergenceMeter(outputs), _Hits(outputs)
     shapes = sample_shapes(calibration, specs)
-    size = batch_size(schedule(nets[0]), tensor_bytes(nets[0], shapes), _ROOM)
+    size = 1 if first.net is None else batch_size(schedule(first.net), tensor_bytes(first.net, shapes), _ROOM)
     for samples, real in batches(chosen, specs, size):
         progress("compare", hits.seen, len(chosen))
         feeds = calibration.load(samples)
@@ -210,13 +213,15 @@ def run_comparison(
     drop, drop_kind = (0.0, "nothing") if worst is None else (worst.amount, worst.words)
     if evaluation is not None:
         worst, drop, drop_kind = None, evaluation.drop, f"{evaluation.name} lost"
-    costs = [cost_model(net, channel_map(net), shapes) for net in nets]
-    timing = _timing(before, after, calibration, specs, chosen, options) if options.bench else None
+    costs = [side.cost(shapes) for side in sides]
+    not_counted = "; ".join(dict.fromkeys(cost for cost in costs if isinstance(cost, str)))
+    counted = [cost for cost in costs if not isinstance(cost, str)]
+    timing = _timing(sides, engine, calibration, specs, chosen, options) if options.bench else None
     damaged, sure = damage(divergence, "compared"), estimate(lost, options.allowed_drop)
     warnings = (damaged, sure, calibration.description.get("warning"), timing.warning if timing else "")
     return Comparison(
-        original=models[0][1],
-        candidate=models[1][1],
+        original=first.label,
+        candidate=second.label,
         samples=len(chosen),
         divergence=divergence,
         accuracy=hits.accuracy,
@@ -224,37 +229,30 @@ def run_comparison(
         drop=drop,
         drop_kind=drop_kind,
         max_drop=options.max_drop,
-        macs=Change(costs[0].macs(), costs[1].macs()),
-        params=Change(costs[0].params(), costs[1].params()),
-        file_bytes=Change(models[0][0].ByteSize(), models[1][0].ByteSize()),
+        macs=None if not_counted else Change(counted[0][0], counted[1][0]),
+        params=None if not_counted else Change(counted[0][1], counted[1][1]),
+        not_counted=not_counted,
+        file_bytes=Change(*(side.parts.whole().ByteSize() for side in sides)),
         timing=timing,
         data=calibration.description,
         warnings=tuple(str(text) for text in warnings if text),
         damaged=bool(damaged),
         estimate=bool(sure),
+        ends=first.parts.ends,
         hint=settles(worst.output) if worst is not None and worst.undecided else "",
     )
 
 
-def _common_inputs(nets: Sequence[Net], labels: Sequence[str]) -> tuple[InputSpec, ...]:
-    """Return the inputs that both models take, with the batch size of the model that fixes it.
-
-    Raises:
-        ModelError: the models differ in their inputs, fixed batch sizes or names of outputs.
-    """
-    first, second = (input_specs(net) for net in nets)
-    ours, theirs = ("; ".join(map(str, found)) for found in (first, second))
-    if ours != theirs:
-        raise ModelError(f"{labels[1]} takes {theirs}, expected the inputs of {labels[0]}: {ours}")
-    batches_fixed = {spec.shape[0] for spec in (*first, *second) if spec.shape[0]}
-    if len(batches_fixed) > 1:
-        raise ModelError(f"{labels[1]} and {labels[0]} fix different batch sizes: {sorted(batches_fixed)}")
-    if nets[0].output_names != nets[1].output_names:
-        raise ModelError(
-            f"{labels[1]} has outputs {', '.join(nets[1].output_names)}, "
-            f"expected the outputs of {labels[0]}: {', '.join(nets[0].output_names)}"
-        )
-    return first if any(spec.shape[0] for spec in first) else second
+def _meanings(side: Side, options: CompareOptions) -> dict[str, Meaning]:
+    """Return the meanings of the outputs; of a model that is only run, those that the user names."""
+    if side.net is not None:
+        return meanings(side.net, options.outputs)
+    found = dict.fromkeys(side.session.output_names, UNKNOWN)
+    for name, kind in options.outputs.items():
+        if name not in found:
+            raise UsageError(f"--output {name}={kind}: no output has this name; expected one of {', '.join(found)}")
+        found[name] = Meaning(kind, 1 if kind != "values" else None, "asked for")
+    return found
 
 
 def _test_file(path: Path | None) -> Path | None:
@@ -328,8 +326,8 @@ def _lost(divergence: Sequence[OutputDivergence], hits: _Hits) -> tuple[Lost, ..
 
 
 def _timing(
-    before: Session,
-    after: Session,
+    sides: Sequence[Side],
+    engine: Engine,
     calibration: Calibration,
     specs: Sequence[InputSpec],
     chosen: Sequence[int],
@@ -337,4 +335,8 @@ def _timing(
 ) -> Timing:
     samples = [int(index) for index in np.resize(np.array(chosen), options.bench_batch)]
     feeds = calibration.load(next(batches(samples, specs, options.bench_batch))[0])
+    runs = all(side.parts.tail is not None and side.parts.tail.runs for side in sides)
+    before, after = (
+        engine.session(side.parts.runnable(), label=side.label) if runs else side.session for side in sides
+    )
     return interleaved(before, after, feeds, seed=options.seed)

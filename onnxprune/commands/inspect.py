@@ -10,7 +10,7 @@ from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.meaning import meanings
 from onnxprune.errors import UsageError
 from onnxprune.graph.channels.groups import channel_map
-from onnxprune.graph.model.load import read_model
+from onnxprune.graph.model.load import cut_note, read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.options.data import OPEN_SIDE
 from onnxprune.options.run import Options
@@ -125,11 +125,14 @@ class Inspection:
         return {"schema": SCHEMA, **asdict(self)}
 
 
-def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, size: int = OPEN_SIDE) -> Inspection:
+def run_inspection(
+    source: onnx.ModelProto | bytes | str | os.PathLike[str], *, size: int = OPEN_SIDE, until: Sequence[str] = ()
+) -> Inspection:
     """Inspect a model.
 
     Args:
         source: path, bytes or ModelProto.
+        until: names of the last tensors, or nodes, to look at, see `read_parts`.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
 
     Raises:
@@ -138,8 +141,9 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
     """
     if size < 1:
         raise UsageError(f"--size must be 1 or more, found {size}")
-    original, label = read_model(source)
-    net, _, params = folded(original, label)
+    parts = read_parts(source, until)
+    label = parts.label
+    net, _, params = folded(parts.front, label)
     specs = input_specs(net)
     room = Room(Options().memory_bytes)
     channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), room.solving))
@@ -149,6 +153,7 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
     total = cost.macs()
     within = sum(layer.macs for layer in layers if layer.inputs_prunable or not layer.reason)
     half = Assignment({group.name: max(group.size // 2, 1) for group in channels.prunable})
+    ends = () if parts.tail is None else (cut_note(parts.tail).text,)
     made_up = [spec.name for spec in specs if None in spec.shape[1:]]
     return Inspection(
         model=label,
@@ -160,7 +165,7 @@ def run_inspection(source: onnx.ModelProto | bytes | str | os.PathLike[str], *, 
         params=params,
         reach=within / total if total else 0.0,
         halved=total / max(cost.macs(half), 1),
-        notes=tuple(f"'{name}' leaves sizes open: {size} assumed, see --size" for name in made_up),
+        notes=(*ends, *(f"'{name}' leaves sizes open: {size} assumed, see --size" for name in made_up)),
         outputs=_outputs(net),
     )
 

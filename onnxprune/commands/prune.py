@@ -141,7 +141,7 @@ def opened(
             run = replace(run, network=replace(run.network, notes=notes))
         if options.evaluate is not None:
             with run.clock("evaluate"):
-                measure = Evaluator.open(options.evaluate, run.network.original, run.inputs.specs, run.engine)
+                measure = Evaluator.open(options.evaluate, run.network.parts.runnable(), run.inputs.specs, run.engine)
             run = replace(run, evaluator=measure)
         if options.budget.unit == "latency" and timed:
             with run.clock("time layers"):
@@ -174,7 +174,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         VerifyError: the result failed its verification, or loses more than ``options.max_drop``.
     """
     given = run = replace(run, clock=Stopwatch(run.clock.seconds))
-    options, original, clock = run.options, run.network.original, run.clock
+    options, parts, clock = run.options, run.network.parts, run.clock
     chosen = Chosen(run)
     with clock("picture"):
         if plan is not None:
@@ -218,7 +218,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         with clock("recover"):
             model, recovery = _recovered(run, compressed)
         divergence, evaluation = recovery.after, _evaluated(run, model)
-    model = fed_smaller(run, model) if fed else model
+    model = parts.whole(fed_smaller(run, model) if fed else model)
     outcome = Outcome(
         assignment=done,
         plan=plan,
@@ -226,7 +226,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
         notes=(*chosen.notes, *decided.notes, *(recovery.notes if recovery else ()), *run.cache.notes()),
         explanation=decided.explanation,
         recovery=recovery,
-        file_bytes=Change(original.ByteSize(), model.ByteSize()),
+        file_bytes=Change(parts.whole().ByteSize(), model.ByteSize()),
         divergence=divergence,
         evaluation=evaluation,
         timing=timings[-1] if timings else None,
@@ -245,7 +245,7 @@ def _evaluated(run: Prepared, model: onnx.ModelProto) -> Evaluation | None:
     if run.evaluator is None:
         return None
     with run.clock("evaluate"):
-        found = run.evaluator.of(model)
+        found = run.evaluator.of(run.network.parts.runnable(model))
     try:
         found.check(run.options.max_drop)
     except LostTooMuchError as error:
@@ -255,7 +255,7 @@ def _evaluated(run: Prepared, model: onnx.ModelProto) -> Evaluation | None:
 
 def _returned(run: Prepared, slower: str) -> Result:
     """Make the result of a time budget for which nothing faster was found: the original."""
-    original = run.network.original
+    original = run.network.parts.whole()
     outcome = Outcome(
         assignment=Assignment(),
         returned=f"RETURNED UNCHANGED: {slower}, so the result is the original",
@@ -305,8 +305,9 @@ def _timings(run: Prepared, model: onnx.ModelProto, *, fed: bool) -> tuple[Timin
     pictures.
     """
     run.progress("measure latency", 0, 1)
-    before = run.engine.session(run.network.original, label="the original")
-    after = run.engine.session(model, label="the result")
+    parts = run.network.parts
+    before = run.engine.session(parts.runnable(), label="the original")
+    after = run.engine.session(parts.runnable(model), label="the result")
     feeds, seed = run.inputs.repeated(run.options.bench_batch), run.options.seed
     smaller = small_feeds(run, run.options.bench_batch) if fed else feeds
     timings = [interleaved(before, after, feeds, feeds_after=smaller, seed=seed)]

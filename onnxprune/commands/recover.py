@@ -15,7 +15,7 @@ from onnxprune.engine.drop import damage
 from onnxprune.engine.evaluation import Evaluation, Evaluator
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.load import read_model
+from onnxprune.graph.model.load import cut_note, read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
@@ -111,30 +111,33 @@ def run_recovery(
     from onnxprune.recovery.distil import recovered  # needs torch, an optional dependency
 
     training = options.recover or RecoverOptions()
-    first, second = read_model(original), read_model(candidate)
-    teacher, notes, _ = folded(*first)
-    student, _, _ = folded(*second)
-    _check_pair(teacher, student, first[1], second[1])
+    first = read_parts(original, options.until)
+    second = read_parts(candidate, options.until or first.ends)
+    teacher, notes, _ = folded(first.front, first.label)
+    student, _, _ = folded(second.front, second.label)
+    _check_pair(teacher, student, first.label, second.label)
     inputs = open_inputs(original, data, teacher, options, choosing=True)
-    digest = hashlib.sha256(second[0].SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256(second.front.SerializeToString(deterministic=True)).hexdigest()
     engine = Engine.open(options.engine)
     evaluator = None
     if options.evaluate is not None:
-        evaluator = Evaluator.open(options.evaluate, first[0], inputs.specs, engine)
+        evaluator = Evaluator.open(options.evaluate, first.runnable(), inputs.specs, engine)
     options = replace(options, recover=training)
-    with open_cache(first[0], inputs, options) as cache:
+    with open_cache(first.front, inputs, options) as cache:
         checkpoint = cache.checkpoint("recover", training, digest, engine.options.threads)
         model, recovery = recovered(teacher, student, inputs, engine, options, checkpoint, progress)
     described = inputs.calibration.description
-    evaluation = None if evaluator is None else evaluator.of(model, start=second[0])
+    evaluation = None if evaluator is None else evaluator.of(second.runnable(model), start=second.runnable())
     damaged = damage(recovery.after, "held-out", trained=True)
     warnings = (damaged, described.get("warning"), _worse(evaluation))
+    if first.tail is not None:
+        notes = (cut_note(first.tail), *notes)
     return Recovered(
-        model,
+        second.whole(model),
         RecoveryReport(
             version=__version__,
-            original=first[1],
-            candidate=second[1],
+            original=first.label,
+            candidate=second.label,
             options=asdict(training),
             data={**described, **inputs.parts.counts},
             provider=engine.provider,

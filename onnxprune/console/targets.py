@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune.errors import OutputError, UsageError
+from onnxprune.files import write_bytes
 from onnxprune.options.data import SYNTHETIC
 
-__all__ = ["check_targets", "json_bytes"]
+__all__ = ["check_targets", "json_bytes", "write_json"]
 
 
 def check_targets(sources: Sequence[Path | str | None], targets: Sequence[Path | None]) -> None:
@@ -44,6 +45,12 @@ def check_targets(sources: Sequence[Path | str | None], targets: Sequence[Path |
 def json_bytes(content: object) -> bytes:
     """Encode the content of a JSON file; NaN and infinity, which JSON cannot express, become null."""
     return (json.dumps(_finite(content), indent=1, default=str, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path | None, content: object) -> None:
+    """Write a JSON file, if one was asked for."""
+    if path is not None:
+        write_bytes(path, json_bytes(content))
 
 
 def _finite(content: object) -> object:

@@ -100,6 +100,11 @@ class Session:
         return tuple(value.name for value in self._session.get_inputs())
 
     @property
+    def inputs(self) -> tuple[tuple[str, tuple[int | str | None, ...], str], ...]:
+        """Name, shape and type, such as ``tensor(float)``, of each input."""
+        return tuple((value.name, tuple(value.shape), str(value.type)) for value in self._session.get_inputs())
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return tuple(value.name for value in self._session.get_outputs())

@@ -62,6 +62,9 @@ class InputOptions:
     seed: int = 0
     "Seed of all sampling."
 
+    until: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
+    "Last tensors (or nodes) to look at: what lies behind them is not run, and put back as it is. Repeatable."
+
     memory: Annotated[int | None, Parameter(converter=_memory)] = None
     "Memory limit for activations and moments, such as 2GB; default a quarter of the machine's memory."
 

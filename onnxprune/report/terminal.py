@@ -60,10 +60,12 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         )
     console.print(table)
     rows: list[tuple[str, str]] = [
-        ("MACs", _change(comparison.macs)),
-        ("parameters", _change(comparison.params)),
+        ("MACs", f"not counted: {comparison.not_counted}" if comparison.macs is None else _change(comparison.macs)),
+        *([] if comparison.params is None else [("parameters", _change(comparison.params))]),
         ("file", _bytes(comparison.file_bytes)),
     ]
+    if comparison.ends:
+        rows.append(("compared at", ", ".join(comparison.ends)))
     if comparison.accuracy is not None:
         before, after = comparison.accuracy
         rows.append(("top-1 accuracy", f"{before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"))

@@ -32,7 +32,7 @@ from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.picture import find_picture
 from onnxprune.graph.edit.weights import ensure_biases
 from onnxprune.graph.model.fold import fold
-from onnxprune.graph.model.load import load, read_model
+from onnxprune.graph.model.load import Parts, cut_note, load, read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
@@ -117,7 +117,8 @@ class Network:
     """The original network.
 
     Attributes:
-        original: the model as read.
+        original: the model as read, up to the end that is looked at.
+        parts: the whole model: `original`, and what lies behind it.
         label: its name in messages and reports.
         params: number of its parameters before folding.
         notes: changes made when it was loaded and folded.
@@ -133,6 +134,7 @@ class Network:
     """
 
     original: onnx.ModelProto
+    parts: Parts
     label: str
     params: int
     notes: tuple[Note, ...]
@@ -330,17 +332,19 @@ def prepare(
     """
     clock = Stopwatch()
     with clock("load"):
-        original, label = read_model(source)
-        net, notes, params = folded(original, label)
+        parts = read_parts(source, options.until)
+        net, notes, params = folded(parts.front, parts.label)
+        if parts.tail is not None:
+            notes = (cut_note(parts.tail), *notes)
         place, why = _place(net, options)
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
-        network = _network(original, label, params, notes, net, inputs, options)
+        network = _network(parts, params, notes, net, inputs, options)
         network = replace(network, place=place, fixed_picture=why)
         cost = _cost(network, inputs)
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
     with (
-        open_cache(original, inputs, options) as cache,
+        open_cache(parts.front, inputs, options) as cache,
         tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch,
     ):
         yield Prepared(
@@ -368,7 +372,7 @@ def on_picture(run: Prepared, net: Net, size: tuple[int, int]) -> Prepared:
         size: height and width of the picture in pixels.
     """
     first, inputs, options = run.network, run.inputs, run.options
-    network = _network(first.original, first.label, first.params, first.notes, net, inputs, options)
+    network = _network(first.parts, first.params, first.notes, net, inputs, options)
     network = replace(network, full=first.full, place=first.place, picture=size)
     cost = _cost(network, inputs)
     return replace(
@@ -417,8 +421,7 @@ def _place(net: Net, options: Options) -> tuple[Picture | None, str]:
 
 
 def _network(
-    original: onnx.ModelProto,
-    label: str,
+    parts: Parts,
     params: int,
     notes: tuple[Note, ...],
     net: Net,
@@ -429,7 +432,8 @@ def _network(
     forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
-    return Network(original, label, params, notes, net, net, channels, forbidden, schedule(net), sizes)
+    original, label = parts.front, parts.label
+    return Network(original, parts, label, params, notes, net, net, channels, forbidden, schedule(net), sizes)
 
 
 def _cost(network: Network, inputs: Inputs) -> CostModel:

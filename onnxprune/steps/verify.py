@@ -80,6 +80,7 @@ def verify(run: Prepared, compressed: Compressed, *, rehearsal: bool = False) ->
     batches = group_batches(samples, inputs.specs, len(run.batches[0].samples))
     check_removal(run, compressed.alive, batches[0])
     model = finished_model(compressed.net)
+    check_end(run, model, batches[0])
     if compressed.net is not compressed.dense:
         check_rewritten(run, compressed.dense, model, batches[0])
     try:
@@ -124,6 +125,27 @@ def check_loading(run: Prepared) -> None:
             f"folding constants and normalisations changed output '{wrong.name}' {wrong}: nothing was written; report "
             "the model"
         )
+
+
+def check_end(run: Prepared, model: onnx.ModelProto, batch: Batch) -> None:
+    """Check the whole network, if there are nodes behind the outputs that are compared: it runs, and its outputs are
+    finite and of the original's ranks.
+
+    Raises:
+        VerifyError: an output is not.
+        EngineError: onnxruntime cannot run the whole network.
+    """
+    parts = run.network.parts
+    if parts.tail is None or not parts.tail.runs:
+        return
+    feeds = run.inputs.calibration.load(batch.samples)
+    wanted, found = (
+        run.engine.for_pieces().session(whole, label=label).run(feeds)
+        for whole, label in ((parts.whole(), "the original"), (parts.whole(model), "the result"))
+    )
+    for name, reference in wanted.items():
+        if found[name].ndim != reference.ndim or not _finite(found[name]):
+            raise VerifyError(f"output '{name}' of the whole network is not finite, or has another rank")
 
 
 def check_removal(run: Prepared, alive: Mask, batch: Batch) -> float:

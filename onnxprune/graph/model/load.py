@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,12 +18,15 @@ from onnx.external_data_helper import (
 )
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
 from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
 from onnxprune.note import Note
 
-__all__ = ["MIN_OPSET", "load", "read_model"]
+Source = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+__all__ = ["MIN_OPSET", "Parts", "cut_note", "load", "read_model", "read_parts"]
 
 MIN_OPSET = 7
 MIN_IR = 3
@@ -29,9 +34,36 @@ _STANDARD = ("", "ai.onnx")
 _MOST_BYTES = 2**31 - 1  # of one protobuf message, and so of what checkers and engines take in memory
 
 
-def load(
-    source: onnx.ModelProto | bytes | str | os.PathLike[str], *, label: str | None = None
-) -> tuple[Net, tuple[Note, ...]]:
+@dataclass(frozen=True)
+class Parts:
+    """Model in two parts: what is looked at, and what lies behind it.
+
+    Attributes:
+        front: the part to look at, checked.
+        tail: the part behind it; None if the front is the whole model.
+        label: name of the model in messages.
+    """
+
+    front: onnx.ModelProto
+    tail: Tail | None
+    label: str
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Names of the tensors in front of the tail; none without one."""
+        return () if self.tail is None else self.tail.ends
+
+    def whole(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
+        """Return the whole model, or another front with the part behind it."""
+        model = self.front if front is None else front
+        return model if self.tail is None else self.tail.joined(model)
+
+    def runnable(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
+        """Return the largest part that can be run on the inputs of the front: the whole model, or the front."""
+        return self.whole(front) if self.tail is None or self.tail.runs else front or self.front
+
+
+def load(source: Source, *, label: str | None = None) -> tuple[Net, tuple[Note, ...]]:
     """Read, check and normalise a model.
 
     Args:
@@ -54,8 +86,43 @@ def load(
     return net, (*notes, *more)
 
 
-def read_model(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[onnx.ModelProto, str]:
+def read_model(source: Source) -> tuple[onnx.ModelProto, str]:
     """Read and check a model; return the ModelProto with its external data in memory, and a label for messages."""
+    model, label = _opened(source)
+    return _checked(model, label), label
+
+
+def read_parts(source: Source, until: Sequence[str] = ()) -> Parts:
+    """Read a model, and part it where it is not to be looked into any further.
+
+    Args:
+        source: the model.
+        until: names of the last tensors, or nodes, to look at; none: in front of what chooses among values
+            behind the layers.
+
+    Raises:
+        ModelError: as for `load`, of the part in front.
+        UsageError: a name in ``until`` does not exist.
+    """
+    model, label = _opened(source)
+    if model.functions:
+        model = _inlined(model, label)
+    _sort(model, label)
+    front, tail = cut_at(model, until, label) if until else cut_automatically(model)
+    return Parts(_checked(front, label), tail, label)
+
+
+def cut_note(tail: Tail) -> Note:
+    """Describe the part behind the cut."""
+    ends, layers = ", ".join(tail.ends), f"; {tail.layers} layers there stay as they are" if tail.layers else ""
+    what = f"{', '.join(tail.operators)} behind {ends}"
+    if not tail.runs:
+        return Note("end", f"{what}: left as it is and not run{layers}")
+    return Note("end", f"{what}: outputs are compared in front of what chooses among values{layers}")
+
+
+def _opened(source: Source) -> tuple[onnx.ModelProto, str]:
+    """Read a model of a known version with its external data; its graph is not checked."""
     if isinstance(source, onnx.ModelProto):
         model, label, folder = onnx.ModelProto(), "the given model", None
         model.CopyFrom(source)
@@ -67,8 +134,9 @@ def read_model(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> tupl
         label, folder = str(path), path.parent
         model = _parse(_read(path), label)
     _check_versions(model, label)
+    _check_names(model.graph, label)
     _load_external(model, folder, label)
-    return _checked(model, label), label
+    return model, label
 
 
 def _read(path: Path) -> bytes:
@@ -109,6 +177,17 @@ def _check_versions(model: onnx.ModelProto, label: str) -> None:
         raise ModelError(
             f"{label}: opset {opset}; supported are {MIN_OPSET} to {newest}: convert it with onnx.version_converter"
         )
+
+
+def _check_names(graph: onnx.GraphProto, label: str) -> None:
+    """Check that names are text: a damaged file may hold bytes that are none."""
+    for node in graph.node:
+        for name in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            if not isinstance(name, str):
+                raise ModelError(f"{label}: a name in it is no text: {name!r:.60}")
+    for entry in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        if not isinstance(entry.name, str):
+            raise ModelError(f"{label}: a name in it is no text: {entry.name!r:.60}")
 
 
 def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> None:
@@ -164,16 +243,26 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")
-    if not is_sorted(model.graph):
-        sort_nodes(model.graph, label)
+    _sort(model, label)
+    _check_operators(model, label)
     _complete_types(model, label)
     try:
         onnx.checker.check_model(model)
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
-    return model
+    return _inlined(model, label) if model.functions else model
+
+
+def _inlined(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
+
+
+def _sort(model: onnx.ModelProto, label: str) -> None:
+    if not is_sorted(model.graph):
+        sort_nodes(model.graph, label)
 
 
 def _check_unoptimised(model: onnx.ModelProto, label: str) -> None:
@@ -183,6 +272,15 @@ def _check_unoptimised(model: onnx.ModelProto, label: str) -> None:
             raise ModelError(
                 f"{label}: onnxruntime has optimised this file ({node.op_type} '{node.name}'): give the "
                 "model from before, or one saved at optimisation level basic"
+            )
+
+
+def _check_operators(model: onnx.ModelProto, label: str) -> None:
+    for node in model.graph.node:
+        if node.domain in _STANDARD and not onnx.defs.has(node.op_type):
+            raise ModelError(
+                f"{label}: ONNX has no operator {node.op_type} (node '{node.name}'): name the last tensors "
+                "in front of it with --until"
             )
 
 

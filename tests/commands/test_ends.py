@@ -1,0 +1,128 @@
+"""Commands on models that end in what cannot be compared or run, and on files that can only be run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from graph.model.test_ends import detector
+
+import onnxprune
+from onnxprune import Options, RecoverOptions, cli
+from onnxprune.commands.compare import CompareOptions
+from onnxprune.errors import ModelError
+
+DATA = {"x": np.random.default_rng(1).standard_normal((40, 3, 16, 16)).astype(np.float32)}
+QUICK = Options(bench=False, recipe="prune")
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return onnxprune.prune(detector(), data=DATA, macs=0.8, options=QUICK)
+
+
+def test_a_detector_with_suppression_is_pruned_and_ends_as_before(pruned):
+    model = pruned.model
+    onnx.checker.check_model(model)
+    assert [output.name for output in model.graph.output] == ["chosen", "map"]
+    assert model.graph.node[-1].op_type == "NonMaxSuppression"
+    assert {output.name for output in pruned.report.divergence} == {"map", "boxes", "scores"}
+    assert any("NonMaxSuppression" in note.text for note in pruned.report.notes if note.subject == "end")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": DATA["x"][:1]})[0].shape[1] == 3
+
+
+def test_the_same_is_compared_and_recovered(pruned):
+    found = onnxprune.compare(detector(), pruned.model, data=DATA, options=CompareOptions(bench_batch=1))
+    assert set(found.ends) == {"map", "boxes", "scores"} - {"map"}
+    assert {output.name for output in found.divergence} == {"map", "boxes", "scores"}
+    assert found.macs.ratio > 1.2
+    course = Options(recover=RecoverOptions(epochs=1, train_batch=8))
+    better = onnxprune.recover(detector(), pruned.model, data=DATA, options=course).model
+    assert [output.name for output in better.graph.output] == ["chosen", "map"]
+
+
+def test_until_on_the_command_line(tmp_path, capsys):
+    model, data, out = tmp_path / "m.onnx", tmp_path / "d.npz", tmp_path / "o.onnx"
+    onnx.save(detector(), model)
+    np.savez(data, **DATA)
+    common = ["--data", str(data), "--until", "s", "--until", "map"]
+    assert cli.main([str(model), "-o", str(out), "--macs", "80%", "--no-bench", *common]) == 0
+    assert {node.op_type for node in onnx.load(out).graph.node} >= {"NonMaxSuppression"}
+    assert cli.main(["compare", str(model), str(out), "--no-bench", *common, "--json", str(tmp_path / "c.json")]) == 0
+    assert set(json.loads((tmp_path / "c.json").read_text())["ends"]) == {"s", "map"}
+    assert cli.main(["inspect", str(model), "--until", "r"]) == 0
+    assert "1 layers" in capsys.readouterr().out
+    assert cli.main(["inspect", str(model), "--until", "nowhere"]) == 2
+
+
+def optimised(model: onnx.ModelProto, path) -> onnx.ModelProto:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def classifier() -> onnx.ModelProto:
+    from graph.model.test_constants import model_of, x
+
+    return model_of(
+        """net (float[N, 3, 16, 16] x) => (float[N, 5] y) {
+            h = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+            r = Relu (h)
+            p = GlobalAveragePool (r)
+            f = Flatten (p)
+            y = Gemm <transB = 1> (f, w2)
+        }""",
+        w1=x(16, 3, 3, 3),
+        b1=x(16),
+        w2=x(5, 16),
+    )
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_file_that_an_engine_has_optimised_is_compared_and_not_counted(tmp_path, swapped):
+    model = classifier()
+    pair = [model, optimised(model, tmp_path / "o.onnx")]
+    if swapped:
+        pair.reverse()
+    found = onnxprune.compare(*pair, data=DATA, options=CompareOptions(bench_batch=1, outputs={"y": "classes"}))
+    assert found.macs is None
+    assert found.params is None
+    assert "onnxruntime has optimised this file" in found.not_counted
+    assert found.divergence[0].top1_agreement == 1
+    assert found.timing is not None
+    json.dumps(found.to_dict())
+
+
+def test_a_quantized_file_is_compared_and_not_counted(tmp_path):
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(DATA["x"][:8])
+
+        def get_next(self):
+            return next(({"x": one[None]} for one in self.left), None)
+
+    onnx.save(classifier(), tmp_path / "m.onnx")
+    quantize_static(tmp_path / "m.onnx", tmp_path / "q.onnx", Reader())
+    options = CompareOptions(bench=False, max_drop=50, outputs={"y": "classes"})
+    found = onnxprune.compare(tmp_path / "m.onnx", tmp_path / "q.onnx", data=DATA, options=options)
+    assert "quantized" in found.not_counted
+    assert found.divergence[0].top1_agreement > 0.5
+    assert cli.main(["compare", str(tmp_path / "m.onnx"), str(tmp_path / "q.onnx"), "--data", "synthetic"]) == 0
+
+
+def test_a_candidate_without_the_tensors_is_refused_in_a_line():
+    renamed = detector()
+    for node in renamed.graph.node:
+        for field in (node.input, node.output):
+            field[:] = ["others" if name == "boxes" else name for name in field]
+    with pytest.raises(ModelError, match=r"boxes: .*give --until with tensors that both have"):
+        onnxprune.compare(detector(), renamed, data=DATA, options=CompareOptions(bench=False))
