@@ -24,6 +24,7 @@ from onnxprune.console.flags import (
     BudgetPanel,
     CacheFlags,
     CachePanel,
+    Data,
     Drop,
     EnginePanel,
     InputPanel,
@@ -37,11 +38,13 @@ from onnxprune.console.flags import (
     SelectPanel,
     ShowFlags,
     ShowPanel,
+    Until,
     config_bytes,
     filled,
     options_from,
     recover_options,
 )
+from onnxprune.console.sources import source_of
 from onnxprune.console.targets import check_targets, write_json
 from onnxprune.console.terminal import UsualHelp, bars, paper
 from onnxprune.errors import DropError, EngineError, NothingFasterError, UsageError
@@ -82,7 +85,7 @@ def prune(
     model: Path,
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    data: str | None = None,
+    data: Data = None,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     explain: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     plan: Path | None = None,
@@ -189,7 +192,7 @@ def prune(
     if pareto is not None:
         check_points(pareto, budget, given=(output, plan, plan_out, dry_run, explain, show.verbose))
         check_targets([model, data, config], [show.json, config_out])
-        write_points(model, data, options, pareto, show)
+        write_points(model, source_of(data), options, pareto, show)
         if config_out is not None:
             write_bytes(config_out, written)
         return
@@ -202,7 +205,7 @@ def prune(
         raise UsageError(f"--explain does nothing {why}: leave it out")
     planned = None if plan is None else Plan.load(plan)
     with bars(show) as progress:
-        result = run_any(model, data, options, plan=planned, dry_run=dry_run, progress=progress)
+        result = run_any(model, source_of(data), options, plan=planned, dry_run=dry_run, progress=progress)
     report = result.report
     if output is not None and not dry_run:
         result.save(output)
@@ -225,14 +228,14 @@ def compare(
     original: Path,
     candidate: Path,
     *,
-    data: str | None = None,
+    data: Data = None,
     labels: Path | None = None,
     label_offset: int = 0,
     samples: int | None = None,
     max_drop: Drop = None,
     output_kind: Kinds = (),
     evaluate: str | None = None,
-    until: tuple[str, ...] = (),
+    until: Until = (),
     seed: int = 0,
     preprocessing: PixelPanel = DataOptions(),
     engine: EnginePanel = EngineOptions(),
@@ -262,8 +265,6 @@ def compare(
         Meaning of an output: NAME=classes, NAME=pixels or NAME=values; also spelt --output NAME=KIND. Repeatable.
     evaluate
         Your own measure, FILE.py:FUNCTION, as for the main command.
-    until
-        Last tensors (or nodes) to look at, as for the main command. Repeatable.
     seed
         Seed of the choice of inputs and of the timing.
     """
@@ -286,7 +287,7 @@ def compare(
         outputs=checked_kinds(output_kind),
     )
     with bars(show) as progress:
-        comparison = run_comparison(original, candidate, data, labels, options, progress)
+        comparison = run_comparison(original, candidate, source_of(data), labels, options, progress)
     write_json(show.json, comparison.to_dict())
     if not show.quiet:
         show_comparison(paper(), comparison)
@@ -301,7 +302,7 @@ def recover(
     candidate: Path,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    data: str | None = None,
+    data: Data = None,
     epochs: str = AUTO,
     output_kind: Kinds = (),
     evaluate: str | None = None,
@@ -343,7 +344,7 @@ def recover(
     outputs = checked_kinds(output_kind)
     chosen = replace(options, recover=learnt, evaluate=load_function(evaluate), outputs=outputs)
     with bars(show) as progress:
-        result = run_recovery(original, candidate, data, chosen, progress)
+        result = run_recovery(original, candidate, source_of(data), chosen, progress)
     result.save(output)
     result = result.written_to(output)
     write_json(show.json, result.report.to_dict())
@@ -356,7 +357,7 @@ def study(
     model: Path,
     *,
     site: tuple[str, ...],
-    data: str | None = None,
+    data: Data = None,
     speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 5.0),
     plot: Path | None = None,
     inputs: InputPanel = InputOptions(),
@@ -388,7 +389,7 @@ def study(
         check_plot(plot)
     options = options_from(inputs=inputs, cache=cache, data=preprocessing, engine=engine)
     with bars(show) as progress:
-        found = run_study(model, data, site, options, speedups, progress)
+        found = run_study(model, source_of(data), site, options, speedups, progress)
     if plot is not None:
         write_bytes(plot, plot_study(found, plot.suffix.lower()))
     write_json(show.json, found.to_dict())
@@ -397,9 +398,7 @@ def study(
 
 
 @app.command
-def inspect(
-    model: Path, *, size: int = OPEN_SIDE, until: tuple[str, ...] = (), show: NotesPanel = NotesFlags()
-) -> None:
+def inspect(model: Path, *, size: int = OPEN_SIDE, until: Until = (), show: NotesPanel = NotesFlags()) -> None:
     """List for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Parameters
@@ -408,8 +407,6 @@ def inspect(
         Network, an ONNX file.
     size
         Extent of the input axes that the model leaves open, except the batch.
-    until
-        Last tensors (or nodes) to look at, as for the main command. Repeatable.
     """
     from onnxprune.commands.inspect import run_inspection
     from onnxprune.report.inspection import show_inspection

@@ -10,7 +10,7 @@ from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.meaning import meanings
 from onnxprune.errors import UsageError
 from onnxprune.graph.channels.groups import channel_map
-from onnxprune.graph.model.load import cut_note, read_parts
+from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.options.data import OPEN_SIDE
 from onnxprune.options.run import Options
@@ -153,7 +153,7 @@ def run_inspection(
     total = cost.macs()
     within = sum(layer.macs for layer in layers if layer.inputs_prunable or not layer.reason)
     half = Assignment({group.name: max(group.size // 2, 1) for group in channels.prunable})
-    ends = () if parts.tail is None else (cut_note(parts.tail).text,)
+    ends = tuple(note.text for note in parts.notes)
     made_up = [spec.name for spec in specs if None in spec.shape[1:]]
     return Inspection(
         model=label,

@@ -15,7 +15,7 @@ from onnxprune.engine.drop import damage
 from onnxprune.engine.evaluation import Evaluation, Evaluator
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.load import cut_note, read_parts
+from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.note import Note
 from onnxprune.options.recovery import RecoverOptions
@@ -130,8 +130,6 @@ def run_recovery(
     evaluation = None if evaluator is None else evaluator.of(second.runnable(model), start=second.runnable())
     damaged = damage(recovery.after, "held-out", trained=True)
     warnings = (damaged, described.get("warning"), _worse(evaluation))
-    if first.tail is not None:
-        notes = (cut_note(first.tail), *notes)
     return Recovered(
         second.whole(model),
         RecoveryReport(
@@ -141,7 +139,7 @@ def run_recovery(
             options=asdict(training),
             data={**described, **inputs.parts.counts},
             provider=engine.provider,
-            notes=(*notes, *recovery.notes),
+            notes=(*first.notes, *notes, *recovery.notes),
             warnings=tuple(str(warning) for warning in warnings if warning),
             damaged=bool(damaged),
             recovery=recovery,

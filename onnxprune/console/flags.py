@@ -33,6 +33,7 @@ __all__ = [
     "BudgetPanel",
     "CacheFlags",
     "CachePanel",
+    "Data",
     "Drop",
     "EnginePanel",
     "InputPanel",
@@ -46,6 +47,7 @@ __all__ = [
     "SelectPanel",
     "ShowFlags",
     "ShowPanel",
+    "Until",
     "config_bytes",
     "filled",
     "options_from",
@@ -77,6 +79,15 @@ Drop = Annotated[float | None, Parameter(converter=_points)]
 
 Kinds = Annotated[tuple[str, ...], Parameter(name="--output-kind", consume_multiple=False, show_default=False)]
 """Type of ``--output NAME=KIND``, see `filled`."""
+
+
+Data = Annotated[str | None, Parameter(alias="--inputs-from")]
+"""Type of ``--data``, see `console.sources.source_of`."""
+Until = Annotated[
+    tuple[str, ...],
+    Parameter(help="Last tensors (or nodes) to look at, as for the main command. Repeatable.", show_default=False),
+]
+"""Type of ``--until``, where it stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +181,10 @@ RARE = frozenset(
         "--keep-ratio",
         "--layout",
         "--install-completion",
+        *("--resize-mode", "--pad-value", "--skip-unreadable"),
         *_flags_of(PlanOptions, SelectOptions, RefitOptions, RecoverOptions, InputOptions, CacheFlags, BenchOptions),
     }
-    - {"--include", "--exclude", "--samples", "--epochs"}
+    - {"--include", "--exclude", "--samples", "--epochs", "--seconds"}
 )
 """Options shown by ``--help-all`` only."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxprune.data.preprocess import Size
     from onnxprune.data.spec import Hash
 
-__all__ = ["ArrayImages", "FolderImages", "ImageSource", "scan_folder"]
+__all__ = ["ArrayImages", "FolderImages", "ImageSource", "scan_folder", "walk"]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
@@ -38,6 +38,8 @@ MOST_PIXELS = 100_000_000
 GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 DEEP_MODES = ("I", "F")
 """Prefixes of the modes with more than 8 bits per channel, which Pillow clips when it converts them."""
+_DEEP_RANGE = 257  # 0..65535 becomes 0..255
+_WAY_OUT = "--skip-unreadable leaves such files out"
 
 
 class ImageSource(Protocol):
@@ -127,10 +129,12 @@ class FolderImages:
     Attributes:
         files: the image files, in order of their paths.
         skipped: number of other files: hidden, not regular, or without the extension of an image.
+        unreadable: what was wrong with images that were left out, a line each.
     """
 
     files: tuple[ImageFile, ...]
     skipped: int
+    unreadable: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -148,22 +152,18 @@ class FolderImages:
         return str(self.files[index].path)
 
     def read(self, index: int) -> NDArray[Any]:
-        """Decode the first frame of one file, upright, without transparency: (H, W, 1) if gray, else (H, W, 3); uint8.
+        """Decode the first frame of one file, upright, without transparency.
+
+        Returns:
+            (H, W, 1) if gray, else (H, W, 3); uint8, and float32 for more than 8 bits per channel.
 
         Raises:
             DataError: the file cannot be decoded, or its size differs from the one in its header.
         """
-        file = self.files[index]
-        with reading(file.path, "an image"), _open(file.path) as image:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright.convert("L" if upright.mode in GRAY_MODES else "RGB"))
-        if pixels.shape[:2] != file.size:
-            raise DataError(
-                f"{file.path}: {pixels.shape[0]}x{pixels.shape[1]} pixels, expected "
-                f"{file.size[0]}x{file.size[1]} from its header: was it changed during the run, or turned "
-                f"by its metadata? Save it again"
-            )
-        return pixels.reshape(*file.size, -1)
+        try:
+            return _pixels(self.files[index])
+        except DataError as error:
+            raise DataError(f"{error}; {_WAY_OUT}") from error
 
     def update(self, digest: Hash) -> None:
         """Add names, sizes in bytes and times of change to a digest, in place of the content."""
@@ -171,32 +171,60 @@ class FolderImages:
             digest.update(f"{file.stamp}\n".encode("utf-8", "surrogateescape"))
 
 
-def scan_folder(folder: Path) -> FolderImages:
+def scan_folder(folder: Path, *, skip_unreadable: bool = False) -> FolderImages:
     """Find the images in `folder` and its subfolders, and read their headers.
 
+    Args:
+        folder: the folder.
+        skip_unreadable: decode all images, and leave out those that cannot be.
+
     Raises:
-        DataError: a header cannot be read, an image has too many pixels or more than 8 bits per channel, or there is
-            no image.
+        DataError: an image cannot be read, or has too many pixels, and is not to be left out; or there is no image.
     """
     files: list[ImageFile] = []
     skipped = 0
-    for path in sorted(_walk(folder)):
+    unreadable: list[str] = []
+    for path in sorted(walk(folder)):
         status = path.stat() if path.exists() else None
         hidden = path.name.startswith(".")
         if hidden or path.suffix.lower() not in EXTENSIONS or status is None or not stat.S_ISREG(status.st_mode):
             skipped += 1
             continue
         stamp = f"{path.relative_to(folder).as_posix()} {status.st_size} {status.st_mtime_ns}"
-        files.append(_header(path, stamp))
+        try:
+            file = _header(path, stamp)
+            if skip_unreadable:
+                _pixels(file)
+        except DataError as error:
+            if not skip_unreadable:
+                raise DataError(f"{error}; {_WAY_OUT}") from error
+            unreadable.append(str(error))
+        else:
+            files.append(file)
     if not files:
         extensions = " ".join(sorted(EXTENSIONS))
+        others = f"{skipped} other files" + (f", {len(unreadable)} unreadable" if unreadable else "")
+        raise DataError(f"{folder}: no images found in this folder or below ({others}), expected {extensions}")
+    return FolderImages(tuple(files), skipped, tuple(unreadable))
+
+
+def _pixels(file: ImageFile) -> NDArray[Any]:
+    with reading(file.path, "an image"), _open(file.path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(DEEP_MODES):
+            pixels: NDArray[Any] = np.asarray(upright).astype(np.float32) / np.float32(_DEEP_RANGE)
+        else:
+            pixels = np.asarray(upright.convert("L" if upright.mode in GRAY_MODES else "RGB"))
+    if pixels.shape[:2] != file.size:
         raise DataError(
-            f"{folder}: no images found in this folder or below ({skipped} other files), expected {extensions}"
+            f"{file.path}: {pixels.shape[0]}x{pixels.shape[1]} pixels, expected "
+            f"{file.size[0]}x{file.size[1]} from its header: was it changed during the run, or turned "
+            f"by its metadata? Save it again"
         )
-    return FolderImages(tuple(files), skipped)
+    return pixels.reshape(*file.size, -1)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yield all files; linked folders are followed, each real folder once."""
     seen: set[str] = set()
     for base, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -222,7 +250,7 @@ def _header(path: Path, stamp: str) -> ImageFile:
         # getexif() decodes a whole PNG, so its metadata counts only if it precedes the pixels.
         turned = image.format != "PNG" or "exif" in image.info
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if turned else 1
-        gray = image.mode in GRAY_MODES
+        gray = image.mode in GRAY_MODES or image.mode.startswith(DEEP_MODES)
     return ImageFile(path, (width, height) if orientation in (5, 6, 7, 8) else (height, width), gray, stamp)
 
 
@@ -230,7 +258,7 @@ def _open(path: Path) -> Image.Image:
     """Open an image without decoding it.
 
     Raises:
-        DataError: more pixels than `MOST_PIXELS`, or more than 8 bits per channel.
+        DataError: more pixels than `MOST_PIXELS`, or more than 16 bits per channel.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -239,9 +267,10 @@ def _open(path: Path) -> Image.Image:
     if width * height > MOST_PIXELS:
         image.close()
         raise DataError(f"{path}: {width * height} pixels, expected at most {MOST_PIXELS}: shrink or remove it")
-    if image.mode.startswith(DEEP_MODES):
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if image.mode.startswith(DEEP_MODES) and not sixteen:
         image.close()
         raise DataError(
-            f"{path}: more than 8 bits per channel (mode {image.mode}): convert it to 8 bits, or give an .npy"
+            f"{path}: more than 16 bits per channel (mode {image.mode}): convert it to 8 or 16 bits, or give an .npy"
         )
     return image

@@ -17,6 +17,7 @@ from onnxprune.data.calibration import Calibration, ImageCalibration, TensorCali
 from onnxprune.data.images import scan_folder
 from onnxprune.data.layout import image_input
 from onnxprune.data.recipe import natural_size, resolve
+from onnxprune.data.samples import read_samples, sample_files
 from onnxprune.data.spec import InputSpec
 from onnxprune.data.synthetic import SyntheticCalibration, SyntheticImages
 from onnxprune.data.tensors import check_tensor, collect
@@ -65,9 +66,9 @@ def open_calibration(
     """Open calibration inputs, and check everything that needs no decoding of every image.
 
     Args:
-        source: an image folder, an ``.npy`` or ``.npz`` file, an array, a dict of arrays, an object with
-            ``get_next``, an iterable of arrays or dicts (consumed, and kept in memory); the text ``synthetic`` for
-            synthetic inputs; None for ``<model>.calib.npz`` next to the model.
+        source: a folder of images, or of ``.npy`` or ``.npz`` samples; an ``.npy`` or ``.npz`` file; an array; a dict
+            of arrays; an object with ``get_next``; an iterable of arrays or dicts (consumed, and kept in memory); the
+            text ``synthetic`` for synthetic inputs; None for ``<model>.calib.npz`` next to the model.
         inputs: the model's inputs, at least one.
         options: preprocessing of pixels: of image files, of uint8 arrays, and of float arrays if any option is given.
             Dicts, readers and iterables are model-ready and must have none.
@@ -130,17 +131,28 @@ def _path(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Cal
     return _file(path, specs, options, [])
 
 
-def _folder(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> ImageCalibration:
+def _folder(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Calibration:
+    files = sample_files(path)
+    if files:
+        refuse_options(options, f"{path} of arrays")
+        arrays, unreadable = read_samples(files, specs, skip_unreadable=options.skip_unreadable)
+        return ready(specs, arrays, Archive({}), str(path), "folder of arrays", _left_out(unreadable))
     if len(specs) > 1:
         raise DataError(
-            f"{path}: a folder, but the model has inputs {_names(specs)}: give an .npz with one array for each"
+            f"{path}: a folder, but the model has inputs {_names(specs)}: give an .npz with one array for each, or a "
+            "folder with such a file for each sample"
         )
     target = expect_images(specs[0], options, str(path))
-    images = scan_folder(path)
+    images = scan_folder(path, skip_unreadable=options.skip_unreadable)
     recipe, notes = resolve(target, options, DataOptions(), images)
+    notes = [*notes, *_left_out(images.unreadable)]
     description = describe(str(path), "folder", len(images), recipe.describe(), notes)
     description["skipped_files"] = images.skipped
     return ImageCalibration(inputs=(specs[0].name,), images=images, recipe=recipe, description=description)
+
+
+def _left_out(unreadable: Sequence[str]) -> list[str]:
+    return [f"{len(unreadable)} unreadable files left out, the first: {unreadable[0]}"] if unreadable else []
 
 
 def _file(path: Path, specs: tuple[InputSpec, ...], options: DataOptions, notes: list[str]) -> Calibration:

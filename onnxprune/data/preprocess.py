@@ -42,6 +42,7 @@ class Preprocessing:
         scale: factor on the pixels.
         mean: one number per channel, in units of pixel * scale.
         std: one number per channel, in units of pixel * scale.
+        pad: pixel value around images that keep their proportions in `resize`, which is (H, W) then; None: they do not.
         dtype: element type of the result; unless it is a float, scale, mean and std must be 1, 0 and 1.
 
     Raises:
@@ -57,6 +58,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: np.dtype[Any]
+    pad: float | None = None
 
     def __post_init__(self) -> None:
         if not self.channels == len(self.mean) == len(self.std):
@@ -113,7 +115,10 @@ class Preprocessing:
 
     def _prepared(self, image: NDArray[Any]) -> NDArray[Any]:
         size = (image.shape[0], image.shape[1])
-        pixels = self._colored(_cropped(_resized(image, self.resized(size)), self.output_size(size)))
+        if self.pad is None:
+            pixels = self._colored(_cropped(_resized(image, self.resized(size)), self.output_size(size)))
+        else:
+            pixels = self._colored(_fitted(image, self.resized(size), self.pad))
         # The rounding of float64 is below that of any element type a model takes; whole planes are fastest.
         values = np.array(pixels.transpose(2, 0, 1), dtype=np.float64, order="C")
         values *= self.scale
@@ -145,6 +150,17 @@ def _resized(image: NDArray[Any], size: Size) -> NDArray[Any]:
     planes = [Image.fromarray(np.ascontiguousarray(plane, dtype=mode)) for plane in np.moveaxis(image, 2, 0)]
     scaled = [plane.resize((size[1], size[0]), Image.Resampling.BILINEAR) for plane in planes]
     return np.stack([np.asarray(plane) for plane in scaled], axis=2)
+
+
+def _fitted(image: NDArray[Any], size: Size, pad: float) -> NDArray[Any]:
+    """Resize to the largest size of the same proportions within ``size``, and pad around the centre (letterbox)."""
+    factor = min(side / own for side, own in zip(size, image.shape[:2], strict=True))
+    inner = tuple(min(max(round(factor * own), 1), side) for own, side in zip(image.shape[:2], size, strict=True))
+    scaled = _resized(image, (inner[0], inner[1]))
+    top, left = ((side - own) // 2 for side, own in zip(size, inner, strict=True))
+    fitted = np.full((*size, image.shape[2]), pad, dtype=scaled.dtype)
+    fitted[top : top + inner[0], left : left + inner[1]] = scaled
+    return fitted
 
 
 def _cropped(image: NDArray[Any], crop: Size) -> NDArray[Any]:

@@ -57,7 +57,10 @@ def resolve(
         notes.append(f"the model leaves the number of channels open: {channels} assumed")
     color = _color(options, preset, channels)
     scale, mean, std = _numbers(target, options, preset, stored, channels, color, notes)
-    resize, crop = _geometry(target, options, preset, images, notes)
+    if options.resize_mode == "fit":
+        resize, crop = _fit_size(target, options), None
+    else:
+        resize, crop = _geometry(target, options, preset, images, notes)
     recipe = Preprocessing(
         resize=resize,
         crop=crop,
@@ -68,6 +71,7 @@ def resolve(
         mean=mean,
         std=std,
         dtype=target.spec.dtype,
+        pad=options.pad_value if options.resize_mode == "fit" else None,
     )
     _check_sizes(recipe, target, images)
     return recipe, notes + _color_notes(recipe, images)
@@ -185,6 +189,14 @@ def _geometry(
         crop = _preset_size(target) if crops else size
         notes.append(f"centre crop to {_format(crop)} after --resize {resize}")
     return resize, crop
+
+
+def _fit_size(target: ImageInput, options: DataOptions) -> Size:
+    """Return the (H, W) that images are fitted into."""
+    size = _pair(options.resize) if options.resize else (target.height, target.width)
+    if size[0] is None or size[1] is None:
+        raise UsageError(f"--resize-mode fit: {target.spec} leaves its size open: add --resize H W")
+    return size[0], size[1]
 
 
 def _preset_size(target: ImageInput) -> Size:

@@ -169,8 +169,8 @@ class _Runner:
         return {name: array[: stop - start] for name, array in outputs.items()}
 
 
-def load_function(text: str | None) -> Evaluate | None:
-    """Load the function named by ``--evaluate FILE.py:FUNCTION``; None for None.
+def load_function(text: str | None, flag: str = "--evaluate") -> Evaluate | None:
+    """Load the function that an option names, ``FILE.py:FUNCTION``; None for None.
 
     While the file is loaded, it can import from its own folder.
 
@@ -183,13 +183,13 @@ def load_function(text: str | None) -> Evaluate | None:
     place, _, name = text.rpartition(":")
     path = Path(place)
     if not place or not name.isidentifier() or path.suffix != ".py":
-        raise UsageError(f"--evaluate takes FILE.py:FUNCTION, found {text!r}")
+        raise UsageError(f"{flag} takes FILE.py:FUNCTION, found {text!r}")
     if not path.is_file():
-        raise UsageError(f"--evaluate: {path}: no such file")
-    private = f"_onnxprune_evaluate_{path.stem}"
+        raise UsageError(f"{flag}: {path}: no such file")
+    private = f"_onnxprune_{flag.strip('-').replace('-', '_')}_{path.stem}"
     spec = importlib.util.spec_from_file_location(private, path.resolve())
     if spec is None or spec.loader is None:
-        raise UsageError(f"--evaluate: {path}: cannot be loaded as a Python file")
+        raise UsageError(f"{flag}: {path}: cannot be loaded as a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module  # dataclasses and pickle look there
     with _users_own(str(path)), _importable(path.resolve().parent):
@@ -198,7 +198,7 @@ def load_function(text: str | None) -> Evaluate | None:
     if not callable(found):
         what = "is not callable" if hasattr(module, name) else "does not exist"
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == private]
-        raise UsageError(f"--evaluate: {path}: {name} {what}; functions here: {', '.join(own) or 'none'}")
+        raise UsageError(f"{flag}: {path}: {name} {what}; functions here: {', '.join(own) or 'none'}")
     measure: Evaluate = found
     return measure
 

@@ -32,7 +32,7 @@ from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.edit.picture import find_picture
 from onnxprune.graph.edit.weights import ensure_biases
 from onnxprune.graph.model.fold import fold
-from onnxprune.graph.model.load import Parts, cut_note, load, read_parts
+from onnxprune.graph.model.load import Parts, load, read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
@@ -334,12 +334,10 @@ def prepare(
     with clock("load"):
         parts = read_parts(source, options.until)
         net, notes, params = folded(parts.front, parts.label)
-        if parts.tail is not None:
-            notes = (cut_note(parts.tail), *notes)
         place, why = _place(net, options)
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
-        network = _network(parts, params, notes, net, inputs, options)
+        network = _network(parts, params, (*parts.notes, *notes), net, inputs, options)
         network = replace(network, place=place, fixed_picture=why)
         cost = _cost(network, inputs)
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)

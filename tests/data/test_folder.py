@@ -108,9 +108,9 @@ def test_a_thin_image_that_a_resize_would_blow_up_is_refused(tmp_path):
         open_calibration(tmp_path, [nchw(224, 224)], DataOptions(preset="imagenet"))
 
 
-def test_sixteen_bits_a_channel_are_refused_rather_than_clipped(tmp_path):
-    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: more than 8 bits per channel"):
+def test_more_than_sixteen_bits_a_channel_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match=r"deep\.tif: more than 16 bits per channel"):
         open_calibration(tmp_path, [nchw()], NO_OPTIONS)
 
 

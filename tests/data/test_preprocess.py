@@ -137,6 +137,7 @@ def test_pure_red_green_and_blue_have_the_luma_of_bt601():
 def test_the_description_is_json_and_says_everything():
     described = json.loads(json.dumps(replace(PLAIN, resize=256, crop=(2, 3)).describe()))
     assert described == {
+        "pad": None,
         "resize": 256,
         "crop": [2, 3],
         "color": "rgb",

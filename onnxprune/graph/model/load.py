@@ -26,7 +26,7 @@ from onnxprune.note import Note
 
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 
-__all__ = ["MIN_OPSET", "Parts", "cut_note", "load", "read_model", "read_parts"]
+__all__ = ["MIN_OPSET", "Parts", "load", "read_model", "read_parts"]
 
 MIN_OPSET = 7
 MIN_IR = 3
@@ -52,6 +52,17 @@ class Parts:
     def ends(self) -> tuple[str, ...]:
         """Names of the tensors in front of the tail; none without one."""
         return () if self.tail is None else self.tail.ends
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Description of the tail, if there is one."""
+        if self.tail is None:
+            return ()
+        tail = self.tail
+        layers = f"; {tail.layers} layers there stay as they are" if tail.layers else ""
+        what = f"{', '.join(tail.operators)} behind {', '.join(tail.ends)}"
+        why = "outputs are compared in front of what chooses among values" if tail.runs else "left as it is and not run"
+        return (Note("end", f"{what}: {why}{layers}"),)
 
     def whole(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """Return the whole model, or another front with the part behind it."""
@@ -110,15 +121,6 @@ def read_parts(source: Source, until: Sequence[str] = ()) -> Parts:
     _sort(model, label)
     front, tail = cut_at(model, until, label) if until else cut_automatically(model)
     return Parts(_checked(front, label), tail, label)
-
-
-def cut_note(tail: Tail) -> Note:
-    """Describe the part behind the cut."""
-    ends, layers = ", ".join(tail.ends), f"; {tail.layers} layers there stay as they are" if tail.layers else ""
-    what = f"{', '.join(tail.operators)} behind {ends}"
-    if not tail.runs:
-        return Note("end", f"{what}: left as it is and not run{layers}")
-    return Note("end", f"{what}: outputs are compared in front of what chooses among values{layers}")
 
 
 def _opened(source: Source) -> tuple[onnx.ModelProto, str]:
@@ -181,13 +183,12 @@ def _check_versions(model: onnx.ModelProto, label: str) -> None:
 
 def _check_names(graph: onnx.GraphProto, label: str) -> None:
     """Check that names are text: a damaged file may hold bytes that are none."""
-    for node in graph.node:
-        for name in (node.op_type, node.domain, node.name, *node.input, *node.output):
-            if not isinstance(name, str):
-                raise ModelError(f"{label}: a name in it is no text: {name!r:.60}")
-    for entry in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        if not isinstance(entry.name, str):
-            raise ModelError(f"{label}: a name in it is no text: {entry.name!r:.60}")
+    names: list[object] = [tensor.name for tensor in graph.initializer]
+    names += [value.name for value in (*graph.input, *graph.output, *graph.value_info)]
+    names += [n for node in graph.node for n in (node.op_type, node.domain, node.name, *node.input, *node.output)]
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"{label}: a name in it is no text: {name!r:.60}")
 
 
 def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> None:
