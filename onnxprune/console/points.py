@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxprune.commands.sweep import Pareto, Point, run_pareto
 from onnxprune.console.flags import ShowFlags
@@ -16,6 +17,9 @@ from onnxprune.files import write_bytes
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.run import Options
 from onnxprune.report.pareto import plot_pareto, show_pareto
+
+if TYPE_CHECKING:
+    from onnxprune.data import CalibrationSource
 
 __all__ = ["check_points", "write_points"]
 
@@ -41,7 +45,7 @@ def check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]
         raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
 
 
-def write_points(model: Path, data: str | None, options: Options, folder: Path, show: ShowFlags) -> None:
+def write_points(model: Path, data: CalibrationSource, options: Options, folder: Path, show: ShowFlags) -> None:
     """Write each model and the JSON as soon as the model is made, so that an interruption loses nothing."""
     points: list[Point] = []
     with bars(show) as progress:

@@ -41,7 +41,8 @@ def source_of(text: str | None) -> CalibrationSource:
     except Exception as error:  # a user's function may raise anything
         raise DataError(f"{text}: {_said(error)}") from error
     if isinstance(found, (np.ndarray, Mapping)) or hasattr(found, "get_next"):
-        return found
+        given: CalibrationSource = found
+        return given
     if not isinstance(found, Iterable) or isinstance(found, (str, bytes)):
         raise DataError(f"{text}: returned {type(found).__name__}, expected arrays, or dicts of arrays by input name")
     return _each(found, text)

@@ -57,10 +57,7 @@ def resolve(
         notes.append(f"the model leaves the number of channels open: {channels} assumed")
     color = _color(options, preset, channels)
     scale, mean, std = _numbers(target, options, preset, stored, channels, color, notes)
-    if options.resize_mode == "fit":
-        resize, crop = _fit_size(target, options), None
-    else:
-        resize, crop = _geometry(target, options, preset, images, notes)
+    resize, crop = _geometry(target, options, preset, images, notes)
     recipe = Preprocessing(
         resize=resize,
         crop=crop,
@@ -167,6 +164,8 @@ def _geometry(
     target: ImageInput, options: DataOptions, preset: Preset | None, images: ImageSource, notes: list[str]
 ) -> tuple[int | Size | None, Size | None]:
     """Resolve resize and crop."""
+    if options.resize_mode == "fit":
+        return _fit_size(target, options), None
     size = (target.height, target.width) if target.height and target.width else None
     crop = _pair(options.crop) if options.crop else None
     resize: int | Size | None = None

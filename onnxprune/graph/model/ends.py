@@ -272,7 +272,8 @@ def _inputs(node: onnx.NodeProto) -> list[str]:
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of all tensors of a graph."""
-    yield from (entry.name for entry in (*graph.input, *graph.initializer))
+    yield from (value.name for value in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
     for node in graph.node:
         yield from filter(None, node.output)
 
