@@ -154,6 +154,7 @@ def run_inspection(
     within = sum(layer.macs for layer in layers if layer.inputs_prunable or not layer.reason)
     half = Assignment({group.name: max(group.size // 2, 1) for group in channels.prunable})
     ends = tuple(note.text for note in parts.notes)
+    unknown = tuple(f"'{name}': its size does not follow from the input shapes: not counted" for name in cost.unknown)
     made_up = [spec.name for spec in specs if None in spec.shape[1:]]
     return Inspection(
         model=label,
@@ -165,7 +166,7 @@ def run_inspection(
         params=params,
         reach=within / total if total else 0.0,
         halved=total / max(cost.macs(half), 1),
-        notes=(*ends, *(f"'{name}' leaves sizes open: {size} assumed, see --size" for name in made_up)),
+        notes=(*ends, *unknown, *(f"'{name}' leaves sizes open: {size} assumed, see --size" for name in made_up)),
         outputs=_outputs(net),
     )
 

@@ -135,10 +135,13 @@ def opened(
             check_loading(run)
         readers = dict.fromkeys(name for group in run.eligible.groups for name in group.consumers)
         warn(few_inputs(expected_rows(run, readers), len(run.inputs.fit)))
+        notes = [
+            Note(name, "its size does not follow from the inputs': not counted") for name in sorted(run.cost.unknown)
+        ]
         passed_over = unused(options.engine, run.engine.providers)
         if passed_over:
-            notes = (*run.network.notes, Note("provider", passed_over))
-            run = replace(run, network=replace(run.network, notes=notes))
+            notes.append(Note("provider", passed_over))
+        run = replace(run, network=replace(run.network, notes=(*run.network.notes, *notes)))
         if options.evaluate is not None:
             with run.clock("evaluate"):
                 measure = Evaluator.open(options.evaluate, run.network.parts.runnable(), run.inputs.specs, run.engine)

@@ -63,10 +63,9 @@ class Side:
         """Return MACs and parameters for inputs of these shapes, or the reason why they cannot be counted."""
         if self.net is None:
             return self.why
-        try:
-            found = cost_model(self.net, channel_map(self.net), shapes)
-        except ModelError as error:
-            return str(error)
+        found = cost_model(self.net, channel_map(self.net), shapes)
+        if found.unknown:
+            return f"{self.label}: the size of '{min(found.unknown)}' does not follow from the input shapes"
         return found.macs(), found.params()
 
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from onnxprune.errors import ModelError
 from onnxprune.graph.channels.branches import find_branches
 from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, Parts, form_parts, layer_shape
 from onnxprune.graph.channels.rules import Axis
-from onnxprune.graph.model.net import LAYERS, dims, is_constant, numpy_dtype
+from onnxprune.graph.model.net import LAYERS, Dim, dims, is_constant, numpy_dtype
 from onnxprune.graph.model.normalize import with_shapes
 from onnxprune.options.budget import Unit
 from onnxprune.planning.assignment import Assignment
@@ -89,13 +88,17 @@ class _Scaled:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost model of a network: the cost of every `Assignment`, and of the original without one."""
+    """Cost model of a network: the cost of every `Assignment`, and of the original without one.
+
+    ``unknown``: names of layers whose sizes do not follow from the input shapes; their MACs count as 0.
+    """
 
     sizes: Mapping[str, int]
     layers: Mapping[str, _Layer]
     constants: tuple[_Weights, ...]
     branches: Mapping[str, Branch]
     rest: float = 0.0
+    unknown: frozenset[str] = frozenset()
 
     def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
         """Return the cost model with clocks of layers, and `rest` milliseconds for all nodes without a clock."""
@@ -287,11 +290,7 @@ def _gone(weights: _Layer | _Weights, assignment: Assignment) -> bool:
 
 
 def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int]]) -> CostModel:
-    """Costs of a network for inputs of the given shapes, batch first.
-
-    Raises:
-        ModelError: the size of a layer's output does not follow from the input shapes.
-    """
+    """Costs of a network for inputs of the given shapes, batch first."""
     concrete = with_shapes(net, shapes)
     batch = max((int(shape[0]) for shape in shapes.values() if shape), default=1)
     touches = _touches(channels)
@@ -303,12 +302,21 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         shape = [int(size) for size in tensors[name].shape]
         return tuple(_Extent(size, touches.get(Axis(name, axis), ())) for axis, size in enumerate(shape))
 
-    layers = {}
+    layers, unknown = {}, set()
     for node in concrete.nodes:
-        if node.op not in LAYERS or not is_constant(node.inputs[1]):
+        computed = node.op in LAYERS and not is_constant(node.inputs[1])
+        sides = dims(node.inputs[1]) if computed and node.op != "MatMul" else None
+        if node.op not in LAYERS or (computed and not _all_known(sides)):
             continue
         site = channels.sites.get(node.name)
-        positions, lengths = _positions(node) / batch, extents(node.inputs[1].name)
+        positions = _positions(node)
+        if positions is None:
+            unknown.add(node.name)
+        positions = (positions or 0.0) / batch
+        if computed:  # by something that depends on the inputs: its channels stay, see `ChannelMap.fixed`
+            lengths = tuple(_Extent(int(side), ()) for side in sides or () if isinstance(side, int))
+        else:
+            lengths = extents(node.inputs[1].name)
         within = of_node.get(node.name, ())
         layers[node.name] = _Layer(positions, lengths, within)
         if site is not None:
@@ -319,7 +327,8 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         for name, tensor in tensors.items()
         if is_constant(tensor) and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
     )
-    return CostModel({group.name: group.size for group in channels.prunable}, layers, constants, branches)
+    sizes = {group.name: group.size for group in channels.prunable}
+    return CostModel(sizes, layers, constants, branches, unknown=frozenset(unknown))
 
 
 def _inverse(branches: Mapping[str, Branch], field: Literal["nodes", "constants"]) -> dict[str, tuple[str, ...]]:
@@ -348,11 +357,16 @@ def _touches(channels: ChannelMap) -> dict[Axis, tuple[tuple[str, int], ...]]:
     return found
 
 
-def _positions(node: Any) -> float:
+def _all_known(shape: Sequence[Dim] | None) -> bool:
+    return shape is not None and all(isinstance(size, int) for size in shape)
+
+
+def _positions(node: Any) -> float | None:
+    """Return the number of positions at which a layer is applied, the batch included; None if it is not known."""
     tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
     shape = dims(tensor)
-    if shape is None or not all(isinstance(size, int) for size in shape):
-        raise ModelError(f"{node.op} '{node.name}': its size does not follow from the input shapes: {tensor.shape}")
+    if shape is None or not _all_known(shape):
+        return None
     sizes = [int(size) for size in shape if isinstance(size, int)]
     # Whatever stands beside the channel axis, the batch included, is a position.
     channel = 1 if node.op in {"Conv", "ConvTranspose"} else len(sizes) - 1

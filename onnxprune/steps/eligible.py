@@ -42,6 +42,9 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
         if shape is None or shape[0] != batch:
             reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
             continue
+        if not all(isinstance(size, int) for size in shape):
+            reasons[site.name] = f"{site.op} '{site.name}': its size does not follow from the input shapes"
+            continue
         weight, _ = matrix(net, site)
         needed = moment_bytes(weight.shape, answered=True) + solving_bytes([weight.shape])
         if needed > memory and not is_depthwise(net, site):

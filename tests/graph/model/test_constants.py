@@ -298,3 +298,53 @@ def test_lines_for_what_cannot_be_loaded():
     fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(ModelError, match="onnxruntime has optimised this file"):
         load(fused)
+
+
+OPEN_INSIDE = """net (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 2, 6, 6] z, float[N, 4, 6, 6] u) {
+    h = Conv (x, w1, b1)
+    r = Relu (h)
+    v = Conv (x, w5, b5)
+    t = Relu (v)
+    u = Conv (t, w6)
+    m = ReduceMax <keepdims = 0> (x)
+    one = Clip (m, low, low)
+    i = Cast <to = 7> (one)
+    side = Unsqueeze (i, first)
+    ends = Concat <axis = 0> (side, side)
+    part = Slice (r, starts, ends, axes)
+    g = Conv (part, w2, b2)
+    gr = Relu (g)
+    p = GlobalAveragePool (gr)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w3, b3)
+    k = Mul (w4, m)
+    z = Conv (r, k)
+}"""
+
+
+def test_a_layer_of_unknown_size_pins_itself_and_computed_weights_are_listed():
+    """How much is sliced follows from the data, so that the size of a conv is unknown; another has computed weights."""
+    import onnxprune
+    from onnxprune import Options
+
+    weights = {"w1": x(16, 3, 3, 3), "b1": x(16), "w2": x(12, 16, 3, 3), "b2": x(12), "w3": x(5, 12), "b3": x(5)}
+    weights |= {"w5": x(8, 3, 3, 3), "b5": x(8), "w6": x(4, 8, 1, 1)}
+    model = model_of(
+        OPEN_INSIDE,
+        **weights,
+        w4=x(2, 16, 1, 1),
+        low=np.float32(5),
+        first=np.array([0]),
+        starts=np.zeros(2, np.int64),
+        axes=np.array([2, 3]),
+    )
+    found = onnxprune.inspect(model)
+    layers = {layer.weight: layer for layer in found.layers}
+    assert {weight for weight, layer in layers.items() if not layer.macs} == {(12, 16, 3, 3), (5, 12)}
+    assert "weights are computed" in layers[2, 16, 1, 1].reason
+    assert any("not counted" in note for note in found.notes)
+    feeds = {"x": x(30, 3, 8, 8)}
+    result = onnxprune.prune(model, data=feeds, keep_ratio=0.5, options=Options(bench=False, recipe="prune"))
+    assert any("not counted" in note.text for note in result.report.notes)
+    kept = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
+    assert (kept["w1"][0], kept["w2"], kept["w5"][0]) == (16, (12, 16, 3, 3), 4)
