@@ -42,7 +42,6 @@ ELSEWHERE = {
     "pip install '.[cpu,recover]'": "changes the environment that the tests run in",
     "pip install '.[plot]'": "changes the environment that the tests run in",
     "pip install '.[gpu]'": "changes the environment that the tests run in",
-    "python benchmarks/first_screen.py": "a benchmark of an hour",
     "onnxprune model.onnx -o faster.onnx --data photos/ --preset imagenet --provider tensorrt --speedup 1.5": "needs a "
     "GPU with TensorRT",
     "trtexec --onnx=channels-16.onnx --fp16": "needs TensorRT",
