@@ -18,7 +18,7 @@ from onnxprune.engine.batching import batch_size, sample_shapes, tensor_bytes
 from onnxprune.engine.divergence import DivergenceMeter, OutputDivergence, class_scores
 from onnxprune.engine.drop import Lost, damage, estimate, expected_estimate, losses, reach, settles
 from onnxprune.engine.evaluation import Evaluation, Evaluator
-from onnxprune.engine.inputs import batches
+from onnxprune.engine.inputs import batches, one_at_a_time
 from onnxprune.engine.meaning import UNKNOWN, Meaning, meanings, with_labels
 from onnxprune.engine.sessions import Engine
 from onnxprune.engine.timing import Timing, interleaved
@@ -184,6 +184,8 @@ def run_comparison(
     calibration = open_calibration(
         data if data is not None else _test_file(path), specs, options.data, model_path=path, seed=options.seed
     )
+    if first.net is not None:
+        specs = one_at_a_time(first.net, specs, sample_shapes(calibration, specs, 2))
     known = calibration.labels if labels is None else read_labels(labels, len(calibration))
     check_idle(options, CompareOptions(), (Rule(("label_offset",), known is not None, "without labels"),))
     chosen = _chosen(len(calibration), options)

@@ -15,6 +15,7 @@ from onnxprune.commands.reporting import Outcome, budget_text, report
 from onnxprune.commands.result import ModelResult
 from onnxprune.engine.drop import expected_estimate
 from onnxprune.engine.evaluation import Evaluator
+from onnxprune.engine.inputs import input_specs
 from onnxprune.engine.providers import unused
 from onnxprune.engine.timing import interleaved
 from onnxprune.errors import LostTooMuchError, PlanError, VerifyError
@@ -138,6 +139,8 @@ def opened(
         notes = [
             Note(name, "its size does not follow from the inputs': not counted") for name in sorted(run.cost.unknown)
         ]
+        if run.fixed and all(spec.shape[0] is None for spec in input_specs(run.network.full)):
+            notes.append(Note("batch", "the graph fixes it to one, the inputs do not: one sample is run at a time"))
         passed_over = unused(options.engine, run.engine.providers)
         if passed_over:
             notes.append(Note("provider", passed_over))

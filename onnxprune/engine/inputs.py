@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy as np
 from onnxprune.data import InputSpec
 from onnxprune.errors import ModelError
 from onnxprune.graph.model.net import dims, numpy_dtype
+from onnxprune.graph.model.normalize import with_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from onnxprune.graph.model.net import Net
 
-__all__ = ["batches", "input_specs"]
+__all__ = ["batches", "input_specs", "one_at_a_time"]
 
 
 def input_specs(net: Net) -> tuple[InputSpec, ...]:
@@ -42,6 +44,24 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
     if not specs:
         raise ModelError(f"{net.source}: the model has no inputs")
     return tuple(specs)
+
+
+def one_at_a_time(net: Net, specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> tuple[InputSpec, ...]:
+    """Return the inputs with a batch of one where the graph fixes it though the inputs leave it open.
+
+    Args:
+        net: the network.
+        specs: its inputs.
+        shapes: shapes of the inputs for two samples.
+    """
+    if any(spec.shape[0] is not None for spec in specs):
+        return tuple(specs)
+    try:
+        outputs = with_shapes(net, shapes).graph.outputs
+        open_batch = all((dims(tensor) or (None,))[0] != 1 for tensor in outputs)
+    except ModelError:  # two samples contradict the graph
+        open_batch = False
+    return tuple(specs) if open_batch else tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in specs)
 
 
 def batches(indices: Sequence[int], specs: Sequence[InputSpec], batch: int) -> Iterator[tuple[list[int], int]]:

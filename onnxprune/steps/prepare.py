@@ -24,7 +24,7 @@ from onnxprune.data.layout import image_input
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
-from onnxprune.engine.inputs import input_specs
+from onnxprune.engine.inputs import input_specs, one_at_a_time
 from onnxprune.engine.meaning import meanings, with_labels
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import ModelError, UsageError
@@ -281,6 +281,7 @@ def open_inputs(
     specs, outputs = input_specs(net), meanings(net, options.outputs)
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
+    specs = one_at_a_time(net, specs, sample_shapes(calibration, specs, 2))
     parts = split(calibration, options.samples, choosing=choosing, seed=options.seed)
     outputs = with_labels(net, outputs, calibration.labels, str(calibration.description["source"]))
     return Inputs(specs, calibration, parts, outputs)

@@ -126,3 +126,25 @@ def test_a_candidate_without_the_tensors_is_refused_in_a_line():
             field[:] = ["others" if name == "boxes" else name for name in field]
     with pytest.raises(ModelError, match=r"boxes: .*give --until with tensors that both have"):
         onnxprune.compare(detector(), renamed, data=DATA, options=CompareOptions(bench=False))
+
+
+def test_an_open_batch_that_the_graph_fixes_to_one_is_run_one_at_a_time():
+    from graph.model.test_constants import model_of, x
+
+    model = model_of(
+        """net (float[N, 3, 16, 16] x) => (float[M, 5] y) {
+            h = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+            r = Relu (h)
+            p = GlobalAveragePool (r)
+            f = Reshape (p, one)
+            y = Gemm <transB = 1> (f, w2)
+        }""",
+        w1=x(16, 3, 3, 3),
+        b1=x(16),
+        w2=x(5, 16),
+        one=np.array([1, 16]),
+    )
+    result = onnxprune.prune(model, data=DATA, macs=0.7, options=QUICK)
+    assert any("one sample is run at a time" in note.text for note in result.report.notes)
+    found = onnxprune.compare(model, result.model, data=DATA, options=CompareOptions(bench=False))
+    assert found.samples == 40
