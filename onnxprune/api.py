@@ -15,6 +15,7 @@ from onnxprune.engine.sessions import Engine
 from onnxprune.errors import UsageError
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.data import OPEN_SIDE
+from onnxprune.options.reading import ReadOptions
 from onnxprune.options.run import Options
 from onnxprune.planning import Plan
 from onnxprune.progress import Progress, silent
@@ -150,19 +151,22 @@ def compare(
     return run_comparison(original, candidate, data, labels, options or CompareOptions(), progress)
 
 
-def inspect(model: Model, *, size: int = OPEN_SIDE, until: Sequence[str] = ()) -> Inspection:
+def inspect(
+    model: Model, *, size: int = OPEN_SIDE, until: Sequence[str] = (), set_input: Sequence[str] = ()
+) -> Inspection:
     """Report for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Args:
         model: path, bytes or ModelProto.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
         until: names of the last tensors, or nodes, to look at; none: up to what chooses among values.
+        set_input: inputs that are no samples, and their values, ``NAME=NUMBER``.
 
     Raises:
         UsageError: `size` is below 1, or a name in `until` does not exist.
         ModelError: the model cannot be read, or is not a model that can be pruned.
     """
-    return run_inspection(model, size=size, until=until)
+    return run_inspection(model, size=size, reading=ReadOptions(until=tuple(until), set_input=tuple(set_input)))
 
 
 def recover(

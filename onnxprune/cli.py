@@ -33,12 +33,12 @@ from onnxprune.console.flags import (
     NotesPanel,
     PixelPanel,
     PlanPanel,
+    ReadPanel,
     RecoverPanel,
     RefitPanel,
     SelectPanel,
     ShowFlags,
     ShowPanel,
-    Until,
     config_bytes,
     filled,
     options_from,
@@ -54,6 +54,7 @@ from onnxprune.options.data import OPEN_SIDE, DataOptions
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.inputs import BenchOptions, InputOptions
 from onnxprune.options.planning import PlanOptions
+from onnxprune.options.reading import ReadOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Effort
 from onnxprune.options.solve import RefitOptions, SelectOptions
@@ -210,10 +211,9 @@ def prune(
     if output is not None and not dry_run:
         result.save(output)
         report = replace(report, output=str(output))
-    if plan_out is not None:
-        write_bytes(plan_out, result.plan.to_json().encode())
-    if config_out is not None:
-        write_bytes(config_out, written)
+    for path, content in ((plan_out, result.plan.to_json().encode()), (config_out, written)):
+        if path is not None:
+            write_bytes(path, content)
     write_json(show.json, {**report.to_dict(), "plan": result.plan.to_dict()})
     if not show.quiet:
         if explain and report.explanation is not None:
@@ -235,7 +235,7 @@ def compare(
     max_drop: Drop = None,
     output_kind: Kinds = (),
     evaluate: str | None = None,
-    until: Until = (),
+    reading: ReadPanel = ReadOptions(),
     seed: int = 0,
     preprocessing: PixelPanel = DataOptions(),
     engine: EnginePanel = EngineOptions(),
@@ -279,7 +279,7 @@ def compare(
         label_offset=label_offset,
         max_drop=max_drop,
         evaluate=load_function(evaluate),
-        until=until,
+        **vars(reading),
         **vars(bench),
         seed=seed,
         data=preprocessing,
@@ -292,8 +292,8 @@ def compare(
     if not show.quiet:
         show_comparison(paper(), comparison)
     if not comparison.within:
-        hint = f"; {comparison.hint}" if comparison.hint else ""
-        raise DropError(f"{comparison.drop:.3f} {comparison.drop_kind}, --max-drop allows {max_drop:g}{hint}")
+        told = f"{comparison.drop:.3f} {comparison.drop_kind}, --max-drop allows {max_drop:g}"
+        raise DropError("; ".join(filter(None, (told, comparison.hint))))
 
 
 @app.command
@@ -398,7 +398,9 @@ def study(
 
 
 @app.command
-def inspect(model: Path, *, size: int = OPEN_SIDE, until: Until = (), show: NotesPanel = NotesFlags()) -> None:
+def inspect(
+    model: Path, *, size: int = OPEN_SIDE, reading: ReadPanel = ReadOptions(), show: NotesPanel = NotesFlags()
+) -> None:
     """List for each layer whether it can be pruned, and the reason if not; the network is not run.
 
     Parameters
@@ -412,7 +414,7 @@ def inspect(model: Path, *, size: int = OPEN_SIDE, until: Until = (), show: Note
     from onnxprune.report.inspection import show_inspection
 
     check_targets([model], [show.json])
-    found = run_inspection(model, size=size, until=until)
+    found = run_inspection(model, size=size, reading=reading)
     write_json(show.json, found.to_dict())
     if not show.quiet:
         show_inspection(paper(), found, verbose=show.verbose)

@@ -29,6 +29,7 @@ from onnxprune.options.data import DataOptions
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.inputs import BenchOptions
 from onnxprune.options.outputs import AskedKind, Evaluate
+from onnxprune.options.reading import ReadOptions
 from onnxprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ _NO_CLASS = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(BenchOptions):
-    """Options of the comparison of two models.
+class CompareOptions(BenchOptions, ReadOptions):
+    """Options of the comparison of two models; see `BenchOptions` and `ReadOptions` for the other fields.
 
     Attributes:
         samples: largest number of inputs, drawn at random; None for all.
@@ -57,7 +58,6 @@ class CompareOptions(BenchOptions):
         max_drop: largest drop allowed, in the unit of `Comparison.drop`; None for any.
         evaluate: the user's own measure, a function as in `Options`, whose drop is held to `max_drop`; None: the drop
             is that of the accuracy or the outputs.
-        until: names of the last tensors, or nodes, to look at, see `graph.model.load.read_parts`.
         seed: seed of the choice of inputs and of the timing.
         data: preprocessing of images.
         engine: onnxruntime's provider and threads.
@@ -71,14 +71,14 @@ class CompareOptions(BenchOptions):
     label_offset: int = 0
     max_drop: float | None = None
     evaluate: Evaluate | None = None
-    until: tuple[str, ...] = ()
     seed: int = 0
     data: DataOptions = field(default_factory=DataOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     outputs: Mapping[str, AskedKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        BenchOptions.__post_init__(self)
+        ReadOptions.__post_init__(self)
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples must be 1 or more, found {self.samples}")
         if self.max_drop is not None and not self.max_drop >= 0:
@@ -177,7 +177,7 @@ def run_comparison(
     """
     check_idle(options, CompareOptions(), (Rule(("bench_batch",), options.bench, "with --no-bench"),))
     engine = Engine.open(options.engine)
-    first, second = sides = open_pair(original, candidate, options.until, engine)
+    first, second = sides = open_pair(original, candidate, options, engine)
     specs = first.specs if any(spec.shape[0] for spec in first.specs) else second.specs
     outputs = _meanings(first, options)
     path = Path(original) if isinstance(original, (str, os.PathLike)) else None

@@ -13,6 +13,7 @@ from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.options.data import OPEN_SIDE
+from onnxprune.options.reading import ReadOptions
 from onnxprune.options.run import Options
 from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
@@ -126,13 +127,16 @@ class Inspection:
 
 
 def run_inspection(
-    source: onnx.ModelProto | bytes | str | os.PathLike[str], *, size: int = OPEN_SIDE, until: Sequence[str] = ()
+    source: onnx.ModelProto | bytes | str | os.PathLike[str],
+    *,
+    size: int = OPEN_SIDE,
+    reading: ReadOptions | None = None,
 ) -> Inspection:
     """Inspect a model.
 
     Args:
         source: path, bytes or ModelProto.
-        until: names of the last tensors, or nodes, to look at, see `read_parts`.
+        reading: where the model ends, and inputs that are no samples, see `read_parts`.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
 
     Raises:
@@ -141,7 +145,7 @@ def run_inspection(
     """
     if size < 1:
         raise UsageError(f"--size must be 1 or more, found {size}")
-    parts = read_parts(source, until)
+    parts = read_parts(source, reading)
     label = parts.label
     net, _, params = folded(parts.front, label)
     specs = input_specs(net)

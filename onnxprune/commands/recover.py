@@ -18,6 +18,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.note import Note
+from onnxprune.options.reading import ReadOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.progress import silent
@@ -111,8 +112,8 @@ def run_recovery(
     from onnxprune.recovery.distil import recovered  # needs torch, an optional dependency
 
     training = options.recover or RecoverOptions()
-    first = read_parts(original, options.until)
-    second = read_parts(candidate, options.until or first.ends)
+    first = read_parts(original, options)
+    second = read_parts(candidate, ReadOptions(until=options.until or first.ends, set_input=options.set_input))
     teacher, notes, _ = folded(first.front, first.label)
     student, _, _ = folded(second.front, second.label)
     _check_pair(teacher, student, first.label, second.label)

@@ -17,6 +17,7 @@ from onnxprune.engine.inputs import input_specs
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import Parts, load, read_parts
+from onnxprune.options.reading import ReadOptions
 from onnxprune.planning.cost import cost_model
 
 if TYPE_CHECKING:
@@ -69,23 +70,22 @@ class Side:
         return found.macs(), found.params()
 
 
-def open_pair(original: Model, candidate: Model, until: Sequence[str], engine: Engine) -> tuple[Side, Side]:
+def open_pair(original: Model, candidate: Model, options: ReadOptions, engine: Engine) -> tuple[Side, Side]:
     """Open two models, both up to the same tensors.
 
     Args:
         original: the first model.
         candidate: the second model.
-        until: names of the last tensors, or nodes, to look at, see `read_parts`.
+        options: where they end, and inputs that are no samples, see `read_parts`.
         engine: the engine that runs them.
 
     Raises:
         ModelError: a model cannot be read, or the second has not the inputs, the tensors or the outputs of the first.
         EngineError: onnxruntime cannot load one of them.
     """
-    first = read_parts(original, until)
-    ends = until or first.ends
+    first = read_parts(original, options)
     try:
-        second = read_parts(candidate, ends)
+        second = read_parts(candidate, ReadOptions(until=options.until or first.ends, set_input=options.set_input))
     except UsageError as error:
         told = f"{error}; {first.label} is compared there: give --until with tensors that both have"
         raise ModelError(told) from error

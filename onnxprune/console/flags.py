@@ -20,6 +20,7 @@ from onnxprune.options.data import DataOptions
 from onnxprune.options.engine import EngineOptions
 from onnxprune.options.inputs import BenchOptions, InputOptions
 from onnxprune.options.planning import PlanOptions
+from onnxprune.options.reading import ReadOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.options.solve import RefitOptions, SelectOptions
@@ -42,12 +43,12 @@ __all__ = [
     "NotesPanel",
     "PixelPanel",
     "PlanPanel",
+    "ReadPanel",
     "RecoverPanel",
     "RefitPanel",
     "SelectPanel",
     "ShowFlags",
     "ShowPanel",
-    "Until",
     "config_bytes",
     "filled",
     "options_from",
@@ -83,11 +84,6 @@ Kinds = Annotated[tuple[str, ...], Parameter(name="--output-kind", consume_multi
 
 Data = Annotated[str | None, Parameter(alias="--inputs-from")]
 """Type of ``--data``, see `console.sources.source_of`."""
-Until = Annotated[
-    tuple[str, ...],
-    Parameter(help="Last tensors (or nodes) to look at, as for the main command. Repeatable.", show_default=False),
-]
-"""Type of ``--until``, where it stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +137,7 @@ CachePanel = Annotated[CacheFlags, _INPUTS]
 PixelPanel = Annotated[DataOptions, _panel("Preprocessing of images: (pixel * scale - mean) / std")]
 _ENGINE = _panel("Engine")
 EnginePanel = Annotated[EngineOptions, _ENGINE]
+ReadPanel = Annotated[ReadOptions, _panel("Reading")]
 BenchPanel = Annotated[BenchOptions, _ENGINE]
 _OUTPUT = _panel("Output")
 ShowPanel = Annotated[ShowFlags, _OUTPUT]

@@ -32,7 +32,10 @@ def input_specs(net: Net) -> tuple[InputSpec, ...]:
         tensor = tensors.get(name)
         shape = None if tensor is None else dims(tensor)
         if tensor is None or tensor.dtype is None or shape is None or not shape:
-            raise ModelError(f"{net.source}: input '{name}' is no tensor with a batch axis of a known type and rank")
+            raise ModelError(
+                f"{net.source}: input '{name}' is no tensor with a batch axis of a known type and rank: if it is no "
+                f"sample, such as a rate, give its value: --set-input {name}=NUMBER"
+            )
         kind = numpy_dtype(tensor.dtype)
         if kind.kind not in "fiub":
             raise ModelError(

@@ -10,6 +10,7 @@ from cyclopts import Parameter, Token
 
 from onnxprune.errors import UsageError
 from onnxprune.options.checks import at_least
+from onnxprune.options.reading import ReadOptions
 
 __all__ = ["LEAST_MEMORY", "BenchOptions", "InputOptions", "parse_bytes"]
 
@@ -50,7 +51,7 @@ def _memory(type_: object, tokens: Sequence[Token]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
+class InputOptions(ReadOptions):
     """Sampling of the inputs."""
 
     samples: int | None = None
@@ -62,13 +63,11 @@ class InputOptions:
     seed: int = 0
     "Seed of all sampling."
 
-    until: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
-    "Last tensors (or nodes) to look at: what lies behind them is not run, and put back as it is. Repeatable."
-
     memory: Annotated[int | None, Parameter(converter=_memory)] = None
     "Memory limit for activations and moments, such as 2GB; default a quarter of the machine's memory."
 
     def __post_init__(self) -> None:
+        ReadOptions.__post_init__(self)
         at_least("--samples", self.samples, 2)
         at_least("--points", self.points, 1)
         at_least("--seed", self.seed, 0)

@@ -333,7 +333,7 @@ def prepare(
     """
     clock = Stopwatch()
     with clock("load"):
-        parts = read_parts(source, options.until)
+        parts = read_parts(source, options)
         net, notes, params = folded(parts.front, parts.label)
         place, why = _place(net, options)
         choosing = choosing or (place is not None and options.resizes)

@@ -148,3 +148,53 @@ def test_an_open_batch_that_the_graph_fixes_to_one_is_run_one_at_a_time():
     assert any("one sample is run at a time" in note.text for note in result.report.notes)
     found = onnxprune.compare(model, result.model, data=DATA, options=CompareOptions(bench=False))
     assert found.samples == 40
+
+
+def rated():
+    """A network with a rate beside its samples, as speech networks have it."""
+    from graph.model.test_constants import model_of, x
+
+    return model_of(
+        """net (float[N, 3, 16, 16] x, int64 sr) => (float[N, 4, 14, 14] y) {
+            h = Conv (x, w1, b1)
+            r = Relu (h)
+            rate = Cast <to = 1> (sr)
+            high = Div (rate, base)
+            s = Mul (r, high)
+            y = Conv (s, w2)
+        }""",
+        w1=x(16, 3, 3, 3),
+        b1=x(16),
+        w2=x(4, 16, 1, 1),
+        base=np.float32(16000),
+    )
+
+
+def test_an_input_that_is_no_sample_gets_a_value_and_stays_an_input(tmp_path, capsys):
+    model = rated()
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **DATA)
+    given = [str(tmp_path / "m.onnx"), "-o", str(tmp_path / "o.onnx"), "--macs", "60%", "--no-bench"]
+    data = ["--data", str(tmp_path / "d.npz")]
+    assert cli.main([*given, *data]) == ModelError.exit_code
+    assert "--set-input sr=NUMBER" in capsys.readouterr().err
+    assert cli.main([*given, *data, "--set-input", "sr=16000"]) == 0
+    made = onnx.load(tmp_path / "o.onnx")
+    assert [value.name for value in made.graph.input] == ["x", "sr"]
+    assert "sr" not in {tensor.name for tensor in made.graph.initializer}
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    slow, fast = (session.run(None, {"x": DATA["x"], "sr": np.array(rate)})[0] for rate in (8000, 16000))
+    assert np.abs(fast - slow).max() > 0.1
+    common = ["--no-bench", *data, "--set-input", "sr=16000"]
+    assert cli.main(["compare", str(tmp_path / "m.onnx"), str(tmp_path / "o.onnx"), *common]) == 0
+    assert cli.main(["inspect", str(tmp_path / "m.onnx"), "--set-input", "sr=16000"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("sr", "NAME=NUMBER"), ("sr=fast", "NAME=NUMBER"), ("rate=3", "no such input"), ("x=0", "open sizes")],
+)
+def test_values_of_inputs_that_do_not_fit(tmp_path, capsys, text, told):
+    onnx.save(rated(), tmp_path / "m.onnx")
+    assert cli.main(["inspect", str(tmp_path / "m.onnx"), "--set-input", text]) in (2, 3)
+    assert told in capsys.readouterr().err

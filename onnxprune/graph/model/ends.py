@@ -183,7 +183,8 @@ def _parted(
     hollow.CopyFrom(model)
     del hollow.graph.node[:], hollow.graph.initializer[:], hollow.graph.value_info[:]
     kept = tuple(_copy(node) for node in graph.node if id(node) in members)
-    runs = runs and len(front.graph.input) == len(graph.input)
+    fed = {value.name for value in graph.input}.difference(constants)
+    runs = runs and fed.issubset(value.name for value in front.graph.input)
     return front, Tail(ends, kept, tuple(_copy(constants[name]) for name in read if name in constants), hollow, runs)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
@@ -17,12 +18,13 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
 from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
 from onnxprune.note import Note
+from onnxprune.options.reading import ReadOptions
 
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 
@@ -42,11 +44,13 @@ class Parts:
         front: the part to look at, checked.
         tail: the part behind it; None if the front is the whole model.
         label: name of the model in messages.
+        given: names of inputs that got a default value.
     """
 
     front: onnx.ModelProto
     tail: Tail | None
     label: str
+    given: frozenset[str] = frozenset()
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -66,12 +70,25 @@ class Parts:
 
     def whole(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """Return the whole model, or another front with the part behind it."""
+        model = self._joined(front)
+        if self.given:
+            bare = onnx.ModelProto()
+            bare.CopyFrom(model)
+            del bare.graph.initializer[:]
+            bare.graph.initializer.extend(t for t in model.graph.initializer if t.name not in self.given)
+            inputs = {value.name: value for value in (*self.front.graph.input, *model.graph.input)}
+            del bare.graph.input[:]
+            bare.graph.input.extend(inputs.values())
+            return bare
+        return model
+
+    def _joined(self, front: onnx.ModelProto | None) -> onnx.ModelProto:
         model = self.front if front is None else front
         return model if self.tail is None else self.tail.joined(model)
 
     def runnable(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """Return the largest part that can be run on the inputs of the front: the whole model, or the front."""
-        return self.whole(front) if self.tail is None or self.tail.runs else front or self.front
+        return self._joined(front) if self.tail is None or self.tail.runs else front or self.front
 
 
 def load(source: Source, *, label: str | None = None) -> tuple[Net, tuple[Note, ...]]:
@@ -103,24 +120,42 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, str]:
     return _checked(model, label), label
 
 
-def read_parts(source: Source, until: Sequence[str] = ()) -> Parts:
+def read_parts(source: Source, options: ReadOptions | None = None) -> Parts:
     """Read a model, and part it where it is not to be looked into any further.
 
     Args:
         source: the model.
-        until: names of the last tensors, or nodes, to look at; none: in front of what chooses among values
-            behind the layers.
+        options: ``until``: names of the last tensors, or nodes, to look at; none: in front of what chooses among values
+            behind the layers. ``set_input``: inputs that get a default value, so that nobody must feed them.
 
     Raises:
-        ModelError: as for `load`, of the part in front.
-        UsageError: a name in ``until`` does not exist.
+        ModelError: as for `load`, of the part in front; an input that gets a value has open sizes.
+        UsageError: a name does not exist.
     """
+    options = options or ReadOptions()
     model, label = _opened(source)
     if model.functions:
         model = _inlined(model, label)
     _sort(model, label)
-    front, tail = cut_at(model, until, label) if until else cut_automatically(model)
-    return Parts(_checked(front, label), tail, label)
+    _set_inputs(model, options.values, label)
+    front, tail = cut_at(model, options.until, label) if options.until else cut_automatically(model)
+    return Parts(_checked(front, label), tail, label, frozenset(options.values))
+
+
+def _set_inputs(model: onnx.ModelProto, values: Mapping[str, float], label: str) -> None:
+    """Give inputs a default value: an initializer of their name, all elements equal."""
+    known = {value.name: value for value in model.graph.input}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"--set-input {name}: {label} has no such input; its inputs are {', '.join(known)}")
+        kind = known[name].type.tensor_type
+        shape = [dim.dim_value for dim in kind.shape.dim]
+        if not kind.HasField("shape") or not kind.elem_type or any(size < 1 for size in shape):
+            raise ModelError(f"{label}: input '{name}' has open sizes, which no value fills: fix its shape")
+        array = np.full(shape, value, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    if values:
+        model.ir_version = max(model.ir_version, 4)  # before, an input with a value was a constant
 
 
 def _opened(source: Source) -> tuple[onnx.ModelProto, str]:

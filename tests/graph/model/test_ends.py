@@ -11,6 +11,7 @@ from onnx import helper
 from graph.model.test_constants import model_of, x
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.load import read_parts
+from onnxprune.options.reading import ReadOptions
 
 DETECTOR = """net (float[1, 3, 16, 16] x) => (int64[k, 3] chosen, float[1, 4, 16, 16] map) {
     h = Conv <pads = [1, 1, 1, 1]> (x, w1)
@@ -139,21 +140,21 @@ def test_an_unknown_operator_in_the_middle_is_refused_in_a_line():
 
 def test_until_names_tensors_or_nodes():
     model = detector()
-    parts = read_parts(model, ["r"])
+    parts = read_parts(model, ReadOptions(until=("r",)))
     assert [output.name for output in parts.front.graph.output] == ["r"]
     assert [node.op_type for node in parts.front.graph.node] == ["Conv", "Relu"]
     assert [node.op_type for node in parts.whole().graph.node].count("Conv") == 3
     model.graph.node[1].name = "first relu"
-    assert [output.name for output in read_parts(model, ["first relu"]).front.graph.output] == ["r"]
-    outputs = [output.name for output in read_parts(model, ["s"]).front.graph.output]
+    assert [output.name for output in read_parts(model, ReadOptions(until=("first relu",))).front.graph.output] == ["r"]
+    outputs = [output.name for output in read_parts(model, ReadOptions(until=("s",))).front.graph.output]
     assert outputs == ["s", "r"]  # which the rest reads too
 
 
 def test_until_that_does_not_fit_is_told_in_a_line():
     with pytest.raises(UsageError, match=r"--until nowhere: .* no such tensor or node"):
-        read_parts(detector(), ["nowhere"])
+        read_parts(detector(), ReadOptions(until=("nowhere",)))
     with pytest.raises(ModelError, match="nothing with weights is in front of most"):
-        read_parts(detector(), ["most"])
+        read_parts(detector(), ReadOptions(until=("most",)))
 
 
 def test_a_body_that_chooses_and_reads_from_outside_is_part_of_the_tail():
