@@ -20,6 +20,7 @@ from onnx.external_data_helper import (
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
+from onnxprune.graph.model.guard import check_layers, check_tensors
 from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
@@ -280,6 +281,8 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")
     _sort(model, label)
+    check_tensors(model, label)
+    check_layers(model.graph, label)
     _check_operators(model, label)
     _complete_types(model, label)
     try:
