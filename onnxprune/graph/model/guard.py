@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_layers", "check_tensors"]
 
-_FIELDS = {
+_FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.COMPLEX64: "float_data",
     TensorProto.DOUBLE: "double_data",
