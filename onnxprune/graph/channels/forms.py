@@ -151,7 +151,7 @@ def layer_shape(concrete: Net, site: Site, batch: int) -> LayerShape:
     made = [size if isinstance(size, int) else 1 for size in response or ()]
     if site.window is None:
         return LayerShape((), 1, math.prod(made[:-1]) / batch, ())
-    before, after = given[2:], made[2:]
+    before, after = given[2:] or made[2:], made[2:] or given[2:]  # one of them may be unknown
     between = tuple(
         made[0] * math.prod(after[i] if i == axis else before[i] for i in range(len(after))) / batch
         for axis in range(len(after))

@@ -14,11 +14,12 @@ from onnx import TensorProto
 from onnx.external_data_helper import _get_all_tensors
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.model.net import Net, is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["check_layers", "check_tensors"]
+__all__ = ["check_folded", "check_layers", "check_tensors"]
 
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -95,6 +96,28 @@ def check_layers(graph: onnx.GraphProto, label: str) -> None:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 check_layers(body, label)
+
+
+def check_folded(net: Net) -> None:
+    """Check the weights that were only known after constants were computed.
+
+    Raises:
+        ModelError: weights do not fit the groups, the maps, or the rank that their layer asks for.
+    """
+    for node in net.nodes:
+        if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.domain not in (None, "", "ai.onnx"):
+            continue
+        if len(node.inputs) < 2 or not is_constant(node.inputs[1]):
+            continue
+        shape = tuple(int(size) for size in node.inputs[1].shape)
+        ranks = {len(tensor.shape) for tensor in (node.inputs[0], node.outputs[0]) if tensor.shape is not None}
+        groups = int(node.attrs.get("group", 1))
+        rank_fits = len(shape) == 2 if node.op == "Gemm" else len(shape) >= 3
+        if not rank_fits or 0 in shape or groups < 1 or shape[0] % groups or ranks - {len(shape)}:
+            raise ModelError(
+                f"{net.source}: {node.op} '{node.name}': weights of the shape {list(shape)} do not fit it (group "
+                f"{groups}, maps of {' and '.join(map(str, sorted(ranks))) or 'unknown'} axes)"
+            )
 
 
 def _problems(

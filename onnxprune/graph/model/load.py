@@ -20,7 +20,7 @@ from onnx.external_data_helper import (
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
-from onnxprune.graph.model.guard import check_layers, check_tensors
+from onnxprune.graph.model.guard import check_folded, check_layers, check_tensors
 from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
@@ -112,6 +112,7 @@ def load(source: Source, *, label: str | None = None) -> tuple[Net, tuple[Note, 
     net = Net.from_model(model, source=label or known, overridable=overridable)
     notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
     net, more = normalize(net)
+    check_folded(net)
     return net, (*notes, *more)
 
 

@@ -119,3 +119,17 @@ def test_four_bits_are_packed():
     model = onnx.ModelProto()
     model.graph.initializer.append(helper.make_tensor("t", TensorProto.INT4, [3], [1, 2, 3]))
     check_tensors(model, "m")
+
+
+def test_groups_that_do_not_fit_computed_weights_are_named():
+    model = model_of(
+        """net (float[1, 4, 8, 8] x) => (float[n, m, k, l] y) {
+            w = Mul (v, two)
+            h = Conv <group = 3> (x, w)
+            y = Relu (h)
+        }""",
+        v=x(4, 4, 3, 3),
+        two=np.float32(2),
+    )
+    with pytest.raises(ModelError, match="do not fit it"):
+        load(model)
