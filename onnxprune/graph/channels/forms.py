@@ -151,12 +151,14 @@ def layer_shape(concrete: Net, site: Site, batch: int) -> LayerShape:
     made = [size if isinstance(size, int) else 1 for size in response or ()]
     if site.window is None:
         return LayerShape((), 1, math.prod(made[:-1]) / batch, ())
-    before, after = given[2:] or made[2:], made[2:] or given[2:]  # one of them may be unknown
+    rank = len(site.window.kernel)
+    before, after = (sizes[2:] if len(sizes) == rank + 2 else [1] * rank for sizes in (given, made))  # or unknown
+    first = made[0] if made else batch
     between = tuple(
-        made[0] * math.prod(after[i] if i == axis else before[i] for i in range(len(after))) / batch
+        first * math.prod(after[i] if i == axis else before[i] for i in range(len(after))) / batch
         for axis in range(len(after))
     )
-    return LayerShape(site.window.kernel, site.groups, made[0] * math.prod(after) / batch, between)
+    return LayerShape(site.window.kernel, site.groups, first * math.prod(after) / batch, between)
 
 
 def describe(before: Sequence[int], after: Sequence[int], form: Form = DENSE, groups: int = 1) -> str:
