@@ -147,7 +147,7 @@ def run_inspection(
         raise UsageError(f"--size must be 1 or more, found {size}")
     parts = read_parts(source, reading)
     label = parts.label
-    net, _, params = folded(parts.front, label)
+    net, _, params = folded(parts.front, label, parts.given)
     specs = input_specs(net)
     room = Room(Options().memory_bytes)
     channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), room.solving))

@@ -18,7 +18,6 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.note import Note
-from onnxprune.options.reading import ReadOptions
 from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.progress import silent
@@ -113,9 +112,9 @@ def run_recovery(
 
     training = options.recover or RecoverOptions()
     first = read_parts(original, options)
-    second = read_parts(candidate, ReadOptions(until=options.until or first.ends, set_input=options.set_input))
-    teacher, notes, _ = folded(first.front, first.label)
-    student, _, _ = folded(second.front, second.label)
+    second = read_parts(candidate, options, like=first)
+    teacher, notes, _ = folded(first.front, first.label, first.given)
+    student, _, _ = folded(second.front, second.label, second.given)
     _check_pair(teacher, student, first.label, second.label)
     inputs = open_inputs(original, data, teacher, options, choosing=True)
     digest = hashlib.sha256(second.front.SerializeToString(deterministic=True)).hexdigest()

@@ -85,7 +85,7 @@ def open_pair(original: Model, candidate: Model, options: ReadOptions, engine: E
     """
     first = read_parts(original, options)
     try:
-        second = read_parts(candidate, ReadOptions(until=options.until or first.ends, set_input=options.set_input))
+        second = read_parts(candidate, options, like=first)
     except UsageError as error:
         told = f"{error}; {first.label} is compared there: give --until with tensors that both have"
         raise ModelError(told) from error
@@ -105,7 +105,7 @@ def open_pair(original: Model, candidate: Model, options: ReadOptions, engine: E
 def _opened(parts: Parts, engine: Engine) -> Side:
     session = engine.session(parts.front, label=parts.label)
     try:
-        net, _ = load(parts.front, label=parts.label)
+        net, _ = load(parts.front, label=parts.label, given=parts.given)
         return Side(parts, session, input_specs(net), net)
     except ModelError as error:
         return Side(parts, session, _specs_of(session, parts.label), None, str(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -243,21 +243,21 @@ class Prepared:
         return tuple(found)
 
 
-def folded(original: onnx.ModelProto, label: str) -> tuple[Net, tuple[Note, ...], int]:
+def folded(model: onnx.ModelProto, label: str, given: Collection[str] = ()) -> tuple[Net, tuple[Note, ...], int]:
     """Load and fold a model; return the network to work on, notes on the changes, and the number of its parameters.
 
     Args:
-        original: the model.
+        model: the model.
         label: name of the model in errors.
+        given: names of inputs with a default value.
 
     Raises:
         ModelError: the model cannot be loaded, or does not pass onnx's checks before any compression.
     """
-    net, loaded = load(original, label=label)
+    net, loaded = load(model, label=label, given=given)
     plain, changes = fold(net)
     ready = ensure_biases(plain)
-    found = complaint(ready)
-    if found:
+    if found := complaint(ready):
         raise ModelError(f"{label}: the model does not pass onnx's own checks: {found}")
     return ready, (*loaded, *changes), net.parameters()
 
@@ -334,7 +334,7 @@ def prepare(
     clock = Stopwatch()
     with clock("load"):
         parts = read_parts(source, options)
-        net, notes, params = folded(parts.front, parts.label)
+        net, notes, params = folded(parts.front, parts.label, parts.given)
         place, why = _place(net, options)
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)

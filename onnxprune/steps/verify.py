@@ -141,7 +141,7 @@ def check_end(run: Prepared, model: onnx.ModelProto, batch: Batch) -> None:
     feeds = run.inputs.calibration.load(batch.samples)
     wanted, found = (
         run.engine.for_pieces().session(whole, label=label).run(feeds)
-        for whole, label in ((parts.whole(), "the original"), (parts.whole(model), "the result"))
+        for whole, label in ((parts.runnable(), "the original"), (parts.runnable(model), "the result"))
     )
     for name, reference in wanted.items():
         if found[name].ndim != reference.ndim or not _finite(found[name]):

@@ -198,3 +198,42 @@ def test_values_of_inputs_that_do_not_fit(tmp_path, capsys, text, told):
     onnx.save(rated(), tmp_path / "m.onnx")
     assert cli.main(["inspect", str(tmp_path / "m.onnx"), "--set-input", text]) in (2, 3)
     assert told in capsys.readouterr().err
+
+
+def two_heads() -> onnx.ModelProto:
+    """A direct output beside one behind a choice, whose number comes from an input that is no sample."""
+    from graph.model.test_constants import model_of, x
+
+    return model_of(
+        """net (float[N, 3, 16, 16] x, float[1] gain) =>
+        (float[N, 4, 16, 16] boxes, float[N, k] best, int64[N, k] place) {
+            h = Conv <pads = [1, 1, 1, 1]> (x, w1)
+            r = Relu (h)
+            g = Mul (r, gain)
+            boxes = Conv (g, w2)
+            s = Conv (r, w3)
+            flat = Flatten (s)
+            scaled = Mul (flat, gain)
+            best, place = TopK (scaled, five)
+        }""",
+        w1=x(16, 3, 3, 3),
+        w2=x(4, 16, 1, 1),
+        w3=x(1, 16, 1, 1),
+        five=np.array([5]),
+    )
+
+
+def test_a_direct_output_beside_a_choice_and_an_input_that_both_parts_read():
+    options = Options(bench=False, recipe="prune", set_input=("gain=2",))
+    made = onnxprune.prune(two_heads(), data=DATA, macs=0.7, options=options).model
+    assert [value.name for value in made.graph.input] == ["x", "gain"]
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    one, three = (session.run(["best"], {"x": DATA["x"], "gain": np.float32([g])})[0] for g in (1, 3))
+    np.testing.assert_allclose(three, 3 * one, rtol=1e-4)
+    again = CompareOptions(bench_batch=1, set_input=("gain=2",))
+    for candidate in (two_heads(), made):
+        found = onnxprune.compare(two_heads(), candidate, data=DATA, options=again)
+        assert "boxes" in {output.name for output in found.divergence}
+    course = Options(recover=RecoverOptions(epochs=1, train_batch=8), set_input=("gain=2",))
+    better = onnxprune.recover(two_heads(), made, data=DATA, options=course).model
+    assert [value.name for value in better.graph.output] == ["boxes", "best", "place"]

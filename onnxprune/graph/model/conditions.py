@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.graph.model.net import Draft, captured_names, is_standard, lengthened, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
 __all__ = ["inline_branches"]
 
@@ -25,23 +25,42 @@ def inline_branches(net: Draft, protected: frozenset[str]) -> bool:
         if not isinstance(condition, gs.Constant) or condition.name in net.overridable:
             continue
         branch = node.attrs["then_branch" if bool(values_of(condition).ravel()[0]) else "else_branch"]
-        if len(branch.outputs) == len(node.outputs) and not _shadows(branch, net.tensors()):
-            _inline(net, node, branch)
+        taken = _names(net, node)
+        if len(branch.outputs) == len(node.outputs) and not _captures_clash(branch, taken):
+            _inline(net, node, branch, taken)
             changed = True
     return changed
 
 
-def _inline(net: Draft, node: Any, branch: gs.Graph) -> None:
+def _names(net: Draft, node: Any) -> set[str]:
+    """Names of all tensors of the graph, and of the bodies of all nodes but one."""
+    found = set(net.tensors())
+    waiting = [other for other in net.graph.nodes if other is not node]
+    while waiting:
+        for body in waiting.pop().attrs.values():
+            if isinstance(body, gs.Graph):
+                found.update(body.tensors())
+                waiting += body.nodes
+    return found
+
+
+def _captures_clash(branch: gs.Graph, taken: Container[str]) -> bool:
+    """Tell whether a body inside a branch reads what the branch makes under a name that is taken."""
+    made = {tensor.name for inner in branch.nodes for tensor in inner.outputs}
+    return any(name in made and name in taken for inner in branch.nodes for name in captured_names(inner))
+
+
+def _inline(net: Draft, node: Any, branch: gs.Graph, taken: set[str]) -> None:
     """Move the nodes of a branch into the graph; an Identity each gives the results their names."""
     results = list(node.outputs)
     place = next(index for index, other in enumerate(net.graph.nodes) if other is node)
-    taken = {other.name for other in net.graph.nodes}
+    named = {other.name for other in net.graph.nodes}
     node.outputs.clear()
     node.inputs.clear()
     made = list(branch.nodes)
     for inner in made:
-        inner.name = lengthened(f"{node.name}_{inner.name or inner.op}", taken)
-        taken.add(inner.name)
+        inner.name = lengthened(f"{node.name}_{inner.name or inner.op}", named)
+        named.add(inner.name)
     outer = net.tensors()
     local = {tensor.name for inner in made for tensor in inner.outputs}
     inside = {id(tensor): tensor for inner in made for tensor in (*inner.inputs, *inner.outputs)}
@@ -50,20 +69,18 @@ def _inline(net: Draft, node: Any, branch: gs.Graph) -> None:
             if tensor.name not in local and _is_outer(tensor, outer):
                 inner.inputs[slot] = outer[tensor.name]
     ended = [outer[t.name] if t.name not in local and _is_outer(t, outer) else t for t in branch.outputs]
+    inside |= {id(tensor): tensor for tensor in ended}
     for tensor in inside.values():
-        if not tensor.is_empty() and (tensor.name in local or not _is_outer(tensor, outer)):
-            tensor.name = net.unused_name(tensor.name) if tensor.name in outer else tensor.name
+        if tensor.is_empty() or (tensor.name not in local and _is_outer(tensor, outer)):
+            continue
+        if tensor.name in taken:
+            tensor.name = lengthened(tensor.name, taken | local)
+        taken.add(tensor.name)
     ends = [
-        gs.Node("Identity", lengthened(f"{node.name}_result_{index}", taken), inputs=[inner], outputs=[result])
+        gs.Node("Identity", lengthened(f"{node.name}_result_{index}", named), inputs=[inner], outputs=[result])
         for index, (inner, result) in enumerate(zip(ended, results, strict=True))
     ]
     net.graph.nodes[place : place + 1] = [*made, *ends]
-
-
-def _shadows(branch: gs.Graph, outer: Mapping[str, Any]) -> bool:
-    """Tell whether a body inside a branch reads what has a name of the outer graph, but is made in the branch."""
-    made = {tensor.name for inner in branch.nodes for tensor in inner.outputs}
-    return any(name in made and name in outer for inner in branch.nodes for name in captured_names(inner))
 
 
 def _is_outer(tensor: Any, outer: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 _KEPT = _RANDOM | {"Constant", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
+_REVISED, _REVISED_IN = frozenset({"Hardmax", "LogSoftmax", "Softmax"}), 13  # before, they worked on two axes
 _SLOW = frozenset(
     {
         *("AveragePool", "BatchNormalization", "Col2Im", "Conv", "ConvInteger", "ConvTranspose", "DFT", "DeformConv"),
@@ -116,6 +117,8 @@ def fold_constants(net: Draft, protected: frozenset[str]) -> bool:
     for node in net.nodes:
         if not is_standard(node) or node.op in _KEPT or not node.outputs:
             continue
+        if node.op in _REVISED and net.opset < _REVISED_IN:
+            continue
         inputs = [t for t in node.inputs if not t.is_empty()]
         if not inputs or any(not isinstance(t, gs.Constant) or t.name in net.overridable for t in inputs):
             continue
@@ -129,8 +132,11 @@ def fold_constants(net: Draft, protected: frozenset[str]) -> bool:
 
 
 def _is_storable(values: Any, tensor: Any) -> bool:
-    """Tell whether an initializer can hold a result, and whether it has the type that inference has found."""
+    """Tell whether an initializer can hold a result, and whether it has the inferred type and shape."""
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iufb":
+        return False
+    shape = dims(tensor)
+    if shape is not None and all(isinstance(size, int) for size in shape) and shape != values.shape:
         return False
     return tensor.dtype is None or values.dtype == numpy_dtype(tensor.dtype)
 

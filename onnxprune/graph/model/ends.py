@@ -68,18 +68,20 @@ class Tail:
         made = {name for node in self.nodes for name in node.output if name}
         ours = set(_names(graph))
         clashes = ours.intersection(made.intersection(outputs))
-        _rename(graph.node, {name: lengthened(name, ours | made) for name in clashes}, graph.initializer)
+        _rename(graph.node, _others(clashes, ours | made), graph.initializer)
         nodes = [_copy(node) for node in self.nodes]
-        constants = [_copy(tensor) for tensor in self.constants]
         ours = set(_names(graph))
-        inner = made.difference(outputs) | {tensor.name for tensor in constants}
-        _rename(nodes, {name: lengthened(name, ours | made) for name in inner & ours}, constants)
+        given = {value.name for value in whole.input}  # an input with a default value: one for both parts
+        constants = [_copy(t) for t in self.constants if t.name not in given or t.name not in ours]
+        inner = made.difference(outputs) | {tensor.name for tensor in constants if tensor.name not in given}
+        _rename(nodes, _others(inner & ours, ours | made | inner), constants)
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
-        given = {value.name: value for value in graph.input}
-        inputs = [given.pop(value.name, value) for value in whole.input]
+        left = {value.name: value for value in graph.input}
+        inputs = [left.pop(value.name, value) for value in whole.input]
+        inputs = [_copy(value) for value in (*inputs, *left.values())]
         del graph.input[:], graph.output[:]
-        graph.input.extend([*map(_copy, inputs), *map(_copy, given.values())])
+        graph.input.extend(inputs)
         graph.output.extend(whole.output)
         kept = {entry.domain for entry in model.opset_import}
         model.opset_import.extend(entry for entry in self.whole.opset_import if entry.domain not in kept)
@@ -109,13 +111,16 @@ def cut_automatically(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | N
     return (front, tail) if tail.ends and _has_layers(front.graph) else (model, None)
 
 
-def cut_at(model: onnx.ModelProto, until: Sequence[str], label: str) -> tuple[onnx.ModelProto, Tail | None]:
+def cut_at(
+    model: onnx.ModelProto, until: Sequence[str], label: str, *, runs: bool = False
+) -> tuple[onnx.ModelProto, Tail | None]:
     """Cut a model behind some tensors; all that they do not depend on is the tail.
 
     Args:
         model: the model, whose nodes may be unknown operators, in order of execution.
         until: names of tensors, or of nodes for all that these return.
         label: name of the model in errors.
+        runs: whether the tail may be run.
 
     Raises:
         UsageError: a name is neither that of a tensor nor that of a node.
@@ -139,7 +144,7 @@ def cut_at(model: onnx.ModelProto, until: Sequence[str], label: str) -> tuple[on
                 waiting.append(name)
     nodes = [node for node in graph.node if needed.isdisjoint(node.output)]
     outputs = [*ends, *(value.name for value in graph.output if value.name in needed)]
-    front, tail = _parted(model, nodes, outputs, runs=False)
+    front, tail = _parted(model, nodes, outputs, runs=runs)
     if not _has_layers(front.graph):
         raise ModelError(f"{label}: nothing with weights is in front of {', '.join(until)}: name tensors further back")
     return front, tail if nodes else None
@@ -277,6 +282,15 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.initializer)
     for node in graph.node:
         yield from filter(None, node.output)
+
+
+def _others(names: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Return a name for each of some names, none of them taken or given twice."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        found[name] = lengthened(name, taken)
+        taken = taken | {found[name]}
+    return found
 
 
 def _rename(

@@ -19,7 +19,7 @@ from onnxprune.graph.model.net import Net, is_constant
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["check_folded", "check_layers", "check_tensors"]
+__all__ = ["check_folded", "check_layers", "check_tensors", "drop_empty_lists"]
 
 _FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -73,6 +73,16 @@ def _sizes(tensor: TensorProto, count: int) -> tuple[int, int]:
     return (count if bits >= 8 else -(-count * bits // 8)), len(values)
 
 
+def drop_empty_lists(graph: onnx.GraphProto) -> None:
+    """Remove empty lists from the attributes of standard nodes, where they mean the same as none (such as all axes)."""
+    for node in graph.node:
+        if node.domain in ("", "ai.onnx") and node.op_type not in _WINDOWS | {"Constant"}:
+            kept = [one for one in node.attribute if one.type not in _LISTS or one.ints or one.floats or one.strings]
+            if len(kept) < len(node.attribute):
+                del node.attribute[:]
+                node.attribute.extend(kept)
+
+
 def check_layers(graph: onnx.GraphProto, label: str) -> None:
     """Check attributes of nodes against each other, and against their weights where these are constants.
 
@@ -86,7 +96,7 @@ def check_layers(graph: onnx.GraphProto, label: str) -> None:
         for attribute in node.attribute:
             if attribute.type in _LISTS:
                 values = attribute.ints or attribute.floats or attribute.strings
-                if not values and node.op_type != "Constant":
+                if not values and (node.op_type in _WINDOWS or node.domain not in ("", "ai.onnx")):
                     raise ModelError(f"{where}: its attribute '{attribute.name}' is empty")
                 if attribute.ints:
                     given[attribute.name] = tuple(attribute.ints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from onnx.external_data_helper import (
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
-from onnxprune.graph.model.guard import check_folded, check_layers, check_tensors
+from onnxprune.graph.model.guard import check_folded, check_layers, check_tensors, drop_empty_lists
 from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
@@ -34,6 +34,7 @@ __all__ = ["MIN_OPSET", "Parts", "load", "read_model", "read_parts"]
 MIN_OPSET = 7
 MIN_IR = 3
 _STANDARD = ("", "ai.onnx")
+_MOST_GIVEN = 1 << 20  # elements of an input that gets a value
 _MOST_BYTES = 2**31 - 1  # of one protobuf message, and so of what checkers and engines take in memory
 
 
@@ -92,12 +93,13 @@ class Parts:
         return self._joined(front) if self.tail is None or self.tail.runs else front or self.front
 
 
-def load(source: Source, *, label: str | None = None) -> tuple[Net, tuple[Note, ...]]:
+def load(source: Source, *, label: str | None = None, given: Collection[str] = ()) -> tuple[Net, tuple[Note, ...]]:
     """Read, check and normalise a model.
 
     Args:
         source: the model.
         label: name of the model in messages; default its path, if it has one.
+        given: names of inputs with a default value that a caller may replace.
 
     Returns:
         The graph, and notes on what was changed or kept on loading (see `normalize`).
@@ -108,7 +110,7 @@ def load(source: Source, *, label: str | None = None) -> tuple[Net, tuple[Note, 
     """
     model, known = read_model(source)
     _check_unoptimised(model, label or known)
-    frozen, overridable = _graph_input_weights(model)
+    frozen, overridable = _graph_input_weights(model, given)
     net = Net.from_model(model, source=label or known, overridable=overridable)
     notes = [Note("graph inputs", f"{frozen} initializers were graph inputs too; taken as constants")] if frozen else []
     net, more = normalize(net)
@@ -122,13 +124,14 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, str]:
     return _checked(model, label), label
 
 
-def read_parts(source: Source, options: ReadOptions | None = None) -> Parts:
+def read_parts(source: Source, options: ReadOptions | None = None, like: Parts | None = None) -> Parts:
     """Read a model, and part it where it is not to be looked into any further.
 
     Args:
         source: the model.
         options: ``until``: names of the last tensors, or nodes, to look at; none: in front of what chooses among values
             behind the layers. ``set_input``: inputs that get a default value, so that nobody must feed them.
+        like: another model; without ``until``, this one ends where that one does.
 
     Raises:
         ModelError: as for `load`, of the part in front; an input that gets a value has open sizes.
@@ -140,8 +143,20 @@ def read_parts(source: Source, options: ReadOptions | None = None) -> Parts:
         model = _inlined(model, label)
     _sort(model, label)
     _set_inputs(model, options.values, label)
-    front, tail = cut_at(model, options.until, label) if options.until else cut_automatically(model)
-    return Parts(_checked(front, label), tail, label, frozenset(options.values))
+    given = frozenset(options.values)
+    if options.until:
+        front, tail = cut_at(model, options.until, label)
+    elif like is not None and like.tail is not None:
+        outputs = [value.name for value in like.front.graph.output]
+        front, tail = cut_at(model, outputs, label, runs=like.tail.runs)
+    else:
+        front, tail = cut_automatically(model)
+        if tail is not None:
+            try:
+                return Parts(_checked(front, label), tail, label, given)
+            except ModelError:  # the type of a tensor in front does not follow: then all or nothing
+                front, tail = model, None
+    return Parts(_checked(front, label), tail, label, given)
 
 
 def _set_inputs(model: onnx.ModelProto, values: Mapping[str, float], label: str) -> None:
@@ -154,8 +169,19 @@ def _set_inputs(model: onnx.ModelProto, values: Mapping[str, float], label: str)
         shape = [dim.dim_value for dim in kind.shape.dim]
         if not kind.HasField("shape") or not kind.elem_type or any(size < 1 for size in shape):
             raise ModelError(f"{label}: input '{name}' has open sizes, which no value fills: fix its shape")
-        array = np.full(shape, value, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        except KeyError:
+            dtype = np.dtype(object)
+        if dtype.kind not in "fiub" or math.prod(shape) > _MOST_GIVEN:
+            raise ModelError(f"{label}: input '{name}' is {dtype} {shape}: --set-input fills small inputs of numbers")
+        with np.errstate(all="ignore"):
+            array = np.full(shape, np.float64(value).astype(dtype))
+        if not math.isfinite(value) or (dtype.kind != "f" and not np.all(array == value)):
+            raise UsageError(f"--set-input {name}={value:g} does not fit {dtype}")
+        others = [tensor for tensor in model.graph.initializer if tensor.name != name]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend([*others, onnx.numpy_helper.from_array(array, name)])
     if values:
         model.ir_version = max(model.ir_version, 4)  # before, an input with a value was a constant
 
@@ -282,6 +308,7 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")
     _sort(model, label)
+    drop_empty_lists(model.graph)
     check_tensors(model, label)
     check_layers(model.graph, label)
     _check_operators(model, label)
@@ -339,7 +366,7 @@ def _complete_types(model: onnx.ModelProto, label: str) -> None:
     untyped = [value for value in model.graph.output if _is_untyped(value)]
     if not untyped:
         return
-    known = normalize(Net.from_model(model, source=label))[0].tensors()
+    known = normalize(Net.from_model(model, source=label), demand_weights=False)[0].tensors()
     for value in untyped:
         tensor = known.get(value.name)
         if tensor is None or tensor.shape is None or tensor.dtype is None:
@@ -355,20 +382,20 @@ def _is_untyped(value: onnx.ValueInfoProto) -> bool:
     return kind == "tensor_type" and not (value.type.tensor_type.elem_type and value.type.tensor_type.HasField("shape"))
 
 
-def _graph_input_weights(model: onnx.ModelProto) -> tuple[int, tuple[str, ...]]:
+def _graph_input_weights(model: onnx.ModelProto, given: Collection[str]) -> tuple[int, tuple[str, ...]]:
     """Initializers that are graph inputs too: how many were made plain constants, and those left overridable.
 
     IR 3 demanded the double entry, and exporters of that time kept it for every weight; that is habit. Where only
     some are listed, somebody means to feed them, and they stay inputs.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in model.graph.initializer}.difference(given)
     listed = [value.name for value in model.graph.input if value.name in weights]
     if not listed:
-        return 0, ()
+        return 0, tuple(given)
     if model.ir_version >= 4 and len(listed) < len(weights):
-        return 0, tuple(listed)
+        return 0, (*listed, *given)
     kept = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 4)  # before, an initializer had to be an input
-    return len(listed), ()
+    return len(listed), tuple(given)

@@ -33,11 +33,11 @@ _MOST_ROUNDS = 8  # each ends in a new shape inference, which may open the way f
 _SHARED_SMALL = 65536  # elements; one-dimensional constants up to this size get a copy for each use
 
 
-def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
+def normalize(net: Net, *, demand_weights: bool = True) -> tuple[Net, tuple[Note, ...]]:
     """Rewrite a network into a plain form with equal outputs; return it with notes for the user.
 
     Raises:
-        ModelError: no Conv, Gemm or MatMul has constant weights.
+        ModelError: no Conv, Gemm or MatMul has constant weights, and `demand_weights`.
     """
     draft = net.draft()
     half = _stored_in_half(draft)
@@ -66,7 +66,7 @@ def normalize(net: Net) -> tuple[Net, tuple[Note, ...]]:
     done = draft.done()
     half = frozenset(name for name in half if isinstance(done.tensors().get(name), gs.Constant))
     done = replace(done, header=replace(done.header, half=done.header.half | half))
-    if not any(_has_weights(node) for node in done.nodes):
+    if demand_weights and not any(_has_weights(node) for node in done.nodes):
         raise ModelError(f"{net.source}: {_why_nothing(done)}")
     notes = [Note("shared constants", f"{shared} uses of merged constants given their own copy")] if shared else []
     return done, tuple(notes)

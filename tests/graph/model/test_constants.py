@@ -154,6 +154,60 @@ def test_a_body_in_a_branch_that_reads_what_the_branch_makes(name, inlined):
     assert len(saved.graph.node) == (7 if inlined else 5)
 
 
+def test_names_of_an_inlined_branch_never_come_to_mean_those_of_another_body():
+    """Two Ifs whose branches have constants and tensors of one name: one is inlined, the other stays."""
+    model = model_of(
+        """net (float[1, 3, 8, 8] x, bool[1] open) => (float[1, 4, 8, 8] y) {
+            h = Conv <pads = [1, 1, 1, 1]> (x, w)
+            r = If (yes) <
+                then_branch = a () => (float[1, 4, 8, 8] o1) {
+                    k = Constant <value_float = 2.0> ()  p = Mul (h, k)  o1 = Relu (p) },
+                else_branch = b () => (float[1, 4, 8, 8] o2) { o2 = Neg (h) } >
+            y = If (open) <
+                then_branch = c () => (float[1, 4, 8, 8] o3) {
+                    k = Constant <value_float = 7.0> ()  p = Mul (r, k)  o3 = Relu (p) },
+                else_branch = d () => (float[1, 4, 8, 8] o4) { o4 = Neg (r) } >
+        }""",
+        w=x(4, 3, 3, 3),
+        yes=np.array(True),
+    )
+    for taken in (False, True):
+        saved = assert_equal(model, x=x(1, 3, 8, 8), open=np.array([taken]))
+    assert [node.op_type for node in saved.graph.node].count("If") == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_softmax_of_constants_means_what_its_operator_set_says(axis):
+    """Before opset 13 all axes from that one on were one."""
+    model = model_of(
+        f"""net (float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) {{
+            s = Softmax <axis = {axis}> (v)
+            y = Conv (x, s)
+        }}""",
+        opset=11,
+        v=x(4, 3, 3, 3),
+    )
+    net, _ = load(plus_conv(model))
+    assert "Softmax" in {node.op for node in net.nodes}
+
+
+def plus_conv(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with another layer, since one of constant weights is asked for."""
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    wider.graph.node.add(op_type="Conv", input=["y", "extra"], output=["z"], name="extra_conv")
+    wider.graph.initializer.append(numpy_helper.from_array(x(2, 4, 1, 1), "extra"))
+    wider.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("z", 1, [1, 2, 6, 6]))
+    return wider
+
+
+def test_an_empty_list_of_axes_means_the_same_as_none():
+    text = "net (float[1, 3, 8, 8] x) => (float[4, 6, 6] y) { h = Conv (x, w)  y = Squeeze (h) }"
+    model = model_of(text, opset=11, w=x(4, 3, 3, 3))
+    model.graph.node[1].attribute.append(onnx.AttributeProto(name="axes", type=onnx.AttributeProto.INTS))
+    assert_equal(model, x=x(1, 3, 8, 8))
+
+
 def half_stored(scale: float = 1.0) -> onnx.ModelProto:
     return model_of(
         """net (float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) {
