@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+
+from onnxprune.options.data import DataOptions
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["end_of", "show_comparison", "show_recovery", "show_report"]
 
 _NAME_WIDTH = 40
+_PLACES = ("folder", "folder of arrays", "npy", "npz")  # kinds of data that have a path
 
 
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:
@@ -162,12 +167,27 @@ def _summary(report: Report) -> RenderableType:
     if report.output is not None:
         rows.append(("written to", report.output))
         engine = f"trtexec --onnx={report.output}"
-        compared = f"onnxprune compare {report.model} {report.output}   (or: {engine})"
+        compared = f"onnxprune compare {report.model} {report.output}{_flags(report)}   (or: {engine})"
         rows.append(("next", engine if report.fed_smaller else compared))  # compare feeds both models alike
     elif report.dry_run:
         changes = report.macs.after < report.macs.before
         rows.append(("next", "the same command without --dry-run" if changes else "nothing may be removed, see above"))
     return Group(_pairs(rows))
+
+
+def _flags(report: Report) -> str:
+    """Return the options that feed another command like this run: data, preprocessing, and where the model ends."""
+    found: list[object] = []
+    if report.data.get("kind") in _PLACES:
+        found += ["--data", report.data["source"]]
+    usual = asdict(DataOptions())
+    given = {name: value for name, value in report.options.get("data", {}).items() if value != usual.get(name)}
+    read = report.options.get("inputs", {})
+    given |= {name: read[name] for name in ("until", "set_input") if read.get(name)}
+    for name, value in given.items():
+        found.append(f"--{name.replace('_', '-')}")
+        found += [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+    return "".join(f" {quote(format(one, 'g') if isinstance(one, float) else str(one))}" for one in found)
 
 
 def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = False) -> None:

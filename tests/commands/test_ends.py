@@ -52,6 +52,8 @@ def test_until_on_the_command_line(tmp_path, capsys):
     common = ["--data", str(data), "--until", "s", "--until", "map"]
     assert cli.main([str(model), "-o", str(out), "--macs", "80%", "--no-bench", *common]) == 0
     assert {node.op_type for node in onnx.load(out).graph.node} >= {"NonMaxSuppression"}
+    told = "".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "".join(f"onnxprune compare {model} {out} --data {data} --until s map".split()) in told
     assert cli.main(["compare", str(model), str(out), "--no-bench", *common, "--json", str(tmp_path / "c.json")]) == 0
     assert set(json.loads((tmp_path / "c.json").read_text())["ends"]) == {"s", "map"}
     assert cli.main(["inspect", str(model), "--until", "r"]) == 0
