@@ -106,12 +106,13 @@ def _numbers(
 ) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     """Resolve scale, mean and std; the last two have one number per channel, in the order of `color`."""
     dtype = target.spec.dtype
-    if dtype == np.uint8:
+    if dtype.kind in "iu" and np.can_cast(np.uint8, dtype):
         _check_untouched(target, options, notes)
         return 1.0, (0.0,) * channels, (1.0,) * channels
     if dtype.kind != "f":
         raise DataError(
-            f"{target.spec}: images can be given to float and uint8 inputs: give model-ready {dtype} arrays"
+            f"{target.spec}: images can be given to float inputs and to integers that hold 0..255: give model-ready "
+            f"{dtype} arrays"
         )
     scale, mean, std = stored.scale, stored.mean, stored.std
     if preset:
@@ -140,7 +141,7 @@ def _check_untouched(target: ImageInput, options: DataOptions, notes: list[str])
     asked = [flag for flag in options.given() if flag in ("--mean", "--std", "--scale")]
     if asked:
         raise UsageError(f"{target.spec}: the model takes unscaled pixels: drop {' '.join(asked)}")
-    notes.append("the model takes uint8: pixels are not scaled")
+    notes.append(f"the model takes {target.spec.dtype}: pixels are not scaled")
 
 
 def _reordered(numbers: tuple[float, ...], preset: Preset, color: Color) -> tuple[float, ...]:

@@ -168,3 +168,11 @@ def test_inputs_from_a_function_on_the_command_line(tmp_path, capsys):
     given = [str(tmp_path / "m.onnx"), "-o", str(tmp_path / "o.onnx"), "--macs", "80%", "--no-bench"]
     assert cli.main([*given, "--inputs-from", source]) == DataError.exit_code
     assert "no camera" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint16])
+def test_images_are_cast_for_an_input_of_integers(tmp_path, dtype):
+    pixels = save_image(tmp_path / "a.png")
+    found = open_calibration(tmp_path, [nchw(dtype=dtype)], NO_OPTIONS).load([0])["x"]
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[0], pixels.transpose(2, 0, 1))
