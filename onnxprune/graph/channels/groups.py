@@ -283,8 +283,9 @@ def _groups(
         made[labels[axis]] = True
     reasons: dict[int, dict[str, None]] = defaultdict(dict)
     for pin in pins:
-        for unit in np.unique(labels[pin.axis]) if pin.axis in labels else ():
-            if made[unit] and len(reasons[int(unit)]) < _MOST_REASONS:
+        units = labels.get(pin.axis)
+        for unit in () if units is None else np.unique(units[made[units]]):
+            if len(reasons[int(unit)]) < _MOST_REASONS:
                 reasons[int(unit)].setdefault(pin.reason)
     signature: dict[int, list[tuple[Axis, int]]] = defaultdict(list)
     for axis, units in labels.items():
