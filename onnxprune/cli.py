@@ -156,8 +156,8 @@ def prune(
     """
     from onnxprune.commands.sweep import run_any
     from onnxprune.console.points import check_points, write_points
-    from onnxprune.engine.evaluation import load_function
     from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.engine.usercode import load_function
     from onnxprune.planning import Plan
     from onnxprune.report.explanation import show_explanation
     from onnxprune.report.terminal import show_report
@@ -269,8 +269,8 @@ def compare(
         Seed of the choice of inputs and of the timing.
     """
     from onnxprune.commands.compare import CompareOptions, run_comparison
-    from onnxprune.engine.evaluation import load_function
     from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.engine.usercode import load_function
     from onnxprune.report.terminal import show_comparison
 
     check_targets([original, candidate, data, labels], [show.json])
@@ -333,8 +333,8 @@ def recover(
         Your own measure, FILE.py:FUNCTION, as for the main command: its value before and after the training is shown.
     """
     from onnxprune.commands.recover import run_recovery
-    from onnxprune.engine.evaluation import load_function
     from onnxprune.engine.meaning import checked_kinds
+    from onnxprune.engine.usercode import load_function
     from onnxprune.report.terminal import show_recovery
 
     check_targets([original, candidate, data], [output, show.json])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.errors import DataError
 
 if TYPE_CHECKING:
     from onnxprune.data import CalibrationSource
@@ -31,35 +31,24 @@ def source_of(text: str | None) -> CalibrationSource:
         return text
     import numpy as np
 
-    from onnxprune.engine.evaluation import load_function
+    from onnxprune.engine.usercode import load_function, users_own
 
-    function: Any = load_function(text, "--inputs-from")
-    try:
+    function: Any = load_function(text, "--inputs-from", DataError)
+    with users_own(text, DataError):
         found = function()
-    except OnnxPruneError:
-        raise
-    except Exception as error:  # a user's function may raise anything
-        raise DataError(f"{text}: {_said(error)}") from error
     if isinstance(found, (np.ndarray, Mapping)) or hasattr(found, "get_next"):
         given: CalibrationSource = found
         return given
     if not isinstance(found, Iterable) or isinstance(found, (str, bytes)):
         raise DataError(f"{text}: returned {type(found).__name__}, expected arrays, or dicts of arrays by input name")
-    return _each(found, text)
 
+    def items() -> Iterator[Any]:
+        left, end = iter(found), object()
+        while True:
+            with users_own(text, DataError):
+                item = next(left, end)
+            if item is end:
+                return
+            yield item
 
-def _each(items: Iterable[Any], text: str) -> Iterator[Any]:
-    """Yield the items of a function; whatever it raises becomes one line."""
-    left = iter(items)
-    while True:
-        try:
-            item = next(left)
-        except StopIteration:
-            return
-        except Exception as error:  # a user's function may raise anything
-            raise DataError(f"{text}: {_said(error)}") from error
-        yield item
-
-
-def _said(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return items()

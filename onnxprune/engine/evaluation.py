@@ -6,20 +6,16 @@ unit, and a drop is ``before - after`` in that unit.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
+from onnxprune.engine.usercode import users_own
+from onnxprune.errors import EvaluateError, LostTooMuchError
 from onnxprune.options.outputs import Evaluate
 
 if TYPE_CHECKING:
@@ -30,10 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Evaluation", "Evaluator", "load_function", "name_of"]
-
-
-_HERE = __file__
+__all__ = ["Evaluation", "Evaluator", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -169,88 +162,15 @@ class _Runner:
         return {name: array[: stop - start] for name, array in outputs.items()}
 
 
-def load_function(text: str | None, flag: str = "--evaluate") -> Evaluate | None:
-    """Load the function that an option names, ``FILE.py:FUNCTION``; None for None.
-
-    While the file is loaded, it can import from its own folder.
-
-    Raises:
-        UsageError: there is no such file or function, or it cannot be called.
-        EvaluateError: the file fails when it is loaded.
-    """
-    if text is None:
-        return None
-    place, _, name = text.rpartition(":")
-    path = Path(place)
-    if not place or not name.isidentifier() or path.suffix != ".py":
-        raise UsageError(f"{flag} takes FILE.py:FUNCTION, found {text!r}")
-    if not path.is_file():
-        raise UsageError(f"{flag}: {path}: no such file")
-    private = f"_onnxprune_{flag.strip('-').replace('-', '_')}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(private, path.resolve())
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{flag}: {path}: cannot be loaded as a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[private] = module  # dataclasses and pickle look there
-    with _users_own(str(path)), _importable(path.resolve().parent):
-        spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
-        what = "is not callable" if hasattr(module, name) else "does not exist"
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == private]
-        raise UsageError(f"{flag}: {path}: {name} {what}; functions here: {', '.join(own) or 'none'}")
-    measure: Evaluate = found
-    return measure
-
-
 def name_of(measure: Evaluate) -> str:
     """Return the name of a measure, for reports and messages."""
     return str(getattr(measure, "__name__", type(measure).__name__))
 
 
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-
-
-@contextmanager
-def _users_own(name: str) -> Iterator[None]:
-    """Turn any exception of the user's code into a one-line `EvaluateError` with file and line."""
-    try:
-        yield
-    except SystemExit as error:
-        if type(error) is not SystemExit:  # the command line's own, on SIGTERM
-            raise
-        raise EvaluateError(f"{name}: {_place(error)}SystemExit: {error}") from error
-    except Exception as error:  # whatever the user's code raises
-        raise EvaluateError(f"{name}: {_place(error)}{type(error).__name__}: {error}") from error
-
-
-def _place(error: BaseException) -> str:
-    """Format the innermost frame in the folder of the user's file as ``FILE:LINE: ``; empty if there is no such
-    frame."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: "
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [
-        frame for frame in frames if frame.filename != _HERE and not frame.filename.startswith("<frozen importlib")
-    ]
-    if not users:
-        return ""
-    folder = Path(users[0].filename).parent
-    last = next(frame for frame in reversed(users) if Path(frame.filename).parent == folder)
-    return f"{last.filename}:{last.lineno}: "
-
-
 def _value(measure: Evaluate, model: onnx.ModelProto, specs: Sequence[InputSpec], engine: Engine, label: str) -> float:
     run = _Runner(engine.session(model, label=label), specs)
     name = name_of(measure)
-    with _users_own(name):
+    with users_own(name):
         found = measure(run)
     return _number(found, f"{name} of {label}")
 

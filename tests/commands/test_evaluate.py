@@ -15,8 +15,9 @@ from runs import SMALL
 import onnxprune
 from onnxprune import CompareOptions, Options, cli
 from onnxprune.data import InputSpec
-from onnxprune.engine.evaluation import Evaluator, load_function
+from onnxprune.engine.evaluation import Evaluator
 from onnxprune.engine.sessions import Engine
+from onnxprune.engine.usercode import load_function
 from onnxprune.errors import EvaluateError, LostTooMuchError, UsageError
 from onnxprune.options.budget import WITHIN_DROP
 from onnxprune.options.engine import EngineOptions

@@ -34,6 +34,10 @@ _SLOW = frozenset(
     }
 )
 """Operators whose reference implementation takes a Python step for each value."""
+_UNSUPPORTED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+)
+"""What the reference operators of `onnx` raise on attributes and inputs that they do not support."""
 _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Equal", "Greater", "Less", "Where"})
 _SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
 _SMALL = 65536  # elements of a result that may be larger than the inputs, and of the inputs of slow operators
@@ -192,9 +196,5 @@ def _evaluate(net: Net, node: Any) -> Sequence[Any] | None:
         with np.errstate(all="ignore"):
             results: Any = ReferenceEvaluator(gs.export_onnx(graph, do_type_check=False)).run(None, {})
         return [np.asarray(result) for result in results]
-    # What the reference operators of `onnx` raise on attributes or inputs that they do not support; the node then stays
-    # as it is, which is always right.
-    except (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError, AttributeError, ArithmeticError):
-        return None
-    except (AssertionError, MemoryError):
+    except _UNSUPPORTED:  # the node then stays as it is, which is always right
         return None
