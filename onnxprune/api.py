@@ -159,7 +159,7 @@ def inspect(
     Args:
         model: path, bytes or ModelProto.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
-        until: names of the last tensors, or nodes, to look at; none: up to what chooses among values.
+        until: names of tensors or nodes at which the inspection ends; default in front of selection operators.
         set_input: inputs that are no samples, and their values, ``NAME=NUMBER``.
 
     Raises:

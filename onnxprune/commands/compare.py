@@ -246,7 +246,7 @@ def run_comparison(
 
 
 def _meanings(side: Side, options: CompareOptions) -> dict[str, Meaning]:
-    """Return the meanings of the outputs; of a model that is only run, those that the user names."""
+    """Return the meaning of each output; for a model that cannot be pruned, only the user's options tell."""
     if side.net is not None:
         return meanings(side.net, options.outputs)
     found = dict.fromkeys(side.session.output_names, UNKNOWN)

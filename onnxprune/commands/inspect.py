@@ -136,7 +136,7 @@ def run_inspection(
 
     Args:
         source: path, bytes or ModelProto.
-        reading: where the model ends, and inputs that are no samples, see `read_parts`.
+        reading: tensors at which the inspection ends, and values of inputs, see `read_parts`.
         size: extent of every input axis that the model leaves open, 1 or more; an open batch axis is 1.
 
     Raises:
@@ -158,7 +158,7 @@ def run_inspection(
     within = sum(layer.macs for layer in layers if layer.inputs_prunable or not layer.reason)
     half = Assignment({group.name: max(group.size // 2, 1) for group in channels.prunable})
     ends = tuple(note.text for note in parts.notes)
-    unknown = tuple(f"'{name}': its size does not follow from the input shapes: not counted" for name in cost.unknown)
+    unknown = tuple(f"'{note.subject}': {note.text}" for note in cost.notes)
     made_up = [spec.name for spec in specs if None in spec.shape[1:]]
     return Inspection(
         model=label,

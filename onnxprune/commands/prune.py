@@ -136,9 +136,7 @@ def opened(
             check_loading(run)
         readers = dict.fromkeys(name for group in run.eligible.groups for name in group.consumers)
         warn(few_inputs(expected_rows(run, readers), len(run.inputs.fit)))
-        notes = [
-            Note(name, "its size does not follow from the inputs': not counted") for name in sorted(run.cost.unknown)
-        ]
+        notes = [*run.cost.notes]
         if run.fixed and all(spec.shape[0] is None for spec in input_specs(run.network.full)):
             notes.append(Note("batch", "the graph fixes it to one, the inputs do not: one sample is run at a time"))
         passed_over = unused(options.engine, run.engine.providers)

@@ -1,7 +1,7 @@
-"""The two models of a comparison: any that onnxruntime runs, whether or not onnxprune can work on them.
+"""The two models of a comparison: any that onnxruntime runs, including models that onnxprune cannot prune.
 
-Of a model that it cannot work on (quantized, optimised by an engine), inputs and outputs are what onnxruntime says, and
-MACs and parameters are not counted.
+The inputs and outputs of a model that cannot be pruned (quantized, optimised by an engine) are read from onnxruntime,
+and its MACs and parameters are not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.data import InputSpec
 from onnxprune.engine.inputs import input_specs
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import Parts, load, read_parts
 from onnxprune.options.reading import ReadOptions
@@ -43,10 +43,10 @@ class Side:
 
     Attributes:
         parts: the model.
-        session: the part to compare, loaded.
-        specs: its inputs.
-        net: its graph; None if onnxprune cannot work on it.
-        why: the reason for that; empty if it can.
+        session: the front of the model, loaded.
+        specs: inputs of the front.
+        net: graph of the front; None if onnxprune cannot prune it.
+        why: reason why it cannot be pruned; empty if it can.
     """
 
     parts: Parts
@@ -84,11 +84,7 @@ def open_pair(original: Model, candidate: Model, options: ReadOptions, engine: E
         EngineError: onnxruntime cannot load one of them.
     """
     first = read_parts(original, options)
-    try:
-        second = read_parts(candidate, options, like=first)
-    except UsageError as error:
-        told = f"{error}; {first.label} is compared there: give --until with tensors that both have"
-        raise ModelError(told) from error
+    second = read_parts(candidate, options, like=first)
     before, after = (_opened(parts, engine) for parts in (first, second))
     ours, theirs = ("; ".join(map(str, side.specs)) for side in (before, after))
     if ours != theirs:

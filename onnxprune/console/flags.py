@@ -159,7 +159,7 @@ GROUPS: Mapping[str, type] = {
 FIELDS: Mapping[str, tuple[str, ...]] = {
     RUN: ("data", "plan", "max_drop", "evaluate", "recover", "output_kind", "effort"),
     **{name: tuple(field.name for field in fields(kind)) for name, kind in GROUPS.items()},
-    # Without those that are given by --recover and --seed.
+    # Epochs, seconds and seed are set by --recover and --seed.
     "recover": tuple(field.name for field in fields(RecoverOptions) if field.name not in ("epochs", "seconds", "seed")),
 }
 """Fields of each group in ``--set`` and ``--config``; ``run``: options of the main command that belong to no group."""

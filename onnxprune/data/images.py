@@ -129,7 +129,7 @@ class FolderImages:
     Attributes:
         files: the image files, in order of their paths.
         skipped: number of other files: hidden, not regular, or without the extension of an image.
-        unreadable: what was wrong with images that were left out, a line each.
+        unreadable: errors of the images that were left out, one line each.
     """
 
     files: tuple[ImageFile, ...]
@@ -176,10 +176,10 @@ def scan_folder(folder: Path, *, skip_unreadable: bool = False) -> FolderImages:
 
     Args:
         folder: the folder.
-        skip_unreadable: decode all images, and leave out those that cannot be.
+        skip_unreadable: decode every image, and leave unreadable ones out.
 
     Raises:
-        DataError: an image cannot be read, or has too many pixels, and is not to be left out; or there is no image.
+        DataError: an image cannot be read or has too many pixels, without `skip_unreadable`; or there is no image.
     """
     files: list[ImageFile] = []
     skipped = 0

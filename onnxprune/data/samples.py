@@ -26,9 +26,14 @@ _ARRAYS = frozenset({".npy", ".npz"})
 
 def sample_files(folder: Path) -> tuple[Path, ...]:
     """Return the ``.npy`` and ``.npz`` files of a folder and its subfolders, in order; none where there are images."""
-    files = [path for path in sorted(walk(folder)) if not path.name.startswith(".") and path.is_file()]
-    kinds = {path.suffix.lower() for path in files}
-    return () if kinds & EXTENSIONS else tuple(path for path in files if path.suffix.lower() in _ARRAYS)
+    files = []
+    for path in walk(folder):
+        kind = "" if path.name.startswith(".") else path.suffix.lower()
+        if kind in EXTENSIONS:
+            return ()
+        if kind in _ARRAYS and path.is_file():
+            files.append(path)
+    return tuple(sorted(files))
 
 
 def read_samples(
@@ -42,7 +47,7 @@ def read_samples(
         skip_unreadable: leave out files that cannot be read, or do not fit the model.
 
     Returns:
-        Per input, (n, ...) of the spec's dtype; and what was wrong with files that were left out, a line each.
+        Per input, (n, ...) of the spec's dtype; and the errors of the files that were left out, one line each.
 
     Raises:
         DataError: a file cannot be read, or does not fit the model or the other files; or none is left.

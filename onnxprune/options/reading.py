@@ -1,4 +1,4 @@
-"""Options of reading a model: where it ends, and the inputs that are no samples."""
+"""Options of reading a model: the tensors at which processing ends, and values of inputs that are no samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ReadOptions:
     """
 
     until: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
-    "Last tensors (or nodes) to look at: what lies behind them is not run, and put back as it is. Repeatable."
+    "Tensors (or nodes) at which pruning and comparing end; nodes behind them are kept, and not run. Repeatable."
 
     set_input: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
-    "Input that is no sample, and its value: NAME=NUMBER, such as sr=16000; all its elements get it. Repeatable."
+    "Value of an input that is no sample, such as a sampling rate: NAME=NUMBER, for all its elements. Repeatable."
 
     def __post_init__(self) -> None:
         if len(self.values) < len(self.set_input):

@@ -24,7 +24,7 @@ class RecoverOptions:
     "Passes over the inputs; None: enough for a few thousand steps."
 
     seconds: Annotated[float | None, Parameter(parse=False)] = None
-    "Time of the training in place of `epochs`: as many as fit, by the time of the first steps."
+    "Time limit in seconds in place of `epochs`; the number of epochs follows from the pace of the first steps."
 
     learning_rate: float | None = None
     "Peak learning rate of AdamW, which falls along a cosine; default 4e-4, or the best of three in a short trial."

@@ -21,6 +21,7 @@ from onnxprune.graph.channels.forms import DENSE, Form, LayerShape, Parts, form_
 from onnxprune.graph.channels.rules import Axis
 from onnxprune.graph.model.net import LAYERS, Dim, dims, is_constant, numpy_dtype
 from onnxprune.graph.model.normalize import with_shapes
+from onnxprune.note import Note
 from onnxprune.options.budget import Unit
 from onnxprune.planning.assignment import Assignment
 
@@ -99,6 +100,12 @@ class CostModel:
     branches: Mapping[str, Branch]
     rest: float = 0.0
     unknown: frozenset[str] = frozenset()
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """A note on each layer whose MACs are not counted."""
+        why = "its size does not follow from the input shapes: its MACs are not counted"
+        return tuple(Note(name, why) for name in sorted(self.unknown))
 
     def timed(self, clocks: Mapping[str, Clock], rest: float) -> CostModel:
         """Return the cost model with clocks of layers, and `rest` milliseconds for all nodes without a clock."""

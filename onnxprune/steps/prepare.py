@@ -117,8 +117,8 @@ class Network:
     """The original network.
 
     Attributes:
-        original: the model as read, up to the end that is looked at.
-        parts: the whole model: `original`, and what lies behind it.
+        original: the front of the model, as read.
+        parts: the whole model: `original`, and the tail behind it.
         label: its name in messages and reports.
         params: number of its parameters before folding.
         notes: changes made when it was loaded and folded.

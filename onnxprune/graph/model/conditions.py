@@ -1,4 +1,4 @@
-"""Inlining the branch of an If node whose condition is a constant, as exporters leave behind `squeeze` and the like."""
+"""Inlining of the branch that an If node with a constant condition takes; exporters write such nodes for `squeeze`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["inline_branches"]
 
 
 def inline_branches(net: Draft, protected: frozenset[str]) -> bool:
-    """Put the branch that is taken in the place of every If with a constant condition; tell whether there was one."""
+    """Replace every If with a constant condition by the branch that it takes; tell whether there was one."""
     changed = False
     for node in net.nodes:
         if node.op != "If" or not is_standard(node) or not node.outputs:
@@ -24,7 +24,10 @@ def inline_branches(net: Draft, protected: frozenset[str]) -> bool:
         condition = node.inputs[0]
         if not isinstance(condition, gs.Constant) or condition.name in net.overridable:
             continue
-        branch = node.attrs["then_branch" if bool(values_of(condition).ravel()[0]) else "else_branch"]
+        values = values_of(condition)
+        if values.size != 1:
+            continue
+        branch = node.attrs["then_branch" if bool(values.item()) else "else_branch"]
         taken = _names(net, node)
         if len(branch.outputs) == len(node.outputs) and not _captures_clash(branch, taken):
             _inline(net, node, branch, taken)

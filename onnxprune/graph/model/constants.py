@@ -1,4 +1,4 @@
-"""Folding of what does not depend on the inputs: Constant nodes, known sizes, and nodes that work on constants alone.
+"""Folding of Constant nodes, known sizes, and all nodes whose inputs are constants.
 
 Exporters leave arithmetic on shapes, and weights that are computed from others (weight normalisation, transposed or
 scaled weights). Values come from the reference implementation of `onnx`. A node stays as it is where its result

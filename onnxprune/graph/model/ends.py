@@ -1,9 +1,9 @@
 """The part of a model that is compressed, and the part behind it that stays as it is.
 
-What chooses among values (NonMaxSuppression, TopK, NonZero) gives results whose sizes or order depend on the data, so
-that two networks cannot be compared behind it; and some nodes no engine here can run (plugins, custom domains). A model
-is cut in front of them: the *front* has the tensors there as its outputs, the *tail* is put back behind the result,
-untouched.
+Selection operators (NonMaxSuppression, TopK, NonZero) give results whose sizes or order depend on the data, so that two
+networks cannot be compared behind them; and some nodes no engine here can run (plugins, custom domains). A model is cut
+in front of such nodes: the outputs of the *front* are the tensors at the cut, and the *tail* is put back behind the
+compressed front, unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.graph.model.net import lengthened
+from onnxprune.graph.model.net import LAYERS, is_standard, lengthened
+from onnxprune.graph.model.protos import bodies_of, names_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -22,23 +23,22 @@ if TYPE_CHECKING:
 __all__ = ["Tail", "cut_at", "cut_automatically"]
 
 _Message = TypeVar("_Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoProto)
-_CHOOSING = frozenset({"Compress", "MaxRoiPool", "NonMaxSuppression", "NonZero", "RoiAlign", "TopK", "Unique"})
+_SELECTING = frozenset({"Compress", "MaxRoiPool", "NonMaxSuppression", "NonZero", "RoiAlign", "TopK", "Unique"})
 _DOMAINS = ("ai.onnx", "com.microsoft", "org.pytorch")
 _SIZES = frozenset({"Shape", "Size"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Part of a model behind the tensors at which it was cut.
+    """Part of a model behind a cut.
 
     Attributes:
-        ends: names of the tensors, which are outputs of the front.
-        nodes: nodes of the part, in order.
-        constants: initializers that they read.
+        ends: names of the tensors at the cut, which are outputs of the front.
+        nodes: nodes of the tail, in order.
+        constants: initializers that the nodes read.
         whole: the whole model without nodes and initializers: inputs, outputs, operator sets.
-        runs: False if the part is not to be run, or reads inputs that the front does not have.
+        runs: False if the tail must not be run, or reads inputs that the front does not have.
     """
 
     ends: tuple[str, ...]
@@ -51,16 +51,16 @@ class Tail:
     def layers(self) -> int:
         """Number of layers with weights."""
         known = {tensor.name for tensor in self.constants}
-        return sum(node.op_type in _LAYERS and bool(known.intersection(node.input)) for node in self.nodes)
+        return sum(node.op_type in LAYERS and bool(known.intersection(node.input)) for node in self.nodes)
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """Operators that end the comparison: those that choose among values, or all if there are none."""
-        chosen = [node.op_type for node in self.nodes if _chooses(node)]
+        """Selection operators of the tail, or all its operators if it has none."""
+        chosen = [node.op_type for node in self.nodes if _selects(node)]
         return tuple(dict.fromkeys(chosen or [node.op_type for node in self.nodes]))
 
     def joined(self, front: onnx.ModelProto) -> onnx.ModelProto:
-        """Return a front, compressed or not, with the part behind it."""
+        """Return a front, compressed or not, with the tail behind it."""
         model = onnx.ModelProto()
         model.CopyFrom(front)
         graph, whole = model.graph, self.whole.graph
@@ -89,16 +89,16 @@ class Tail:
 
 
 def cut_automatically(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
-    """Cut a model in front of what chooses among values, and of unknown operators that no layer follows.
+    """Cut a model in front of selection operators, and of unknown operators that no layer follows.
 
     Args:
         model: the model, its nodes in order of execution.
 
     Returns:
-        The front and the tail; the whole model and None if nothing of that kind is behind a layer.
+        The front and the tail; the whole model and None if no such operator is behind a layer.
     """
     given = _read_from_data(model.graph)
-    behind = _reached(model.graph, lambda node: _chooses(node) and not given.isdisjoint(_inputs(node)))
+    behind = _reached(model.graph, lambda node: _selects(node) and not given.isdisjoint(names_read(node)))
     unknown = _reached(model.graph, _is_unknown)
     if any(_is_layer(node, given) and not unknown.isdisjoint(node.input) for node in model.graph.node):
         unknown = set()
@@ -114,11 +114,11 @@ def cut_automatically(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | N
 def cut_at(
     model: onnx.ModelProto, until: Sequence[str], label: str, *, runs: bool = False
 ) -> tuple[onnx.ModelProto, Tail | None]:
-    """Cut a model behind some tensors; all that they do not depend on is the tail.
+    """Cut a model behind some tensors; the tail has all nodes that these tensors do not depend on.
 
     Args:
         model: the model, whose nodes may be unknown operators, in order of execution.
-        until: names of tensors, or of nodes for all that these return.
+        until: names of tensors, or of nodes in place of all their outputs.
         label: name of the model in errors.
         runs: whether the tail may be run.
 
@@ -138,7 +138,7 @@ def cut_at(
     needed, waiting = set(ends), list(ends)
     while waiting:
         node = makers.get(waiting.pop())
-        for name in _inputs(node) if node is not None else ():
+        for name in names_read(node) if node is not None else ():
             if name not in needed:
                 needed.add(name)
                 waiting.append(name)
@@ -153,9 +153,9 @@ def cut_at(
 def _parted(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], *, runs: bool
 ) -> tuple[onnx.ModelProto, Tail]:
-    """Part a model into the front, whose outputs are ``outputs`` and what else the tail reads, and the tail.
+    """Part a model into the front, whose outputs are ``outputs`` and all tensors that the tail reads, and the tail.
 
-    What the tail reads and no layer has part in, such as sizes of the input, is computed in the tail once more.
+    Tensors that depend on no layer, such as sizes of the input, are computed in the tail again.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -163,10 +163,10 @@ def _parted(
     given = _read_from_data(graph)
     learnt: set[str] = set()
     for node in graph.node:
-        if _is_layer(node, given) or not learnt.isdisjoint(_inputs(node)):
+        if _is_layer(node, given) or not learnt.isdisjoint(names_read(node)):
             learnt.update(filter(None, node.output))
     members = {id(node) for node in nodes}
-    waiting = [name for node in nodes for name in _inputs(node)]
+    waiting = [name for node in nodes for name in names_read(node)]
     read: dict[str, None] = {}
     while waiting:
         name = waiting.pop()
@@ -175,7 +175,7 @@ def _parted(
             continue
         if maker is not None and name not in learnt:
             members.add(id(maker))
-            waiting += _inputs(maker)
+            waiting += names_read(maker)
         else:
             read[name] = None
     ends = tuple(name for name in read if name in makers)
@@ -194,8 +194,8 @@ def _parted(
 
 
 def _is_layer(node: onnx.NodeProto, given: Container[str]) -> bool:
-    """Tell whether a node multiplies what depends on the inputs by what does not."""
-    return node.op_type in _LAYERS and any(name not in given for name in node.input[:2])
+    """Tell whether a node multiplies an activation by weights, constant or computed."""
+    return node.op_type in LAYERS and any(name not in given for name in node.input[:2])
 
 
 def _has_layers(graph: onnx.GraphProto) -> bool:
@@ -210,7 +210,7 @@ def _remove_unneeded(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
             nodes.append(_copy(node))
-            needed.update(_inputs(node))
+            needed.update(names_read(node))
     made = needed | {name for node in nodes for name in node.output}
     del graph.node[:]
     graph.node.extend(reversed(nodes))
@@ -226,26 +226,26 @@ def _remove_unneeded(graph: onnx.GraphProto) -> None:
 
 
 def _reached(graph: onnx.GraphProto, starts: Callable[[onnx.NodeProto], bool]) -> set[str]:
-    """Names of the outputs of some nodes, and of all that depend on them."""
+    """Names of the outputs of some nodes, and of all tensors that depend on these."""
     found: set[str] = set()
     for node in graph.node:
-        if not found.isdisjoint(_inputs(node)) or starts(node):
+        if not found.isdisjoint(names_read(node)) or starts(node):
             found.update(filter(None, node.output))
     return found
 
 
 def _is_unknown(node: onnx.NodeProto) -> bool:
-    """Tell whether no engine here has the operator: of another domain, or of none that the standard knows."""
-    if node.domain in ("", "ai.onnx"):
+    """Tell whether onnxruntime lacks a node's operator: ONNX does not define it, or its domain is a custom one."""
+    if is_standard(node):
         return not onnx.defs.has(node.op_type)
     return not node.domain.startswith(_DOMAINS)
 
 
-def _chooses(node: onnx.NodeProto) -> bool:
-    """Tell whether a node, or one in its bodies, chooses among values."""
-    if node.op_type in _CHOOSING:
+def _selects(node: onnx.NodeProto) -> bool:
+    """Tell whether a node, or one in its bodies, is a selection operator."""
+    if node.op_type in _SELECTING:
         return True
-    return any(_chooses(inner) for body in _bodies(node) for inner in body.node)
+    return any(_selects(inner) for body in bodies_of(node) for inner in body.node)
 
 
 def _read_from_data(graph: onnx.GraphProto) -> set[str]:
@@ -253,27 +253,9 @@ def _read_from_data(graph: onnx.GraphProto) -> set[str]:
     constants = {tensor.name for tensor in graph.initializer}
     found = {value.name for value in graph.input if value.name not in constants}
     for node in graph.node:
-        if node.op_type not in _SIZES and not found.isdisjoint(_inputs(node)):
+        if node.op_type not in _SIZES and not found.isdisjoint(names_read(node)):
             found.update(filter(None, node.output))
     return found
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _inputs(node: onnx.NodeProto) -> list[str]:
-    """Names of what a node reads; what its bodies read and do not make included."""
-    names = [name for name in node.input if name]
-    for body in _bodies(node):
-        made = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}
-        made.update(tensor.name for tensor in body.initializer)
-        names += [name for inner in body.node for name in _inputs(inner) if name not in made]
-        names += [value.name for value in body.output if value.name not in made]
-    return names
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -285,7 +267,7 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _others(names: Iterable[str], taken: set[str]) -> dict[str, str]:
-    """Return a name for each of some names, none of them taken or given twice."""
+    """Return a new name for each name, none of them taken or given twice."""
     found: dict[str, str] = {}
     for name in sorted(names):
         found[name] = lengthened(name, taken)
@@ -302,7 +284,7 @@ def _rename(
     for node in nodes:
         for field in (node.input, node.output):
             field[:] = [names.get(name, name) for name in field]
-        for body in _bodies(node):
+        for body in bodies_of(node):
             _rename(body.node, names, body.initializer)
             for value in (*body.output, *body.input):
                 value.name = names.get(value.name, value.name)

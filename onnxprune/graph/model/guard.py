@@ -1,7 +1,6 @@
-"""Checks of what a damaged file may hold and no checker of `onnx` looks at: sizes of tensors, and attributes of layers.
+"""Checks for damaged files that `onnx.checker` leaves out: sizes of tensors, and attributes of layers.
 
-Everything behind it may take for granted that a tensor has as many values as its shape says, and that strides, pads,
-dilations and groups fit the weights.
+After them every tensor has as many values as its shape says, and strides, pads, dilations and groups fit the weights.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from onnx import TensorProto
 from onnx.external_data_helper import _get_all_tensors
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.model.net import Net, is_constant
+from onnxprune.graph.model.net import Net, is_constant, is_standard
+from onnxprune.graph.model.protos import bodies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def check_tensors(model: onnx.ModelProto, label: str) -> None:
     """Check that all tensors of a model have as many values as their shapes say.
 
     Raises:
-        ModelError: one has not, or is of an unknown type.
+        ModelError: a tensor has too few or too many, or is of an unknown type.
     """
     for tensor in _get_all_tensors(model):
         if any(size < 0 for size in tensor.dims):
@@ -62,7 +62,7 @@ def check_tensors(model: onnx.ModelProto, label: str) -> None:
 
 
 def _sizes(tensor: TensorProto, count: int) -> tuple[int, int]:
-    """Return the bytes or values that a tensor should have, and those that it has; KeyError for an unknown type."""
+    """Return the expected and the actual number of bytes or values of a tensor; KeyError for an unknown type."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}.get(dtype.name, 8 * dtype.itemsize)
     if tensor.HasField("raw_data"):
@@ -74,9 +74,9 @@ def _sizes(tensor: TensorProto, count: int) -> tuple[int, int]:
 
 
 def drop_empty_lists(graph: onnx.GraphProto) -> None:
-    """Remove empty lists from the attributes of standard nodes, where they mean the same as none (such as all axes)."""
+    """Remove empty lists from the attributes of standard nodes: ``axes = []`` means what a missing ``axes`` means."""
     for node in graph.node:
-        if node.domain in ("", "ai.onnx") and node.op_type not in _WINDOWS | {"Constant"}:
+        if is_standard(node) and node.op_type not in _WINDOWS | {"Constant"}:
             kept = [one for one in node.attribute if one.type not in _LISTS or one.ints or one.floats or one.strings]
             if len(kept) < len(node.attribute):
                 del node.attribute[:]
@@ -96,16 +96,15 @@ def check_layers(graph: onnx.GraphProto, label: str) -> None:
         for attribute in node.attribute:
             if attribute.type in _LISTS:
                 values = attribute.ints or attribute.floats or attribute.strings
-                if not values and (node.op_type in _WINDOWS or node.domain not in ("", "ai.onnx")):
+                if not values and (node.op_type in _WINDOWS or not is_standard(node)):
                     raise ModelError(f"{where}: its attribute '{attribute.name}' is empty")
                 if attribute.ints:
                     given[attribute.name] = tuple(attribute.ints)
-        if node.op_type in _WINDOWS and node.domain in ("", "ai.onnx"):
+        if node.op_type in _WINDOWS and is_standard(node):
             for problem in _problems(node, given, weights):
                 raise ModelError(f"{where}: {problem}")
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                check_layers(body, label)
+        for body in bodies_of(node):
+            check_layers(body, label)
 
 
 def check_folded(net: Net) -> None:
@@ -115,7 +114,7 @@ def check_folded(net: Net) -> None:
         ModelError: weights do not fit the groups, the maps, or the rank that their layer asks for.
     """
     for node in net.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.domain not in (None, "", "ai.onnx"):
+        if node.op not in ("Conv", "ConvTranspose", "Gemm") or not is_standard(node):
             continue
         if len(node.inputs) < 2 or not is_constant(node.inputs[1]):
             continue

@@ -21,7 +21,7 @@ from onnx.external_data_helper import (
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
 from onnxprune.graph.model.guard import check_folded, check_layers, check_tensors, drop_empty_lists
-from onnxprune.graph.model.net import Net, dims, first_line, numpy_dtype
+from onnxprune.graph.model.net import Net, dims, first_line, is_standard, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
 from onnxprune.graph.model.order import is_sorted, sort_nodes
 from onnxprune.note import Note
@@ -40,10 +40,10 @@ _MOST_BYTES = 2**31 - 1  # of one protobuf message, and so of what checkers and 
 
 @dataclass(frozen=True)
 class Parts:
-    """Model in two parts: what is looked at, and what lies behind it.
+    """Model in two parts, see `graph.model.ends`.
 
     Attributes:
-        front: the part to look at, checked.
+        front: the part to process, checked.
         tail: the part behind it; None if the front is the whole model.
         label: name of the model in messages.
         given: names of inputs that got a default value.
@@ -65,13 +65,14 @@ class Parts:
         if self.tail is None:
             return ()
         tail = self.tail
-        layers = f"; {tail.layers} layers there stay as they are" if tail.layers else ""
-        what = f"{', '.join(tail.operators)} behind {', '.join(tail.ends)}"
-        why = "outputs are compared in front of what chooses among values" if tail.runs else "left as it is and not run"
-        return (Note("end", f"{what}: {why}{layers}"),)
+        layers = f"; layers behind that are not pruned: {tail.layers}" if tail.layers else ""
+        what, ends = ", ".join(tail.operators), ", ".join(tail.ends)
+        if tail.runs:
+            return (Note("end", f"outputs are compared in front of {what}, at {ends}{layers}"),)
+        return (Note("end", f"{what} behind {ends} is kept as it is, and not run{layers}"),)
 
     def whole(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
-        """Return the whole model, or another front with the part behind it."""
+        """Return the whole model: the front, or another front in its place, and the tail."""
         model = self._joined(front)
         if self.given:
             bare = onnx.ModelProto()
@@ -89,7 +90,7 @@ class Parts:
         return model if self.tail is None else self.tail.joined(model)
 
     def runnable(self, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
-        """Return the largest part that can be run on the inputs of the front: the whole model, or the front."""
+        """Return the model to run on the inputs of the front: the whole model, or the front if the tail cannot run."""
         return self._joined(front) if self.tail is None or self.tail.runs else front or self.front
 
 
@@ -125,17 +126,18 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, str]:
 
 
 def read_parts(source: Source, options: ReadOptions | None = None, like: Parts | None = None) -> Parts:
-    """Read a model, and part it where it is not to be looked into any further.
+    """Read a model, and part it into the front to process and the tail to keep.
 
     Args:
         source: the model.
-        options: ``until``: names of the last tensors, or nodes, to look at; none: in front of what chooses among values
-            behind the layers. ``set_input``: inputs that get a default value, so that nobody must feed them.
-        like: another model; without ``until``, this one ends where that one does.
+        options: ``until``: names of tensors or nodes at which the front ends; if empty, it ends in front of selection
+            operators. ``set_input``: inputs that get a default value, so that they need not be fed.
+        like: another model; without ``until``, the front ends at the tensors at which the other model's front ends.
 
     Raises:
-        ModelError: as for `load`, of the part in front; an input that gets a value has open sizes.
-        UsageError: a name does not exist.
+        ModelError: as for `load`, of the front; an input that gets a value has open sizes; a tensor at which the front of
+            `like` ends does not exist.
+        UsageError: a name in `options` does not exist.
     """
     options = options or ReadOptions()
     model, label = _opened(source)
@@ -148,7 +150,11 @@ def read_parts(source: Source, options: ReadOptions | None = None, like: Parts |
         front, tail = cut_at(model, options.until, label)
     elif like is not None and like.tail is not None:
         outputs = [value.name for value in like.front.graph.output]
-        front, tail = cut_at(model, outputs, label, runs=like.tail.runs)
+        try:
+            front, tail = cut_at(model, outputs, label, runs=like.tail.runs)
+        except UsageError as error:
+            told = f"{error}; {like.label} is compared there: give --until with tensors that both have"
+            raise ModelError(told) from error
     else:
         front, tail = cut_automatically(model)
         if tail is not None:
@@ -333,7 +339,7 @@ def _sort(model: onnx.ModelProto, label: str) -> None:
 
 
 def _check_unoptimised(model: onnx.ModelProto, label: str) -> None:
-    """Refuse what onnxruntime writes for one machine: fused convs, and weights in blocks of channels."""
+    """Refuse models that onnxruntime has optimised for one machine: fused convs, and weights in blocks of channels."""
     for node in model.graph.node:
         if (node.domain == "com.microsoft" and node.op_type == "FusedConv") or node.domain == "com.microsoft.nchwc":
             raise ModelError(
@@ -344,7 +350,7 @@ def _check_unoptimised(model: onnx.ModelProto, label: str) -> None:
 
 def _check_operators(model: onnx.ModelProto, label: str) -> None:
     for node in model.graph.node:
-        if node.domain in _STANDARD and not onnx.defs.has(node.op_type):
+        if is_standard(node) and not onnx.defs.has(node.op_type):
             raise ModelError(
                 f"{label}: ONNX has no operator {node.op_type} (node '{node.name}'): name the last tensors "
                 "in front of it with --until"

@@ -1,9 +1,9 @@
-"""Rewrites that change no output and make a graph plain: what exporters leave behind is gone before anything looks.
+"""Rewrites that change no output and bring exported graphs into one plain form.
 
-Constant nodes become constants, shape arithmetic on known sizes is computed, Reshape targets become constants where one
-size at most is unknown, channel shuffles become one Gather, equal parts of a Split get their sizes written down, and
-small constants that an exporter merged (one zero bias for ten convs) get one copy a use, since
-sharing would couple strangers.
+Nodes on constants and known sizes are computed, branches with a constant condition are inlined, Reshape targets become
+constants where one size at most is unknown, channel shuffles become one Gather, the sizes of equal parts of a Split are
+written down, and small constants that an exporter has merged (one zero bias for ten convs) get one copy a use, since
+sharing would couple unrelated layers.
 """
 
 from __future__ import annotations

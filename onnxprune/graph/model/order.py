@@ -6,10 +6,9 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.model.protos import names_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import onnx
 
 __all__ = ["is_sorted", "sort_nodes"]
@@ -19,7 +18,7 @@ def is_sorted(graph: onnx.GraphProto) -> bool:
     """Tell whether every node follows the nodes whose outputs it reads; bodies of control flow are not looked into."""
     later = {name for node in graph.node for name in node.output if name}
     for node in graph.node:
-        if any(name in later for name in _read(node)):
+        if any(name in later for name in names_read(node)):
             return False
         later.difference_update(node.output)
     return True
@@ -36,7 +35,7 @@ def sort_nodes(graph: onnx.GraphProto, label: str) -> None:
         ModelError: nodes read each other's outputs.
     """
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    waits = [{makers[name] for name in _read(node) if name in makers} for node in graph.node]
+    waits = [{makers[name] for name in names_read(node) if name in makers} for node in graph.node]
     readers: dict[int, list[int]] = defaultdict(list)
     for place, needed in enumerate(waits):
         for maker in needed:
@@ -54,18 +53,6 @@ def sort_nodes(graph: onnx.GraphProto, label: str) -> None:
     if len(order) < len(graph.node):
         node = next(graph.node[place] for place, count in enumerate(left) if count)
         raise ModelError(f"{label}: {node.op_type} '{node.name}' reads what follows from its own output")
-    nodes = [graph.node[place] for place in order]
-    sorted_nodes = type(graph)()
-    sorted_nodes.node.extend(nodes)
+    ordered = type(graph)(node=[graph.node[place] for place in order])
     del graph.node[:]
-    graph.node.extend(sorted_nodes.node)
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of all tensors that a node reads, those that its bodies read from outside included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:
-            made = {value.name for value in body.input} | {name for inner in body.node for name in inner.output}
-            yield from (name for inner in body.node for name in _read(inner) if name not in made)
-            yield from (value.name for value in body.output if value.name not in made)
+    graph.node.extend(ordered.node)

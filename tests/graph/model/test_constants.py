@@ -29,7 +29,7 @@ def outputs_of(model: onnx.ModelProto, feeds: dict) -> list:
 
 
 def assert_equal(model: onnx.ModelProto, **feeds) -> onnx.ModelProto:
-    """Load, fold and save; the outputs stay the same. Return the model that is saved."""
+    """Load, fold and save a model, and compare its outputs with the original's; return the saved model."""
     net, _ = fold(load(model)[0])
     saved = finished_model(ensure_biases(net))
     for wanted, found in zip(outputs_of(model, feeds), outputs_of(saved, feeds), strict=True):

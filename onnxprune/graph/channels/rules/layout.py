@@ -128,8 +128,8 @@ def _spread(node: NodeView, left: int, right: int, source: tuple[Dim, ...], resu
 def _runs(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:
     """Shortest runs of axes with equal products; None where open sizes leave all of them undecided.
 
-    Equal axes in front, and behind, stay what they are whatever lies between them; between them, all sizes must be
-    known. An open batch axis in front is taken to stay when everything behind it multiplies to the same.
+    Leading and trailing axes of equal sizes are runs of their own; the axes between them are cut if all their sizes are
+    known. An open batch axis in front is kept if the other axes have equal products.
     """
     first = _equal(source, result)
     runs = [([axis], [axis]) for axis in range(first)]
