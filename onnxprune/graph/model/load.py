@@ -135,8 +135,8 @@ def read_parts(source: Source, options: ReadOptions | None = None, like: Parts |
         like: another model; without ``until``, the front ends at the tensors at which the other model's front ends.
 
     Raises:
-        ModelError: as for `load`, of the front; an input that gets a value has open sizes; a tensor at which the front of
-            `like` ends does not exist.
+        ModelError: as for `load`, of the front; an input that gets a value has open sizes; a tensor at which the front
+            of `like` ends does not exist.
         UsageError: a name in `options` does not exist.
     """
     options = options or ReadOptions()
