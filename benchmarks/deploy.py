@@ -256,7 +256,7 @@ def _others(given: argparse.Namespace) -> Iterator[list[object]]:
         options = _option_sets(given, run_options(task.data, samples=task.samples))
         with data_of(task, given) as data:
             for budget in task.budgets:
-                if given.speedups and budget.get("speedup") not in given.speedups:
+                if given.speedups and budget.get("speedup", 0) not in given.speedups:
                     continue
                 asked = ", ".join(f"--{name} {value:.3g}" for name, value in budget.items())
                 for way in (way for way in given.ways if way in options or (way == "onnxsim" and "speedup" in budget)):
@@ -290,7 +290,9 @@ def main() -> None:
     """Print a table, a row as soon as it is there."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of networks' names")
-    parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual ones")
+    parser.add_argument(
+        "--speedups", nargs="*", type=float, default=[], help="in place of the usual ones; 0 for budgets of MACs"
+    )
     parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"], choices=_WAYS)
     parser.add_argument("--photos", type=int, default=1000, help="for the rows of classifiers without training")
     parser.add_argument("--minutes", type=float, default=45, help="of training, on all inputs")

@@ -192,7 +192,7 @@ def _layers(net: Net, channels: ChannelMap, cost: CostModel) -> tuple[LayerRepor
     for group in channels.groups:
         for name in group.producers:
             made[name].append(group)
-    read = {name for group in channels.prunable for name in group.consumers}
+    read = {use.name for g in channels.prunable for name in g.consumers for use in channels.sites[name].uses}
     macs, params = cost.layer_macs(), cost.layer_params()
     found = []
     for node in net.nodes:

@@ -35,7 +35,7 @@ def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOut
     for node in run.net.nodes:
         if node.name not in macs[0]:
             continue
-        site = channels.sites.get(node.name)
+        site = channels.uses.get(node.name)
         before, after = left[node.name]
         outputs = site.output_axis.axis if site else 0
         inputs = site.input_axis.axis if site else 1
@@ -43,7 +43,7 @@ def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOut
         groups = (site.groups, site.groups) if site else (1, 1)
         if site and site.groups > 1 and before[inputs] == 1:
             groups = (site.groups, site.groups * after[outputs] // before[outputs])
-        outcome = fits.get(node.name)
+        outcome = fits.get(channels.owner.get(node.name, node.name))
         form = assignment.forms.get(node.name, DENSE)
         remarks = [reasons.get(node.name, "") if form.dense else ""]
         if outcome is not None and outcome.status != "ok":

@@ -50,7 +50,8 @@ class _Extent:
 @dataclass(frozen=True)
 class _Layer:
     """Layer with weights: ``output`` and ``input`` are axes of the weights; ``shape`` is None for a layer with one form
-    only; ``clock`` has its milliseconds, if measured; it is removed with the branch of a group in ``within``."""
+    only; ``clock`` has its milliseconds, if measured; it is removed with the branch of a group in ``within``. The
+    weights of a layer that is not ``owner`` count with an earlier one."""
 
     positions: float  # for one sample
     extents: tuple[_Extent, ...]
@@ -59,6 +60,7 @@ class _Layer:
     input: int = 1
     shape: LayerShape | None = None
     clock: Clock | None = None
+    owner: bool = True
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class CostModel:
         return round(self.layers[name].positions)
 
     def layer_params(self, assignment: Assignment = _ORIGINAL) -> dict[str, int]:
-        """Return the number of weights of each layer, without biases, by node name."""
+        """Return the number of weights of each layer, without biases, by node name; 0 if an earlier layer has them."""
         return {name: self._cost(name, assignment, assignment.forms.get(name, DENSE), "params") for name in self.layers}
 
     def layer_costs(self, assignment: Assignment, unit: Unit) -> Mapping[str, float]:
@@ -258,7 +260,7 @@ class CostModel:
             ms = self._ms(layer, form or DENSE, lengths[layer.input], lengths[layer.output])
             return np.asarray(ms * there, dtype=np.float64)
         if form is None or form.dense or layer.shape is None:
-            positions = layer.positions if unit == "macs" else 1.0
+            positions = layer.positions if unit == "macs" else float(layer.owner)
             return np.asarray(positions * math.prod(lengths) * there, dtype=np.float64)
         found = layer.shape.cost(form, lengths[layer.input], lengths[layer.output], unit)
         return np.asarray(found * there, dtype=np.float64)
@@ -270,15 +272,13 @@ class CostModel:
     def _cost(self, name: str, assignment: Assignment, form: Form, unit: Unit) -> int:
         layer = self.layers[name]
         if form.dense or layer.shape is None:
-            return round(self._layer(layer, assignment) if unit == "macs" else self._product(layer, assignment))
+            times = layer.positions if unit == "macs" else float(layer.owner)
+            return round(times * self._product(layer, assignment))
         return (
             0
             if _gone(layer, assignment)
             else round(float(layer.shape.cost(form, *self.channels(name, assignment), unit)))
         )
-
-    def _layer(self, layer: _Layer, assignment: Assignment) -> float:
-        return layer.positions * self._product(layer, assignment)
 
     def _product(self, weights: _Layer | _Weights, assignment: Assignment) -> float:
         if _gone(weights, assignment):
@@ -315,7 +315,7 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         sides = dims(node.inputs[1]) if computed and node.op != "MatMul" else None
         if node.op not in LAYERS or (computed and not _all_known(sides)):
             continue
-        site = channels.sites.get(node.name)
+        site = channels.uses.get(node.name)
         positions = _positions(node)
         if positions is None:
             unknown.add(node.name)
@@ -328,7 +328,9 @@ def cost_model(net: Net, channels: ChannelMap, shapes: Mapping[str, Sequence[int
         layers[node.name] = _Layer(positions, lengths, within)
         if site is not None:
             shape = layer_shape(concrete, site, batch) if site.decomposable else None
-            layers[node.name] = _Layer(positions, lengths, within, site.output_axis.axis, site.input_axis.axis, shape)
+            axes = site.output_axis.axis, site.input_axis.axis
+            owner = channels.owner[node.name] == node.name
+            layers[node.name] = _Layer(positions, lengths, within, *axes, shape, owner=owner)
     constants = tuple(
         _Weights(extents(name), of_constant.get(name, ()))
         for name, tensor in tensors.items()

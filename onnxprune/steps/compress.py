@@ -192,7 +192,7 @@ def _restore(saved: Saved | None, step: FitStep, assignment: Assignment) -> Fitt
 
 def _read(saved: Saved, step: FitStep, assignment: Assignment) -> Fitted:
     arrays, facts = saved.arrays, saved.facts
-    groups, sites = [group.name for group in step.groups], [target.site.name for target in step.targets]
+    groups, sites = [group.name for group in step.groups], [site.name for site in step.sites]
     if facts["groups"] != groups or facts["sites"] != sites:
         raise ValueError("a step of other layers")
     kept = {name: arrays[f"kept.{position}"] for position, name in enumerate(groups)}

@@ -38,11 +38,11 @@ def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) 
     concrete = with_shapes(net, shapes).tensors()
     reasons = {}
     for site in find_sites(net):
-        shape = dims(concrete[site.source]) if site.source in concrete else None
-        if shape is None or shape[0] != batch:
+        shapes_read = [dims(concrete[source]) if source in concrete else None for source in site.sources]
+        if any(shape is None or shape[0] != batch for shape in shapes_read):
             reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
             continue
-        if not all(isinstance(size, int) for size in shape):
+        if not all(isinstance(size, int) for shape in shapes_read for size in shape or ()):
             reasons[site.name] = f"{site.op} '{site.name}': its size does not follow from the input shapes"
             continue
         weight, _ = matrix(net, site)
@@ -106,12 +106,12 @@ def eligible(
     """
     for flag, patterns in (("--include", options.include), ("--exclude", options.exclude)):
         for pattern in patterns:
-            if not meant_by(pattern, channels.sites):
+            if not meant_by(pattern, channels.uses):
                 some = ", ".join(repr(name) for name in list(channels.sites)[:3])
                 raise UsageError(f"{flag} {pattern!r} matches no layer, expected a node name or glob, such as {some}")
     skipped = {}
     for group in channels.prunable:
-        reason = _why_not(group, channels.sites, options) or _too_large(net, channels, group, memory)
+        reason = _why_not(group, channels, options) or _too_large(net, channels, group, memory)
         if reason:
             skipped[group.name] = reason
     return Eligible(
@@ -126,7 +126,7 @@ def eligible_sites(
     net: Net, channels: ChannelMap, forbidden: Mapping[str, str], include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Site, ...]:
     """Return the sites that may be decomposed."""
-    stay, named = meant(exclude, channels.sites), meant(include, channels.sites)
+    stay, named = (channels.sites_of(meant(patterns, channels.uses)) for patterns in (exclude, include))
     return tuple(
         site
         for site in channels.sites.values()
@@ -140,7 +140,7 @@ def eligible_sites(
 
 def eligible_branches(channels: ChannelMap, branches: Iterable[Branch], options: PlanOptions) -> frozenset[str]:
     """Return the groups of the residual branches that may be removed: no pattern keeps one of their layers."""
-    layers = {*channels.sites, *channels.fixed}
+    layers = {*channels.uses, *channels.fixed}
     stay, named = meant(options.exclude, layers), meant(options.include, layers)
     return frozenset(
         branch.group
@@ -160,13 +160,16 @@ def _too_large(net: Net, channels: ChannelMap, group: ChannelGroup, memory: int)
     )
 
 
-def _why_not(group: ChannelGroup, layers: Iterable[str], options: PlanOptions) -> str:
+def _why_not(group: ChannelGroup, channels: ChannelMap, options: PlanOptions) -> str:
+    layers = channels.uses
     for pattern in options.exclude:
         stay = meant_by(pattern, layers)
+        stay |= channels.sites_of(stay)
         for name in (*group.producers, *group.consumers):
             if name in stay:
                 return f"'{name}' matches --exclude {pattern}"
     named = meant(options.include, layers)
+    named |= {name for name in layers if channels.owner[name] in channels.sites_of(named)}
     for name in group.producers if options.include else ():
         if name not in named:
             return f"'{name}' matches no --include"

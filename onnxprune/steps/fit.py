@@ -78,10 +78,7 @@ def fit_step(run: Prepared, state: State, step: FitStep, later: set[str], assign
     """
     options, forms = run.options.refit, assignment.forms
     sampled = sample_step(run, state, step, later, options)
-    problems = {
-        target.site.name: regressions_of(state.net, target.site, sampled[target.site.name].moments)
-        for target in step.targets
-    }
+    problems = {site.name: regressions_of(state.net, site, sampled[site.name].moments) for site in step.sites}
     columns = {name: np.arange(len(regressions[0].unit), dtype=np.int64) for name, regressions in problems.items()}
     kept: dict[str, Indices] = {}
     alive = state.alive
@@ -103,11 +100,11 @@ def fit_step(run: Prepared, state: State, step: FitStep, later: set[str], assign
     weights: dict[str, tuple[Array, Array]] = {}
     outcomes: dict[str, SiteOutcome] = {}
     chains: dict[str, Chain] = {}
-    for target in step.targets:
-        name, samples = target.site.name, sampled[target.site.name].samples
+    for site in step.sites:
+        name, samples = site.name, sampled[site.name].samples
         if name in forms:
             plain = _possible(options, samples)
-            found, chains[name] = factorise(target.site, problems[name], columns[name], forms[name], plain, samples)
+            found, chains[name] = factorise(site, problems[name], columns[name], forms[name], plain, samples)
             solutions = [_told(solution, options, plain) for solution in found]
         else:
             solutions = _refit(problems[name], columns[name], options, samples)

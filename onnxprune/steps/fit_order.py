@@ -1,15 +1,15 @@
 """Order in which sites are fitted, decided before anything runs.
 
-One step is one tensor of the network and all sites that read it. A group of channels whose consumers all read one
-tensor is selected in that step, on the tensor of the compressed network; a group whose consumers read several tensors
-(a residual stream) is selected before the first step.
+One step is one tensor of the network and all sites that read it, or the tensors that a site with shared weights reads.
+A group of channels whose consumers all read the same is selected in that step, on what the compressed network makes
+there; a group whose consumers read different tensors (a residual stream) is selected before the first step.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,10 +36,11 @@ __all__ = ["FitStep", "Target", "early_groups", "fit_order", "last_sites"]
 
 @dataclass(frozen=True)
 class Target:
-    """Target of the fit of a site.
+    """Target of the fit of a site, at one of the nodes with its weights.
 
     Attributes:
         site: the layer.
+        use: the node, as a site of its own.
         tensor: target tensor of the original network: the site's own output, or the residual sum that it is added to.
         shortcut: other operand of that sum in the compressed network, known when the site is fitted; None without a
             sum.
@@ -47,6 +48,7 @@ class Target:
     """
 
     site: Site
+    use: Site
     tensor: str
     shortcut: str | None
     activation: Activation | None
@@ -54,25 +56,30 @@ class Target:
 
 @dataclass(frozen=True)
 class FitStep:
-    """Tensor, the sites that read it, and the groups of channels that are selected on it.
+    """Tensors, the sites that read them, and the groups of channels that are selected on them.
 
     Attributes:
-        source: name of the tensor.
+        sources: names of the tensors: one, or one for each use of a site with shared weights.
         cut: place in the order of execution to which the compressed network has run.
-        targets: sites to fit, with their targets.
-        groups: groups of channels on `source`, in topological order.
+        targets: sites to fit, with their targets, use by use.
+        groups: groups of channels on `sources`, in topological order.
     """
 
-    source: str
+    sources: tuple[str, ...]
     cut: int
     targets: tuple[Target, ...]
     groups: tuple[ChannelGroup, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites to fit."""
+        return tuple(dict.fromkeys(target.site for target in self.targets))
 
 
 def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str]:
     """Return the names of the sites behind which no other site is fitted, so that nothing corrects their errors."""
     nodes = {node.name: node for node in net.nodes}
-    fitted = {site.name for site in channels.sites.values() if not is_depthwise(net, site)}
+    fitted = {use.name for site in channels.sites.values() if not is_depthwise(net, site) for use in site.uses}
     before: set[str] = set()  # tensors in front of a fitted site
     last = set()
     for name in reversed(order.order):
@@ -82,7 +89,7 @@ def last_sites(net: Net, order: Schedule, channels: ChannelMap) -> frozenset[str
             last.add(name)
         if leads or name in fitted:
             before.update(tensor.name for tensor in node.inputs)
-    return frozenset(last)
+    return frozenset(channels.sites_of(last))
 
 
 def early_groups(
@@ -94,7 +101,7 @@ def early_groups(
     return tuple(
         group
         for group in groups
-        if len({channels.sites[name].source for name in group.consumers}) > 1 or gone.issuperset(group.consumers)
+        if len({channels.sites[name].sources for name in group.consumers}) > 1 or gone.issuperset(group.consumers)
     )
 
 
@@ -108,36 +115,38 @@ def fit_order(run: Prepared, assignment: Assignment) -> tuple[FitStep, ...]:
     counts, branches = assignment.counts, [run.cost.branches[name] for name in assignment.removed]
     shrinking = [g for g in channels.prunable if 0 < counts.get(g.name, g.size) < g.size]
     downstream = options.refit.downstream and options.refit.refit != "none"
-    frozen = meant(options.exclude, channels.sites) | run.network.forbidden.keys()
+    frozen = channels.sites_of(meant(options.exclude, channels.uses)) | run.network.forbidden.keys()
     gone = {name for branch in branches for name in branch.nodes}
     consumers = {name for group in shrinking for name in group.consumers}.union(assignment.forms)
     first = early_groups(channels, shrinking, branches)
     changed = _changed_tensors(run, shrinking, first, {*assignment.forms, *gone})
     early = {group.name for group in first}
-    readers: dict[str, list[Site]] = defaultdict(list)
+    readers: dict[tuple[str, ...], list[Site]] = defaultdict(list)
     for site in channels.sites.values():
-        wanted = site.name in consumers or (downstream and site.source in changed and site.name not in frozen)
-        if wanted and site.name not in gone and not is_depthwise(net, site):
-            readers[site.source].append(site)
+        reached = any(source in changed for source in site.sources)
+        wanted = site.name in consumers or (downstream and reached and site.name not in frozen)
+        if wanted and not gone.issuperset(use.name for use in site.uses) and not is_depthwise(net, site):
+            readers[site.sources].append(site)
     nodes = {node.name: node for node in net.nodes}
     steps = []
-    for source, sites in readers.items():
-        cut = min(order.index(site.name) for site in sites)
+    for sources, sites in readers.items():
+        cut = min(order.index(use.name) for site in sites for use in site.uses)
         groups = tuple(
             group
             for group in shrinking
-            if group.name not in early and channels.sites[group.consumers[0]].source == source
+            if group.name not in early and channels.sites[group.consumers[0]].sources == sources
         )
-        targets = tuple(_target(net, nodes, order, site, cut) for site in sites)
-        steps.append(FitStep(source, cut, targets, groups))
-    return tuple(sorted(steps, key=lambda step: (step.cut, step.source)))
+        targets = tuple(target for site in sites for target in _targets(net, nodes, order, site, cut))
+        steps.append(FitStep(sources, cut, targets, groups))
+    return tuple(sorted(steps, key=lambda step: (step.cut, step.sources)))
 
 
 def _changed_tensors(
     run: Prepared, shrinking: Iterable[ChannelGroup], first: Iterable[ChannelGroup], reformed: Collection[str]
 ) -> set[str]:
     """Find the tensors that depend on a site that loses inputs or is decomposed, or on a group in `first`."""
-    starts = {name for group in shrinking for name in group.consumers}.union(reformed)
+    uses = run.channels.sites
+    starts = {use.name for group in shrinking for name in group.consumers for use in uses[name].uses}.union(reformed)
     for group in first:
         starts.update(group.producers)
     nodes = {node.name: node for node in run.net.nodes}
@@ -149,14 +158,22 @@ def _changed_tensors(
     return changed
 
 
-def _target(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> Target:
-    answer = nodes[site.add or site.name].outputs[0]
+def _targets(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> tuple[Target, ...]:
+    """Return the targets of a site, one for each node with its weights; they have an activation if it is the same."""
+    found = [_target(net, nodes, order, (site, use), cut) for use in site.uses]
+    alike = len({target.activation for target in found}) == 1
+    return tuple(target if alike else replace(target, activation=None) for target in found)
+
+
+def _target(net: Net, nodes: dict[str, Any], order: Schedule, site_use: tuple[Site, Site], cut: int) -> Target:
+    use = site_use[1]
+    answer = nodes[use.add or use.name].outputs[0]
     add = sum_of(net, answer)
     if add is not None:
         other = next(tensor for tensor in add.inputs if tensor is not answer)
         if order.made.get(other.name, cut) < cut:
-            return Target(site, add.outputs[0].name, other.name, _activation(net, add.outputs[0]))
-    return Target(site, answer.name, None, _activation(net, answer))
+            return Target(*site_use, add.outputs[0].name, other.name, _activation(net, add.outputs[0]))
+    return Target(*site_use, answer.name, None, _activation(net, answer))
 
 
 def _activation(net: Net, tensor: Any) -> Activation | None:

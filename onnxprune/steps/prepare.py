@@ -432,7 +432,8 @@ def _network(
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
     original, label = parts.front, parts.label
-    return Network(original, parts, label, params, notes, net, net, channels, forbidden, schedule(net), sizes)
+    order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))
+    return Network(original, parts, label, params, notes, net, net, channels, forbidden, order, sizes)
 
 
 def _cost(network: Network, inputs: Inputs) -> CostModel:

@@ -40,8 +40,9 @@ def expected_rows(run: Prepared, names: Iterable[str]) -> tuple[Rows, ...]:
     """Return the expected rows of some sites, before any of their input channels is removed."""
     found = []
     for name in names:
-        columns = matrix(run.net, run.channels.sites[name])[0].shape[2]
-        points = min(run.cost.positions(name), run.positions.count(columns))
+        site = run.channels.sites[name]
+        columns = matrix(run.net, site)[0].shape[2]
+        points = sum(min(run.cost.positions(use.name), run.positions.count(columns)) for use in site.uses)
         found.append(Rows(name, run.positions.inputs * points, columns))
     return tuple(found)
 

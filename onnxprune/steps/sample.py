@@ -7,6 +7,7 @@ error of the shortcut.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,9 @@ from onnxprune.steps.statistics import Reservoir, SiteMeter, channel_of_column
 Array = np.ndarray[Any, Any]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+Rows = tuple[Array, Array, Array | None]
+"""Patches (n, columns), target outputs (n, outputs), and the part of these that a shortcut brings, if any."""
 
 __all__ = ["Sampled", "State", "regressions_of", "sample_step"]
 
@@ -63,12 +67,15 @@ def sample_step(
     images = sum(batch.real for batch in run.batches)
     limits: dict[str, int] = {}
     columns: dict[str, int] = {}
+    targets: dict[str, list[Target]] = defaultdict(list)
     for target in step.targets:
-        weight, _ = matrix(state.net, target.site)
-        meters[target.site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
-        columns[target.site.name] = weight.shape[2]
-        if options.refit == "auto" and target.activation is not None:
-            limits[target.site.name] = _pool_rows(run.room.samples // len(step.targets), weight.shape)
+        targets[target.site.name].append(target)
+    for site in step.sites:
+        weight, _ = matrix(state.net, site)
+        meters[site.name] = SiteMeter(weight.shape[0], weight.shape[2], weight.shape[1])
+        columns[site.name] = weight.shape[2]
+        if options.refit == "auto" and targets[site.name][0].activation is not None:
+            limits[site.name] = _pool_rows(run.room.samples // len(step.sites), weight.shape)
     wanted = {target.tensor for target in step.targets}
     reached = 1 + max(run.order.made[name] for name in wanted)
     with (
@@ -78,24 +85,36 @@ def sample_step(
         for number, batch in enumerate(run.batches):
             run.progress("compress", number, len(run.batches))
             reference, now = move_original(number), move_current(number)
-            for target in step.targets:
-                x, y, offset = _rows(run, state, target, batch, (reference, now), columns[target.site.name])
-                halves = run.halves(batch, len(x))
-                meters[target.site.name].add(x, y if offset is None else y - offset, halves)
-                name = target.site.name
+            for name, uses in targets.items():
+                rows = [_rows(run, state, target, batch, (reference, now), columns[name]) for target in uses]
+                halves = np.concatenate([run.halves(batch, len(x)) for x, _, _ in rows])
+                x, y, offset = _joined(rows)
+                meters[name].add(x, y if offset is None else y - offset, halves)
                 if name in limits:
                     pool = pools.setdefault(name, Reservoir(limits[name], images * (len(x) // batch.real)))
                     pool.add(x, y, halves, offset)
             del reference, now  # before the next ones are made
     run.progress("compress", len(run.batches), len(run.batches))
     found = {}
-    for target in step.targets:
-        name, samples = target.site.name, None
-        if name in pools and target.activation is not None:
-            rows = replace(pools[name].finish(), activation=target.activation)
-            samples = _split(rows, meters[name])
+    for name, uses in targets.items():
+        samples, activation = None, uses[0].activation
+        if name in pools and activation is not None:
+            samples = _split(replace(pools[name].finish(), activation=activation), meters[name])
         found[name] = Sampled(meters[name].finish(), samples)
     return found
+
+
+def _joined(rows: Sequence[Rows]) -> Rows:
+    """Join the rows of all nodes that share weights; a node without a shortcut has a shortcut of zeros."""
+    if len(rows) == 1:
+        return rows[0]
+    x, y, offset = zip(*rows, strict=True)
+    added = None
+    if any(part is not None for part in offset):
+        added = np.concatenate(
+            [np.zeros_like(of) if part is None else part for of, part in zip(y, offset, strict=True)]
+        )
+    return np.concatenate(x), np.concatenate(y), added
 
 
 def _pool_rows(room: int, weight: Sequence[int]) -> int:
@@ -112,18 +131,18 @@ def _rows(
     batch: Batch,
     tensors: tuple[Mapping[str, Array], Mapping[str, Array]],
     columns: int,
-) -> tuple[Array, Array, Array | None]:
+) -> Rows:
     """Sample patches (n, columns), target outputs (n, outputs left), and the shortcut's part of the targets, if any.
 
     Args:
         run: the prepared run.
         state: compression so far.
-        target: target of a site.
+        target: target of a site at one node.
         batch: the batch.
         tensors: tensors of the original and of the compressed network for the batch.
         columns: columns of the site now.
     """
-    (reference, now), site = tensors, target.site
+    (reference, now), site = tensors, target.use
     source = now[site.source][: batch.real]
     where = run.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), columns)
     y = answers(reference[target.tensor][: batch.real], where, site.channel_axis)

@@ -79,7 +79,7 @@ class Damage:
     def divergence(self, weights: Mapping[Site, tuple[Array, Array]]) -> tuple[OutputDivergence, ...]:
         """Return the difference of every output with these weights and biases in place of the sites' own."""
         run = self._run
-        cut = min(run.order.index(site.name) for site in weights)
+        cut = min(run.order.index(use.name) for site in weights for use in site.uses)
         if cut < self._frontier.cut:
             self.__exit__()
             self._store = TensorStore(self._room, run.scratch)

@@ -152,7 +152,8 @@ def gathered(run: Prepared, needs: Sequence[Need], index: int, passes: int) -> d
     for name, site in sites.items():
         weight, _ = matrix(run.net, site)
         meters[name] = SiteMeter(weight.shape[0], weight.shape[2], 0)
-    sources = dict.fromkeys(site.source for site in sites.values())
+    uses = [(name, use) for name, site in sites.items() for use in site.uses]
+    sources = dict.fromkeys(use.source for _, use in uses)
     label = "sample activations" if passes == 1 else f"sample activations ({index + 1} of {passes})"
     room = run.room
     # The outputs of a run are held twice for a moment: by the engine, and as our arrays.
@@ -162,13 +163,13 @@ def gathered(run: Prepared, needs: Sequence[Need], index: int, passes: int) -> d
     with TensorStore(room.held, run.scratch) as store:
         frontier = Frontier("original", run.engine, run.order, run.inputs.calibration, run.batches, store)
         for place, move in enumerate(planned):
-            here = {name: site for name, site in sites.items() if site.source in move.sources}
+            here = [(name, use) for name, use in uses if use.source in move.sources]
             with frontier.moving(run.net, move.cut, move.sources) as advance:
                 for number in range(len(run.batches)):
                     run.progress(label, place * len(run.batches) + number, total)
                     tensors = advance(number)
-                    for name, site in here.items():
-                        _add(run, meters[name], site, tensors[site.source], number)
+                    for name, use in here:
+                        _add(run, meters[name], use, tensors[use.source], number)
                     if move is planned[-1]:
                         for name in tensors:
                             store.drop((frontier.name, number, name))

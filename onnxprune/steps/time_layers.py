@@ -46,7 +46,7 @@ def timed_cost(run: Prepared) -> CostModel:
     """
     cost, batch = run.cost, run.options.bench_batch
     concrete = with_shapes(run.net, sample_shapes(run.inputs.calibration, run.inputs.specs, batch))
-    layers = [_Layer(run, concrete, site) for name, site in run.channels.sites.items() if name in cost.layers]
+    layers = [_Layer(run, concrete, use) for name, use in run.channels.uses.items() if name in cost.layers]
     tasks = sorted({task for layer in layers for task in layer.tasks(batch)}, key=repr)
     checkpoint = run.cache.checkpoint("latency", *machine(run), _digest(tasks))
     saved = checkpoint.load("ms")

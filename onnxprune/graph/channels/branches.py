@@ -156,11 +156,11 @@ def _branch(
     if not answers or len(sums) < len(answers):
         return None
     gone = uses.only_for(sums)
-    if gone & set(sums) or not {*group.producers, *group.consumers} <= gone:
+    if gone & set(sums) or not channels.nodes_of(group) <= gone:
         return None
     ends = tuple(name for name, _, _ in answers)
     others = (other for name in gone for other in of_node.get(name, ()) if other is not group)
-    inner = frozenset(other.name for other in others if {*other.producers, *other.consumers} <= gone)
+    inner = frozenset(other.name for other in others if channels.nodes_of(other) <= gone)
     return Branch(group.name, ends, frozenset(gone), uses.constants(gone, gone), inner), sums
 
 
@@ -168,13 +168,13 @@ def _answers(
     net: Net, channels: ChannelMap, group: ChannelGroup, tensors: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
     """Find the consumers of a group whose output is added to a shortcut: name, summand and sum of each; empty if one of
-    them reads other channels, too."""
+    them reads other channels, too, or shares its weights."""
     found = []
     for name in group.consumers:
         site = channels.sites[name]
         found_end = ending(net, tensors[site.response])
         if found_end is not None:
-            if not np.isin(channels.labels[site.input_axis], group.units).all():
+            if site.shared or not np.isin(channels.labels[site.input_axis], group.units).all():
                 return []
             found.append((name, *found_end))
     return found

@@ -72,7 +72,7 @@ class ChannelMap:
         groups: all groups, in topological order of their first producers.
         labels: unit of each slot: per axis (size,) int64.
         count: number of units.
-        sites: all sites of the graph by name.
+        sites: all sites of the graph by name of their first node.
         fixed: reasons why layers are not sites, by name: their weights are not changed.
     """
 
@@ -86,6 +86,24 @@ class ChannelMap:
     def prunable(self) -> tuple[ChannelGroup, ...]:
         """Groups from which channels can be removed."""
         return tuple(group for group in self.groups if not group.pins)
+
+    @cached_property
+    def uses(self) -> Mapping[str, Site]:
+        """The nodes of all sites, each as a site of its own, by name."""
+        return {use.name: use for site in self.sites.values() for use in site.uses}
+
+    @cached_property
+    def owner(self) -> Mapping[str, str]:
+        """Name of the site of each node with its weights."""
+        return {use.name: site.name for site in self.sites.values() for use in site.uses}
+
+    def sites_of(self, nodes: Iterable[str]) -> set[str]:
+        """Return the names of the sites of some nodes; names of other nodes are left out."""
+        return {self.owner[name] for name in nodes if name in self.owner}
+
+    def nodes_of(self, group: ChannelGroup) -> set[str]:
+        """Return the names of all nodes that produce or consume the channels of a group."""
+        return {*group.producers, *(use.name for name in group.consumers for use in self.sites[name].uses)}
 
     @cached_property
     def by_tensor(self) -> Mapping[str, tuple[Axis, ...]]:
@@ -129,6 +147,7 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
     pins: list[Pin] = list(_boundary_pins(net))
     ties: list[Tie] = []
     sites = {site.name: site for site in find_sites(net)}
+    uses = {use.name: use for site in sites.values() for use in site.uses}
     bodies = (name for node in net.nodes for name in captured_names(node))
     protected = frozenset(net.output_names).union(bodies)
     for node in net.nodes:
@@ -138,19 +157,19 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
     fixed = {
         node.name: _why_no_site(net, node)
         for node in net.nodes
-        if node.op in LAYERS and len(node.inputs) > 1 and node.name not in sites
+        if node.op in LAYERS and len(node.inputs) > 1 and node.name not in uses
     }
     pins += _weight_pins(net, fixed, forbidden or {})
     labels, count = slots.components(ties)
-    makers = {node.name: _makes(node, sites) for node in net.nodes if node.name in sites or node.name in fixed}
+    makers = {node.name: _makes(node, uses) for node in net.nodes if node.name in uses or node.name in fixed}
     known = {name: axis for name, axis in makers.items() if axis is not None and axis in labels}
     return ChannelMap(_groups(labels, count, pins, sites, known), labels, count, sites, fixed)
 
 
-def _makes(node: Any, sites: Mapping[str, Site]) -> Axis | None:
+def _makes(node: Any, uses: Mapping[str, Site]) -> Axis | None:
     """Return the axis of a layer's constant weights that produces its output channels; None if there is none."""
-    if node.name in sites:
-        return sites[node.name].output_axis
+    if node.name in uses:
+        return uses[node.name].output_axis
     if not isinstance(node.inputs[1], gs.Constant) or node.op not in {"Conv", "ConvTranspose"}:
         return None
     grouped = int(node.attrs.get("group", 1)) > 1
@@ -267,8 +286,17 @@ def _why_no_site(net: Net, node: Any) -> str:
     if weight.name in net.overridable:
         return "its weights are a graph input that a caller may replace"
     if len(weight.outputs) > 1:
-        return "its weights are shared with another node"
+        return _why_not_shared(weight)
     return "a layer of its form cannot be refitted"
+
+
+def _why_not_shared(weight: Any) -> str:
+    others = sorted({reader.op for reader in weight.outputs})
+    if len(others) > 1 or others[0] not in {"Conv", "ConvTranspose", "Gemm"}:
+        return f"its weights are shared by {' and '.join(others)} nodes"
+    if len({node.inputs[2].name if len(node.inputs) > 2 else "" for node in weight.outputs}) > 1:
+        return "its weights are shared by nodes that add different biases"
+    return "its weights are applied again to what depends on its output"
 
 
 def _groups(

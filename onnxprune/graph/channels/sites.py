@@ -3,13 +3,15 @@
 The output of a site is ``y = W x + b`` at every output position. For a Conv, x is the input patch under that position,
 channel-major: p = (channels per group) * (kernel elements), a channel being a contiguous block. For a ConvTranspose, x
 are the inputs that reach that position through each kernel element, zero for an element that the stride skips. For Gemm
-and MatMul, a position is a row. For any layout of the operator, `matrix` returns W as (groups, outputs per group, p)
-and `with_weights` writes it back.
+and MatMul, a position is a row. Several nodes may apply the same weights, such as a detector's head on every level of a
+pyramid: they are one site, fitted on the inputs of all of them. For any layout of the operator, `matrix` returns W as
+(groups, outputs per group, p) and `with_weights` writes it back.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +20,10 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.graph.channels.rules import Axis
 from onnxprune.graph.model.net import dims, is_per_output, is_standard, numpy_dtype, values_of
+from onnxprune.graph.model.schedule import unordered
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from onnxprune.graph.model.net import Net
 
@@ -128,6 +131,8 @@ class Site:
         groups: number of groups of a grouped conv; else 1.
         window: window of a Conv or ConvTranspose; else None.
         add: name of the node that adds the bias of a MatMul; else None.
+        others: the later nodes with the same weights and bias, each as a site of its own.
+        shared: whether other nodes have the same weights.
     """
 
     name: str
@@ -140,6 +145,18 @@ class Site:
     groups: int = 1
     window: Window | None = None
     add: str | None = None
+    others: tuple[Site, ...] = ()
+    shared: bool = False
+
+    @property
+    def uses(self) -> tuple[Site, ...]:
+        """All nodes with these weights, this one first."""
+        return self, *self.others
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Input tensors of all uses."""
+        return tuple(use.source for use in self.uses)
 
     @property
     def channel_axis(self) -> int:
@@ -149,22 +166,56 @@ class Site:
     @property
     def decomposable(self) -> bool:
         """Whether the layer can be replaced by V, H and P."""
-        return self.op != "ConvTranspose"
+        return self.op != "ConvTranspose" and not self.shared
 
 
 def find_sites(net: Net) -> tuple[Site, ...]:
-    """Find all sites of a graph, in topological order."""
+    """Find all sites of a graph, in topological order of their first nodes."""
     found = (_READERS[node.op](net, node) for node in net.nodes if node.op in _READERS and is_standard(node))
-    return tuple(site for site in found if site is not None)
+    alike: dict[str, list[Site]] = defaultdict(list)
+    for site in found:
+        if site is not None:
+            alike[site.weight].append(site)
+    shared = {weight: uses for weight, uses in alike.items() if len(net.tensors()[weight].outputs) > 1}
+    usable = {weight: [use.name for use in uses] for weight, uses in shared.items() if _is_one_layer(net, uses)}
+    apart = dict(zip(usable, unordered(net, usable.values()), strict=True)) if usable else {}
+    return tuple(_together(uses) for weight, uses in alike.items() if weight not in shared or apart.get(weight, False))
 
 
-def _own_constant(net: Net, tensor: Any, rank: int | None = None) -> bool:
-    """A floating-point constant that this use alone reads, that no caller can replace, and that is no output."""
+def _together(uses: Sequence[Site]) -> Site:
+    """Make one site of all nodes with the same weights."""
+    if len(uses) == 1:
+        return uses[0]
+    first, *others = (replace(use, shared=True) for use in uses)
+    return replace(first, others=tuple(others))
+
+
+def _is_one_layer(net: Net, uses: Sequence[Site]) -> bool:
+    """Tell whether the nodes that read these weights are all sites, and add the same bias to the same product."""
+    nodes = [net.node(use.name) for use in uses]
+    readers = net.tensors()[uses[0].weight].outputs
+    if len(readers) != len(uses):
+        return False
+    biases = [None if len(node.inputs) <= 2 or node.inputs[2].is_empty() else node.inputs[2] for node in nodes]
+    if any(bias is not biases[0] for bias in biases) or (biases[0] is not None and len(biases[0].outputs) != len(uses)):
+        return False
+    layout = {
+        (use.op, use.output_axis, use.groups, node.attrs.get("alpha"), node.attrs.get("beta"))
+        for use, node in zip(uses, nodes, strict=True)
+    }
+    return len(layout) == 1
+
+
+def _own_constant(net: Net, tensor: Any, rank: int | None = None, *, shared: bool = True) -> bool:
+    """A floating-point constant that no caller can replace, that is no output, and that one node of the graph reads,
+    or with `shared` several nodes, each at the same input."""
+    readers = tensor.outputs if isinstance(tensor, gs.Constant) else []
+    places = {place for reader in readers for place, read in enumerate(reader.inputs) if read is tensor}
     return (
         isinstance(tensor, gs.Constant)
         and tensor.name not in net.overridable
         and tensor.name not in net.output_names
-        and len(tensor.outputs) == 1
+        and (len(readers) == 1 or (shared and len(places) == 1 and all(net.holds(reader) for reader in readers)))
         and np.issubdtype(numpy_dtype(tensor.dtype), np.floating)
         and (rank is None or len(tensor.shape) == rank)
     )
@@ -234,7 +285,7 @@ def _gemm(net: Net, node: Any) -> Site | None:
 
 def _matmul(net: Net, node: Any) -> Site | None:
     weight = node.inputs[1]
-    if not _own_constant(net, weight, 2) or len(dims(node.inputs[0]) or ()) < 2:
+    if not _own_constant(net, weight, 2, shared=False) or len(dims(node.inputs[0]) or ()) < 2:
         return None
     add = _bias_add(net, node)
     return Site(
@@ -265,7 +316,7 @@ def _bias_add(net: Net, node: Any) -> Any:
         return None
     add = result.outputs[0]
     other = [tensor for tensor in add.inputs if tensor is not result]
-    if len(other) != 1 or not _own_constant(net, other[0], 1):
+    if len(other) != 1 or not _own_constant(net, other[0], 1, shared=False):
         return None
     return add if other[0].shape[0] == node.inputs[1].shape[1] else None
 

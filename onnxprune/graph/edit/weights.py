@@ -11,7 +11,7 @@ from onnxprune.graph.channels.sites import Site, find_sites, values_or_zero
 from onnxprune.graph.model.net import Draft, lengthened, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnxprune.graph.model.net import Net
 
@@ -36,6 +36,8 @@ def ensure_biases(net: Net) -> Net:
         outputs = int(weight.shape[site.output_axis.axis])
         known = np.zeros(outputs) if site.op == "MatMul" else values_or_zero(node, 2, outputs)
         bias = gs.Constant(draft.unused_name(f"{site.name}_bias"), known.astype(numpy_dtype(weight.dtype)))
+        for use in site.others:
+            _set_bias(nodes[use.name], bias)
         if site.op == "MatMul":
             result = node.outputs[0]
             inner = gs.Variable(draft.unused_name(f"{result.name}_before_bias"), dtype=result.dtype, shape=result.shape)
@@ -76,13 +78,16 @@ def with_weights(net: Net, fitted: Mapping[Site, tuple[Array, Array]]) -> Net:
             raise ValueError(f"{site.name}: {weight.shape} and {bias.shape} for weights {tuple(old.shape)}")
         shaped = _in_layout(site, flat, tuple(old.shape))
         kind = numpy_dtype(old.dtype)
-        node.inputs[1] = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
+        nodes = [draft.node(use.name) for use in site.uses]
+        written = gs.Constant(old.name, np.ascontiguousarray(shaped.astype(kind)))
+        for each in nodes:
+            each.inputs[1] = written
         if site.op == "MatMul":
             _write_added(draft, site, bias.astype(kind))
             continue
-        _write_bias(draft, node, bias.astype(kind))
-        if site.op == "Gemm":
-            node.attrs.update(alpha=1.0, beta=1.0)
+        _write_bias(draft, nodes, bias.astype(kind))
+        for each in nodes if site.op == "Gemm" else ():
+            each.attrs.update(alpha=1.0, beta=1.0)
     return draft.done()
 
 
@@ -93,11 +98,12 @@ def _in_layout(site: Site, flat: Array, shape: tuple[int, ...]) -> Array:
     return flat.reshape(shape) if site.op == "Conv" or site.output_axis.axis == 0 else flat.T
 
 
-def _write_bias(net: Draft, node: Any, bias: np.ndarray[Any, Any]) -> None:
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        _set_bias(node, gs.Constant(node.inputs[2].name, bias))
-    else:
-        _set_bias(node, gs.Constant(net.unused_name(f"{node.name}_bias"), bias))
+def _write_bias(net: Draft, nodes: Sequence[Any], bias: np.ndarray[Any, Any]) -> None:
+    first = nodes[0]
+    there = len(first.inputs) > 2 and not first.inputs[2].is_empty()
+    constant = gs.Constant(first.inputs[2].name if there else net.unused_name(f"{first.name}_bias"), bias)
+    for node in nodes:
+        _set_bias(node, constant)
 
 
 def _set_bias(node: Any, bias: Any) -> None:

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.errors import ModelError
 from onnxprune.graph.model.conditions import inline_branches
 from onnxprune.graph.model.constants import fold_constants, fold_known_shapes, inline_constants
-from onnxprune.graph.model.net import Draft, Net, captured_names, dims, is_standard, lengthened, values_of
+from onnxprune.graph.model.net import LAYERS, Draft, Net, captured_names, dims, is_standard, lengthened, values_of
 from onnxprune.graph.model.shape_values import shape_value
 from onnxprune.graph.model.shuffle import shuffles_as_gathers
 from onnxprune.note import Note
@@ -218,6 +218,16 @@ def _write_squeezed_axes(net: Draft) -> None:
             node.inputs.append(gs.Constant(net.unused_name(f"{node.name}_axes"), np.array(axes, np.int64)))
 
 
+def _of_one_layer(bias: Any) -> bool:
+    """Tell whether all that read a bias have the same weights, too."""
+    readers = bias.outputs
+    weights = {id(node.inputs[1]) for node in readers if node.op in LAYERS and len(node.inputs) > 1}
+    return len(weights) == 1 and all(
+        node.op in LAYERS and sum(tensor is bias for tensor in node.inputs) == 1 and node.inputs[1] is not bias
+        for node in readers
+    )
+
+
 def _unshare_small_constants(net: Draft) -> int:
     copies = 0
     taken = set(net.tensors())
@@ -227,7 +237,7 @@ def _unshare_small_constants(net: Draft) -> int:
             if not isinstance(tensor, gs.Constant) or tensor.name in net.overridable:
                 continue
             small = len(tensor.shape) <= 1 and int(np.prod(tensor.shape)) <= _SHARED_SMALL
-            if small and tensor.name in seen:
+            if small and tensor.name in seen and not _of_one_layer(tensor):
                 name = lengthened(f"{tensor.name}_{node.name}_{slot}", taken)
                 taken.add(name)
                 node.inputs[slot] = gs.Constant(name, values_of(tensor))
