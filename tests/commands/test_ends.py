@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -239,3 +240,61 @@ def test_a_direct_output_beside_a_choice_and_an_input_that_both_parts_read():
     course = Options(recover=RecoverOptions(epochs=1, train_batch=8), set_input=("gain=2",))
     better = onnxprune.recover(two_heads(), made, data=DATA, options=course).model
     assert [value.name for value in better.graph.output] == ["boxes", "best", "place"]
+
+
+def pyramid() -> onnx.ModelProto:
+    """A head of two convs on two levels, its outputs one behind the other."""
+    generator = np.random.default_rng(3)
+
+    def drawn(*shape: int) -> onnx.TensorProto:
+        values = generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)
+        return onnx.numpy_helper.from_array(values.astype(np.float32))
+
+    shapes = {"w1": (16, 3, 3, 3), "w2": (16, 16, 3, 3), "u": (24, 16, 3, 3), "v": (4, 24, 3, 3), "b": (24,), "c": (4,)}
+    shapes |= {"k1": (16,), "k2": (16,)}
+    body = (
+        "p = Conv<pads=[1,1,1,1]>(x, w1, k1) a = Relu(p) "
+        "q = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2, k2) d = Relu(q) "
+        "e = Conv<pads=[1,1,1,1]>(a, u, b) f = Relu(e) g = Conv<pads=[1,1,1,1]>(f, v, c) "
+        "h = Conv<pads=[1,1,1,1]>(d, u, b) i = Relu(h) j = Conv<pads=[1,1,1,1]>(i, v, c) "
+        "k = Reshape(g, s) l = Reshape(j, s) y = Concat<axis=2>(k, l)"
+    )
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,16,16] x) => (float[n,4,m] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    for name, shape in shapes.items():
+        tensor = drawn(*shape)
+        tensor.name = name
+        model.graph.initializer.append(tensor)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 4, -1]), "s"))
+    return model
+
+
+@pytest.mark.parametrize("recipe", ["prune", "3c"])
+def test_a_head_on_several_levels_is_fitted_once_on_all_of_them(recipe):
+    model = pyramid()
+    found = onnxprune.prune(model, data=DATA, macs=0.6, options=Options(bench=False, recipe=recipe))
+    readers = {}
+    for node in found.model.graph.node:
+        if node.op_type == "Conv":
+            readers.setdefault(node.input[1], []).append(tuple(node.input[2:]))
+    twice = [biases for biases in readers.values() if len(biases) == 2]
+    assert len(twice) == 2
+    assert all(first == second for first, second in twice)
+    rows = {row.name: row for row in found.report.layers}
+    shared = [row for row in rows.values() if row.params.before == 0]
+    assert len(shared) == 2
+    assert any(row.inputs.after < row.inputs.before for row in shared)
+    whole = sum(int(np.prod(tensor.dims)) for tensor in found.model.graph.initializer if tensor.data_type == 1)
+    assert found.report.params.after == whole
+    limit = onnxprune.prune(model, data=DATA, params=0.6, options=Options(bench=False, recipe=recipe)).report
+    assert limit.params.after <= 0.6 * limit.params.before * 1.001
+
+
+def test_patterns_mean_a_layer_by_any_of_its_nodes():
+    model = pyramid()
+    rows = onnxprune.prune(model, data=DATA, macs=0.9, options=QUICK).report.layers
+    again = [row.name for row in rows if row.inputs.before == 24][-1]
+    kept = onnxprune.prune(model, data=DATA, macs=0.8, options=replace(QUICK, exclude=(again,))).report
+    heads = [row for row in kept.layers if row.inputs.before == 24]
+    assert len(heads) == 2
+    assert all(row.inputs.after == 24 for row in heads)

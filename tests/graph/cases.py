@@ -290,6 +290,13 @@ def _whole() -> dict[str, onnx.ModelProto]:
             "m = Concat<axis=1>(r, s) z = Conv(m, w2, b2)" + _TAIL,
             {"w1": (6, 3, 3, 3), "b1": (6,), "v": (4, 6, 3, 3), "c": (4,), "w2": (7, 10, 3, 3), "b2": (7,), **_DENSE},
         ),
+        "head on two maps": build(
+            "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Relu(h) g = Conv<strides=[2,2]>(a, v, c) b = Relu(g) "
+            "p = Conv(a, w2, b2) r = Relu(p) q = Conv<dilations=[2,2], pads=[2,2,2,2]>(b, w2, b2) s = Relu(q) "
+            "m = GlobalAveragePool(r) n = GlobalAveragePool(s) z = Add(m, n) "
+            "f = Flatten(z) y = Gemm<transB=1>(f, w3, b3)",
+            {"w1": (6, 3, 3, 3), "b1": (6,), "v": (6, 6, 1, 1), "c": (6,), "w2": (7, 6, 3, 3), "b2": (7,), **_DENSE},
+        ),
         "squeeze and excite": around(
             "q = GlobalAveragePool(h) a = Conv(q, v1, c1) b = Relu(a) c = Conv(b, v2, c2) e = Sigmoid(c) k = Mul(h, e)",
             {"v1": (2, 6, 1, 1), "c1": (2,), "v2": (6, 2, 1, 1), "c2": (6,)},

@@ -13,6 +13,7 @@ from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.channels.rules import rule_for
 from onnxprune.graph.model.load import load
 from onnxprune.graph.model.net import captured_names
+from onnxprune.graph.model.schedule import schedule
 
 _TAIL = " p = GlobalAveragePool(z) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"
 
@@ -87,21 +88,49 @@ def padded() -> onnx.ModelProto:
     return build(body, {**weights, "pads": ints(0, 2, 0, 0, 0, 1, 0, 0)})
 
 
-def test_shared_conv_weights_pin_what_they_read():
-    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2) b = Conv(h, w2) z = Add(a, b)" + _TAIL
-    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
-    assert "shared" in pins_of_first(build(body, weights))
+_SHARED = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 6, 1, 1), "b2": (6,), "w3": (5, 6), "b3": (5,)}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("a = Conv(h, w2, b2) z = Conv(a, w2, b2)", "applied again to what depends on its output"),
+        ("a = Conv(h, w2, b2) b = Conv(h, w2, c2) z = Add(a, b)", "nodes that add different biases"),
+        ("a = Conv(h, w2, b2) b = ConvTranspose(h, w2, b2) z = Mul(a, b)", "by Conv and ConvTranspose nodes"),
+        (
+            "a = Conv(h, w2, b2) c = Conv(a, w4, b4) q = Conv(h, w4, b4) b = Conv(q, w2, b2) z = Add(c, b)",
+            "applied again to what depends on its output",
+        ),
+    ],
+)
+def test_shared_weights_that_are_no_one_layer_pin_what_they_read(body, told):
+    weights = {**_SHARED, "c2": (6,), "w4": (6, 6, 1, 1), "b4": (6,)}
+    model = build("h = Conv<pads=[1,1,1,1]>(x, w1, b1) " + body + _TAIL, weights)
+    assert told in pins_of_first(model)
+
+
+def test_nodes_with_the_same_weights_are_one_site():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) g = Tanh(h) a = Conv(h, w2, b2) b = Conv(g, w2, b2) z = Add(a, b)"
+    net, _ = load(build(body + _TAIL, _SHARED))
+    channels = channel_map(net)
+    shared = [site for site in channels.sites.values() if site.shared]
+    assert [len(site.uses) for site in shared] == [2]
+    assert set(shared[0].sources) == {"h", "g"}
+    assert not channels.fixed
+    assert len({id(net.node(use.name).inputs[2]) for use in shared[0].uses}) == 1
+    order = schedule(net, [[use.name for use in shared[0].uses]])
+    assert min(order.index(use.name) for use in shared[0].uses) > max(order.made[name] for name in ("h", "g"))
 
 
 def test_a_layer_that_is_no_site_has_a_reason_of_its_own():
-    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2) b = Conv(h, w2) z = Add(a, b)" + _TAIL
-    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (7, 6, 3, 3), "w3": (5, 7), "b3": (5,)}
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2) z = Conv(a, w2)" + _TAIL
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 6, 1, 1), "w3": (5, 6), "b3": (5,)}
     net, _ = load(build(body, weights))
     channels = channel_map(net)
     layers = {node.name for node in net.nodes if node.op in {"Conv", "Gemm"}}
     assert set(channels.fixed) == layers - set(channels.sites)
     assert len(channels.fixed) == 2
-    assert set(channels.fixed.values()) == {"its weights are shared with another node"}
+    assert set(channels.fixed.values()) == {"its weights are applied again to what depends on its output"}
 
 
 @pytest.mark.parametrize(
