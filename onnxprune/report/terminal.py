@@ -141,7 +141,7 @@ def _picture(report: Report) -> list[tuple[str, str]]:
     size = f"{report.picture[0]}x{report.picture[1]}"
     if report.fed_smaller:
         return [("picture", f"THE INPUT IS NOW {size}: resize photos to it (bilinear), all else as before")]
-    return [("picture", f"{size} inside: a Resize behind the input, which takes what it took before")]
+    return [("picture", f"{size} inside, by a Resize behind the input; the input keeps its size")]
 
 
 def _summary(report: Report) -> RenderableType:
