@@ -265,6 +265,9 @@ class Plan:
                 )
                 raise PlanError(f"plan: {found}; remove it from the plan to replay the others")
             site = channels.sites[layer.node]
+            if not site.decomposable:
+                why = "other nodes share its weights" if site.shared else f"a {site.op} has one form only"
+                raise PlanError(f"plan: '{layer.node}' cannot be decomposed: {why}; remove it from the plan")
             layer.check(site, weight_shape(channels, site))
         return {layer.node: layer.form for layer in self.layers}
 

@@ -14,7 +14,10 @@ from graph.model.test_ends import detector
 import onnxprune
 from onnxprune import Options, RecoverOptions, cli
 from onnxprune.commands.compare import CompareOptions
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, PlanError
+from onnxprune.graph.channels.forms import Form
+from onnxprune.planning.layers import LayerPlan
+from onnxprune.planning.plan import Plan
 
 DATA = {"x": np.random.default_rng(1).standard_normal((40, 3, 16, 16)).astype(np.float32)}
 QUICK = Options(bench=False, recipe="prune")
@@ -298,3 +301,12 @@ def test_patterns_mean_a_layer_by_any_of_its_nodes():
     heads = [row for row in kept.layers if row.inputs.before == 24]
     assert len(heads) == 2
     assert all(row.inputs.after == 24 for row in heads)
+
+
+def test_a_plan_that_decomposes_a_layer_of_one_form_is_refused_in_a_line():
+    model = pyramid()
+    rows = onnxprune.prune(model, data=DATA, macs=0.9, options=QUICK).report.layers
+    name = next(row.name for row in rows if row.inputs.before == 24)
+    plan = Plan((), layers=(LayerPlan(name, (4, 24, 3, 3), Form(channel=2)),))
+    with pytest.raises(PlanError, match=r"cannot be decomposed: other nodes share its weights"):
+        onnxprune.prune(model, data=DATA, plan=plan, options=Options(bench=False))

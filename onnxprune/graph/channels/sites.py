@@ -304,9 +304,12 @@ _READERS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "Mat
 
 
 def _bias_is_own(net: Net, node: Any, outputs: int) -> bool:
+    """Tell whether a layer's bias is a constant of one value an output that goes wherever its weights go."""
     if len(node.inputs) <= 2 or node.inputs[2].is_empty():
         return True
-    return _own_constant(net, node.inputs[2]) and is_per_output(node.inputs[2].shape, outputs)
+    weight, bias = node.inputs[1:3]
+    together = _own_constant(net, bias) and len(bias.outputs) == len(weight.outputs)
+    return together and is_per_output(bias.shape, outputs)
 
 
 def _bias_add(net: Net, node: Any) -> Any:

@@ -109,6 +109,17 @@ def test_shared_weights_that_are_no_one_layer_pin_what_they_read(body, told):
     assert told in pins_of_first(model)
 
 
+def test_layers_of_other_weights_with_one_large_bias_stay_apart():
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) a = Conv(h, w2, b2) b = Conv(h, w4, b2) z = Add(a, b)"
+    size = 70000
+    weights = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (size, 6, 1, 1), "w4": (size, 6, 1, 1), "b2": (size,)}
+    net, _ = load(build(body + _TAIL, {**weights, "w3": (5, size), "b3": (5,)}))
+    sites = channel_map(net).sites.values()
+    biases = [net.node(site.name).inputs[2] for site in sites]
+    assert len({id(bias) for bias in biases}) == len(biases)
+    assert not any(site.shared for site in sites)
+
+
 def test_nodes_with_the_same_weights_are_one_site():
     body = "h = Conv<pads=[1,1,1,1]>(x, w1, b1) g = Tanh(h) a = Conv(h, w2, b2) b = Conv(g, w2, b2) z = Add(a, b)"
     net, _ = load(build(body + _TAIL, _SHARED))
