@@ -43,10 +43,13 @@ def layer_rows(run: Prepared, assignment: Assignment, fits: Mapping[str, SiteOut
         groups = (site.groups, site.groups) if site else (1, 1)
         if site and site.groups > 1 and before[inputs] == 1:
             groups = (site.groups, site.groups * after[outputs] // before[outputs])
-        outcome = fits.get(channels.owner.get(node.name, node.name))
+        owner = channels.owner.get(node.name, node.name)
+        outcome = fits.get(owner)
         form = assignment.forms.get(node.name, DENSE)
         remarks = [reasons.get(node.name, "") if form.dense else ""]
-        if outcome is not None and outcome.status != "ok":
+        if owner != node.name:
+            remarks.append(f"it has the weights of '{owner}'")
+        elif outcome is not None and outcome.status != "ok":
             remarks.append(outcome.status)
         rows.append(
             LayerRow(

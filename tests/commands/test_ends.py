@@ -287,6 +287,7 @@ def test_a_head_on_several_levels_is_fitted_once_on_all_of_them(recipe):
     shared = [row for row in rows.values() if row.params.before == 0]
     assert len(shared) == 2
     assert any(row.inputs.after < row.inputs.before for row in shared)
+    assert all("it has the weights of" in row.reason for row in shared)
     whole = sum(int(np.prod(tensor.dims)) for tensor in found.model.graph.initializer if tensor.data_type == 1)
     assert found.report.params.after == whole
     limit = onnxprune.prune(model, data=DATA, params=0.6, options=Options(bench=False, recipe=recipe)).report
