@@ -431,9 +431,8 @@ def _network(
     forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
-    original, label = parts.front, parts.label
     order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))
-    return Network(original, parts, label, params, notes, net, net, channels, forbidden, order, sizes)
+    return Network(parts.front, parts, parts.label, params, notes, net, net, channels, forbidden, order, sizes)
 
 
 def _cost(network: Network, inputs: Inputs) -> CostModel:
