@@ -159,7 +159,10 @@ def _changed_tensors(
 
 
 def _targets(net: Net, nodes: dict[str, Any], order: Schedule, site: Site, cut: int) -> tuple[Target, ...]:
-    """Return the targets of a site, one for each node with its weights; they have an activation if it is the same."""
+    """Return the targets of a site, one for each node with its weights.
+
+    Where the nodes are followed by different activations, `Target.activation` of all of them is None.
+    """
     found = [_target(net, nodes, order, (site, use), cut) for use in site.uses]
     alike = len({target.activation for target in found}) == 1
     return tuple(target if alike else replace(target, activation=None) for target in found)

@@ -24,6 +24,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.channels.rules import MOST_SLOTS, Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.channels.sites import Site, find_sites
 from onnxprune.graph.model.net import LAYERS, captured_names, dims, revision_of
+from onnxprune.graph.model.schedule import unordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -286,17 +287,20 @@ def _why_no_site(net: Net, node: Any) -> str:
     if weight.name in net.overridable:
         return "its weights are a graph input that a caller may replace"
     if len(weight.outputs) > 1:
-        return _why_not_shared(weight)
+        return _why_not_one_layer(net, weight)
     return "a layer of its form cannot be refitted"
 
 
-def _why_not_shared(weight: Any) -> str:
+def _why_not_one_layer(net: Net, weight: Any) -> str:
+    """Return the reason why the nodes that share these weights are not one site."""
     others = sorted({reader.op for reader in weight.outputs})
     if len(others) > 1 or others[0] not in {"Conv", "ConvTranspose", "Gemm"}:
         return f"its weights are shared by {' and '.join(others)} nodes"
     if len({node.inputs[2].name if len(node.inputs) > 2 else "" for node in weight.outputs}) > 1:
         return "its weights are shared by nodes that add different biases"
-    return "its weights are applied again to what depends on its output"
+    if not unordered(net, [[node.name for node in weight.outputs]])[0]:
+        return "its weights are applied again to what depends on its output"
+    return "its weights are shared by nodes that cannot be fitted together"
 
 
 def _groups(

@@ -176,7 +176,8 @@ def find_sites(net: Net) -> tuple[Site, ...]:
     for site in found:
         if site is not None:
             alike[site.weight].append(site)
-    shared = {weight: uses for weight, uses in alike.items() if len(net.tensors()[weight].outputs) > 1}
+    tensors = net.tensors()
+    shared = {weight: uses for weight, uses in alike.items() if len(tensors[weight].outputs) > 1}
     usable = {weight: [use.name for use in uses] for weight, uses in shared.items() if _is_one_layer(net, uses)}
     apart = dict(zip(usable, unordered(net, usable.values()), strict=True)) if usable else {}
     return tuple(_together(uses) for weight, uses in alike.items() if weight not in shared or apart.get(weight, False))
@@ -191,13 +192,13 @@ def _together(uses: Sequence[Site]) -> Site:
 
 
 def _is_one_layer(net: Net, uses: Sequence[Site]) -> bool:
-    """Tell whether the nodes that read these weights are all sites, and add the same bias to the same product."""
+    """Tell whether the nodes that read these weights are all sites, with the same bias and the same attributes."""
     nodes = [net.node(use.name) for use in uses]
     readers = net.tensors()[uses[0].weight].outputs
     if len(readers) != len(uses):
         return False
     biases = [None if len(node.inputs) <= 2 or node.inputs[2].is_empty() else node.inputs[2] for node in nodes]
-    if any(bias is not biases[0] for bias in biases) or (biases[0] is not None and len(biases[0].outputs) != len(uses)):
+    if any(bias is not biases[0] for bias in biases):
         return False
     layout = {
         (use.op, use.output_axis, use.groups, node.attrs.get("alpha"), node.attrs.get("beta"))

@@ -21,7 +21,8 @@ def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def names_read(node: onnx.NodeProto) -> list[str]:
-    """Return the names of the tensors that a node reads, including outer tensors that its bodies read."""
+    """Return the names of the tensors that a node reads; for a control-flow node (If, Loop, Scan) also the names of the
+    tensors of the enclosing graph that the nodes in its subgraphs read."""
     names = [name for name in node.input if name]
     for body in bodies_of(node):
         made = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}

@@ -99,7 +99,7 @@ _SHARED = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 6, 1, 1), "b2": (6,), "w3":
         ("a = Conv(h, w2, b2) b = ConvTranspose(h, w2, b2) z = Mul(a, b)", "by Conv and ConvTranspose nodes"),
         (
             "a = Conv(h, w2, b2) c = Conv(a, w4, b4) q = Conv(h, w4, b4) b = Conv(q, w2, b2) z = Add(c, b)",
-            "applied again to what depends on its output",
+            "shared by nodes that cannot be fitted together",
         ),
     ],
 )
