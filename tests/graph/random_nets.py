@@ -143,10 +143,25 @@ def _tile(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Tile", x, b.ints(1, 2, 1, 1))[0], 2 * c
 
 
+def _head(b: Builder, x: str, c: int) -> tuple[str, int]:
+    """Two convs on two maps of as many channels, at times one behind the other, with the same weights on both."""
+    other, more = b.pick()
+    maps = [x, other if more == c else b.node("Tanh", x)[0]]
+    for _ in range(int(b.rng.integers(1, 3))):
+        width = c if b.rng.random() < 0.2 else 2 * int(b.rng.integers(2, 5))
+        weights = b.drawn(width, c, 1, 1), b.drawn(width)
+        maps = [b.node("Relu", b.node("Conv", each, *weights)[0])[0] for each in maps]
+        c = width
+    if b.rng.random() < 0.3:
+        weight = b.drawn(c, c, 1, 1)
+        maps[1] = b.node("Conv", b.node("Conv", maps[1], weight)[0], weight)[0]
+    return b.node("Add", *maps)[0], c
+
+
 _STEPS: tuple[_Step, ...] = (
     *(_conv, _conv, _conv, _activation, _activation, _norm, _depthwise, _grouped, _residual, _block, _join, _join),
     *(_squeeze_excite, _split, _split, _slice, _pad, _gather, _shuffle, _channels_last, _up_and_down, _depth_to_space),
-    *(_space_to_depth, _softmax, _statistics, _choice, _tile),
+    *(_space_to_depth, _softmax, _statistics, _choice, _tile, _head),
 )
 _MOST_CHANNELS = 40
 
