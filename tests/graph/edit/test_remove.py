@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph.cases import CASES
-from graph.nets import operators, outputs_of, worst_difference
+from graph.nets import computes_the_same, operators, outputs_of, worst_difference
 from graph.random_nets import random_net
 from onnxprune.graph.channels.groups import ChannelMap, channel_map
 from onnxprune.graph.channels.rules import registered
@@ -138,9 +138,19 @@ def test_costs_by_count_are_those_of_the_network_that_was_really_cut(name, data)
 def test_removing_equals_zeroing_in_random_networks(seed, data):
     net, channels = mapped(random_net(seed))
     alive = alive_without(channels, drawn_removal(channels, data))
-    left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
-    right = outputs_of(zero(net, channels, alive).to_model())
-    assert worst_difference(left, right) < 1e-4
+    smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
+    assert computes_the_same(smaller, zero(net, channels, alive).to_model())
+
+
+def test_sums_that_nearly_cancel_are_compared_in_float64():
+    """What is left behind is 4e-7 of values near 2: float32 alone says that the two differ by a part in 500."""
+    net, channels = mapped(random_net(326))
+    removed = {"conv0": [0, 5, 6, 7], "conv14": [1, 2], "conv19": [1, 2, 4], "conv21": [0, 1, 2, 3, 4]}
+    alive = alive_without(channels, {group.name: removed.get(group.name, []) for group in channels.prunable})
+    smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
+    zeroed = zero(net, channels, alive).to_model()
+    assert computes_the_same(smaller, zeroed)
+    assert not computes_the_same(smaller, net.to_model())
 
 
 @pytest.mark.long
@@ -156,10 +166,9 @@ def test_removing_equals_zeroing_twenty_thousand_times():
                 g.name: rng.choice(g.size, rng.integers(0, g.size), replace=False).tolist() for g in channels.prunable
             }
             alive = alive_without(channels, removed)
-            left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
-            right = outputs_of(zero(net, channels, alive).to_model())
+            smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
             tried += 1
-            if not worst_difference(left, right) < 1e-4:
+            if not computes_the_same(smaller, zero(net, channels, alive).to_model()):
                 wrong.append((name, removed))
     assert tried >= 20_000
     assert not wrong, wrong[:3]
