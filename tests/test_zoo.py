@@ -22,6 +22,7 @@ from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load, read_model
 from onnxprune.graph.model.net import dims, numpy_dtype
 from onnxprune.graph.model.save import finished_model
+from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.options.run import Options
 from onnxprune.options.solve import RefitOptions
 from onnxprune.recovery.ends import loss_ends
@@ -100,6 +101,20 @@ def test_removing_equals_zeroing(name):
     alive = alive_without(channels, removal)
     smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
     feeds = feeds_for(net)
+    assert worst(run(smaller, feeds), run(zero(net, channels, alive).to_model(), feeds)) < 1e-4
+
+
+@pytest.mark.parametrize("width", [96, 320, 328])
+def test_channels_behind_attention_may_go_at_every_width_of_a_text_recogniser(zoo, width):
+    net, _ = fold(load(zoo / "models" / "ocr_ppocrv4_rec.onnx")[0])
+    net = with_settled_sizes(net, {"x": (2, 3, 48, 320)})
+    channels = channel_map(net)
+    generator = np.random.default_rng(1)
+    removal = {g.name: generator.choice(g.size, g.size // 2, replace=False) for g in channels.prunable}
+    assert {"p2o.Conv.35", "p2o.Conv.36", "p2o.Conv.37"} <= {n for g in channels.prunable for n in g.producers}
+    alive = alive_without(channels, removal)
+    smaller = finished_model(remove(net, channels, channels.all_alive(), alive))
+    feeds = {"x": generator.standard_normal((3, 3, 48, width), dtype=np.float32)}
     assert worst(run(smaller, feeds), run(zero(net, channels, alive).to_model(), feeds)) < 1e-4
 
 

@@ -12,6 +12,7 @@ from onnxprune.errors import UsageError
 from onnxprune.graph.channels.groups import channel_map
 from onnxprune.graph.model.load import read_parts
 from onnxprune.graph.model.net import dims
+from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.options.data import OPEN_SIDE
 from onnxprune.options.reading import ReadOptions
 from onnxprune.options.run import Options
@@ -150,7 +151,9 @@ def run_inspection(
     net, _, params = folded(parts.front, label, parts.given)
     specs = input_specs(net)
     room = Room(Options().memory_bytes)
-    channels = channel_map(net, forbidden=forbidden_sites(net, _shapes(specs, 2, size), room.solving))
+    two = _shapes(specs, 2, size)
+    net = with_settled_sizes(net, two)
+    channels = channel_map(net, forbidden=forbidden_sites(net, two, room.solving))
     shapes = _shapes(specs, 1, size)
     cost = cost_model(net, channels, shapes)
     layers = _layers(net, channels, cost)

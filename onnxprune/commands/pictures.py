@@ -110,7 +110,9 @@ def best_picture(run: Prepared) -> Chosen:
         UsageError: the options ask for a smaller input, and the picture cannot be resized.
     """
     if run.options.feeds_smaller and run.network.place is None:
-        raise UsageError(f"--input-size {run.options.input_size}: {run.network.label}: {run.network.fixed_picture}")
+        raise UsageError(
+            f"--input-size {run.options.input_size}: {run.network.parts.label}: {run.network.fixed_picture}"
+        )
     if run.options.side is not None:
         return Chosen(_asked(run, run.options.side))
     if folding_is_enough(run):
@@ -169,7 +171,7 @@ def fed_smaller(run: Prepared, model: onnx.ModelProto) -> onnx.ModelProto:
     place, size = run.network.place, run.network.picture
     assert place is not None
     assert size is not None
-    found = finished_model(with_small_input(Net.from_model(model, source=run.network.label), place, size))
+    found = finished_model(with_small_input(Net.from_model(model, source=run.network.parts.label), place, size))
     run.engine.session(found, label="the result").run(small_feeds(run, 1))
     return found
 

@@ -240,7 +240,7 @@ def prune_opened(run: Prepared, *, plan: Plan | None = None, dry_run: bool = Fal
 
 
 def _plan(run: Prepared, assignment: Assignment, plan: Plan | None) -> Plan:
-    found = Plan.of(run.channels, assignment, model=run.network.label, budget=budget_text(run.options, plan))
+    found = Plan.of(run.channels, assignment, model=run.network.parts.label, budget=budget_text(run.options, plan))
     return replace(found, picture=run.network.picture)
 
 

@@ -96,7 +96,7 @@ def report(run: Prepared, outcome: Outcome) -> Report:
     params = run.network.params
     return Report(
         version=__version__,
-        model=run.network.label,
+        model=run.network.parts.label,
         dry_run=outcome.dry_run,
         budget=budget_text(options, plan),
         options=_options(options, run.positions.points),

@@ -161,7 +161,7 @@ def run_study(
         progress("study", total, total)
     if not points:
         raise UsageError(f"--speedups: no layer of {', '.join(sites)} can be made {min(speedups):g} times cheaper")
-    return Study(run.network.label, tuple(points), {**inputs.calibration.description, **inputs.parts.counts})
+    return Study(run.network.parts.label, tuple(points), {**inputs.calibration.description, **inputs.parts.counts})
 
 
 def _chosen(run: Prepared, patterns: Sequence[str]) -> list[str]:

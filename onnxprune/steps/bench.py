@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, run: Prepared) -> None:
         self._run, self._seed = run, run.options.seed
         self._feeds = run.inputs.repeated(run.options.bench_batch)
-        self._original = run.engine.session(run.network.original, label="the original")
+        self._original = run.engine.session(run.network.parts.front, label="the original")
 
     @property
     def before_ms(self) -> float:

@@ -54,10 +54,10 @@ def resized(run: Prepared, size: tuple[int, int]) -> Prepared:
     """
     picture = run.network.place
     if picture is None:
-        raise ModelError(f"{run.network.label}: the picture cannot be resized: {run.network.fixed_picture}")
+        raise ModelError(f"{run.network.parts.label}: the picture cannot be resized: {run.network.fixed_picture}")
     if any(after > before for after, before in zip(size, picture.size, strict=True)):
         height, width = picture.size
-        raise ModelError(f"{run.network.label}: {size[0]}x{size[1]} pixels are more than its {height}x{width}")
+        raise ModelError(f"{run.network.parts.label}: {size[0]}x{size[1]} pixels are more than its {height}x{width}")
     try:
         small = _rescaled(run, with_picture(run.network.full, picture, size))
     except EngineError as error:
@@ -67,7 +67,7 @@ def resized(run: Prepared, size: tuple[int, int]) -> Prepared:
     try:
         session = run.engine.session(finished_model(found.net), label=f"the original on {size[0]}x{size[1]} pixels")
         outputs = session.run(feeds)
-        wanted = run.engine.session(run.network.original, label="the original").run(feeds)
+        wanted = run.engine.session(run.network.parts.front, label="the original").run(feeds)
     except (EngineError, VerifyError) as error:
         raise ModelError(str(error)) from error
     other = next((name for name, values in wanted.items() if outputs[name].shape != values.shape), None)
@@ -114,4 +114,4 @@ def _pooled(features: Array) -> Array:
 def apart(run: Prepared, model: onnx.ModelProto) -> float:
     """Measure the mean distance of a model's outputs from the original's on the inputs to choose by."""
     batches = group_batches(run.inputs.choose, run.inputs.specs, len(run.batches[0].samples))
-    return mean_distance(compare_outputs(run.engine, run.network.original, model, run.inputs, batches, run.progress))
+    return mean_distance(compare_outputs(run.engine, run.network.parts.front, model, run.inputs, batches, run.progress))

@@ -36,6 +36,7 @@ from onnxprune.graph.model.load import Parts, load, read_parts
 from onnxprune.graph.model.net import dims
 from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
+from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.planning.cost import cost_model
 from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
 from onnxprune.steps.room import Room
@@ -117,9 +118,7 @@ class Network:
     """The original network.
 
     Attributes:
-        original: the front of the model, as read.
-        parts: the whole model: `original`, and the tail behind it.
-        label: its name in messages and reports.
+        parts: the whole model: the front, as read, and the tail behind it.
         params: number of its parameters before folding.
         notes: changes made when it was loaded and folded.
         full: the folded network, every MatMul site with a bias.
@@ -133,9 +132,7 @@ class Network:
         picture: height and width of the smaller picture in pixels; None for the original size.
     """
 
-    original: onnx.ModelProto
     parts: Parts
-    label: str
     params: int
     notes: tuple[Note, ...]
     full: Net
@@ -428,11 +425,12 @@ def _network(
     options: Options,
 ) -> Network:
     one, two = (sample_shapes(inputs.calibration, inputs.specs, batch) for batch in (1, 2))
+    net = with_settled_sizes(net, two)
     forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
     order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))
-    return Network(parts.front, parts, parts.label, params, notes, net, net, channels, forbidden, order, sizes)
+    return Network(parts, params, notes, net, net, channels, forbidden, order, sizes)
 
 
 def _cost(network: Network, inputs: Inputs) -> CostModel:

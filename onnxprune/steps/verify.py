@@ -84,7 +84,7 @@ def verify(run: Prepared, compressed: Compressed, *, rehearsal: bool = False) ->
     if compressed.net is not compressed.dense:
         check_rewritten(run, compressed.dense, model, batches[0])
     try:
-        divergence = compare_outputs(run.engine, run.network.original, model, inputs, batches, run.progress)
+        divergence = compare_outputs(run.engine, run.network.parts.front, model, inputs, batches, run.progress)
         if options.recover is None:  # else the drop is checked after the training
             check_drop(divergence, options.allowed_drop)
     except VerifyError as error:
@@ -106,7 +106,7 @@ def check_loading(run: Prepared) -> None:
         VerifyError: an output differs by more than rounding explains.
         EngineError: onnxruntime cannot run one of them.
     """
-    net, original, engine = run.net, run.network.original, run.engine
+    net, original, engine = run.net, run.network.parts.front, run.engine
     try:
         plain = finished_model(net)
     except VerifyError as error:
