@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.engine.batching import group_batches
 from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load, read_model
-from onnxprune.steps.prepare import open_inputs
+from onnxprune.steps.inputs import open_inputs
 from onnxprune.torchnet.module import TorchModule, fitted
 
 if TYPE_CHECKING:

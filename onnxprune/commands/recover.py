@@ -22,7 +22,8 @@ from onnxprune.options.recovery import RecoverOptions
 from onnxprune.options.run import Options
 from onnxprune.progress import silent
 from onnxprune.recovery.record import Recovery
-from onnxprune.steps.prepare import folded, open_cache, open_inputs
+from onnxprune.steps.inputs import open_inputs
+from onnxprune.steps.prepare import folded, open_cache
 from onnxprune.torchnet import require_torch
 
 if TYPE_CHECKING:
@@ -111,8 +112,9 @@ def run_recovery(
     from onnxprune.recovery.distil import recovered  # needs torch, an optional dependency
 
     training = options.recover or RecoverOptions()
-    first = read_parts(original, options)
-    second = read_parts(candidate, options, like=first)
+    custom = bool(options.engine.ops_library)
+    first = read_parts(original, options, custom=custom)
+    second = read_parts(candidate, options, like=first, custom=custom)
     teacher, notes, _ = folded(first.front, first.label, first.given)
     student, _, _ = folded(second.front, second.label, second.given)
     _check_pair(teacher, student, first.label, second.label)

@@ -83,8 +83,9 @@ def open_pair(original: Model, candidate: Model, options: ReadOptions, engine: E
         ModelError: a model cannot be read, or the second has not the inputs, the tensors or the outputs of the first.
         EngineError: onnxruntime cannot load one of them.
     """
-    first = read_parts(original, options)
-    second = read_parts(candidate, options, like=first)
+    custom = bool(engine.options.ops_library)
+    first = read_parts(original, options, custom=custom)
+    second = read_parts(candidate, options, like=first, custom=custom)
     before, after = (_opened(parts, engine) for parts in (first, second))
     ours, theirs = ("; ".join(map(str, side.specs)) for side in (before, after))
     if ours != theirs:

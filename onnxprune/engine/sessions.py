@@ -22,6 +22,8 @@ __all__ = ["Engine", "Session"]
 
 _LOG_NOTHING = 4
 _MOST_BYTES = 2**31 - 1
+_UNKNOWN = "is not a registered function/op"
+_WAY_OUT = "; load its library with --ops-library FILE, or end in front of it with --until TENSOR"
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,18 @@ class Engine:
             options.intra_op_num_threads = self.options.threads
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        for path in self.options.ops_library:
+            try:
+                options.register_custom_ops_library(str(path.resolve()))
+            except Exception as error:  # onnxruntime raises many types of its own
+                raise EngineError(f"--ops-library {path}: onnxruntime cannot load it: {_said(error)}") from error
         try:
             loaded = ort.InferenceSession(_loadable(model, label), options, providers=list(self.providers))
         except EngineError:
             raise
         except Exception as error:  # onnxruntime raises many types of its own
-            raise EngineError(f"{label}: onnxruntime cannot load it: {_said(error)}") from error
+            hint = "" if self.options.ops_library or _UNKNOWN not in str(error) else _WAY_OUT
+            raise EngineError(f"{label}: onnxruntime cannot load it: {_said(error)}{hint}") from error
         return Session(loaded, label)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnxprune.engine.sessions import Engine
     from onnxprune.graph.model.net import Net
     from onnxprune.progress import Progress
-    from onnxprune.steps.prepare import Inputs
+    from onnxprune.steps.inputs import Inputs
 
 Array = np.ndarray[Any, Any]
 Indices = np.ndarray[Any, np.dtype[np.int64]]

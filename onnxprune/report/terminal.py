@@ -184,6 +184,8 @@ def _flags(report: Report) -> str:
     given = {name: value for name, value in report.options.get("data", {}).items() if value != usual.get(name)}
     read = report.options.get("inputs", {})
     given |= {name: read[name] for name in ("until", "set_input") if read.get(name)}
+    if libraries := report.options.get("engine", {}).get("ops_library"):
+        given["ops_library"] = libraries
     for name, value in given.items():
         found.append(f"--{name.replace('_', '-')}")
         found += [] if value is True else value if isinstance(value, (list, tuple)) else [value]

@@ -18,14 +18,13 @@ import numpy as np
 import onnx
 
 from onnxprune.cache import SCRATCH_PREFIX, Cache, scratch_parent
-from onnxprune.data import open_calibration, split
 from onnxprune.data.decoded import decoded_once
 from onnxprune.data.layout import image_input
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
-from onnxprune.engine.inputs import input_specs, one_at_a_time
-from onnxprune.engine.meaning import meanings, with_labels
+from onnxprune.engine.inputs import input_specs
+from onnxprune.engine.seen import with_seen_sizes
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels.groups import channel_map
@@ -39,13 +38,13 @@ from onnxprune.graph.model.schedule import schedule
 from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.planning.cost import cost_model
 from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
+from onnxprune.steps.inputs import Inputs, open_inputs
 from onnxprune.steps.room import Room
 from onnxprune.steps.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from onnxprune.data import Calibration, CalibrationSource, InputSpec, Split
+    from onnxprune.data import CalibrationSource
     from onnxprune.engine.evaluation import Evaluator
-    from onnxprune.engine.meaning import Meaning
     from onnxprune.graph.channels.groups import ChannelMap
     from onnxprune.graph.edit.picture import Picture
     from onnxprune.graph.model.net import Net
@@ -60,57 +59,14 @@ if TYPE_CHECKING:
     Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 __all__ = [
-    "Inputs",
     "Network",
     "Prepared",
     "folded",
     "on_picture",
     "open_cache",
-    "open_inputs",
     "prepare",
     "with_fewer_inputs",
 ]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Inputs of a run: the model's inputs, the calibration, and the split of its samples.
-
-    Attributes:
-        specs: the model's inputs.
-        calibration: the samples.
-        parts: samples to fit on, to choose by, and held-out.
-        outputs: meaning of each output, by name.
-    """
-
-    specs: tuple[InputSpec, ...]
-    calibration: Calibration
-    parts: Split
-    outputs: Mapping[str, Meaning] = field(default_factory=dict)
-
-    @property
-    def fit(self) -> Indices:
-        """Samples to fit on, (n,)."""
-        return self.parts.fit
-
-    @property
-    def choose(self) -> Indices:
-        """Samples to choose between results by, (n,)."""
-        return self.parts.choose
-
-    @property
-    def held(self) -> Indices:
-        """Held-out samples, to report on, (n,)."""
-        return self.parts.held
-
-    @property
-    def distinct(self) -> int:
-        """Number of held-out samples, near-duplicates counted once."""
-        return self.parts.distinct_held
-
-    def repeated(self, batch: int) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Return one batch of held-out samples for a measurement of latency, repeated if there are fewer."""
-        return self.calibration.load(group_batches(np.resize(self.held, batch), self.specs, batch)[0].samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,31 +215,6 @@ def folded(model: onnx.ModelProto, label: str, given: Collection[str] = ()) -> t
     return ready, (*loaded, *changes), net.parameters()
 
 
-def open_inputs(
-    source: object, data: CalibrationSource | None, net: Net, options: Options, *, choosing: bool = False
-) -> Inputs:
-    """Open and split the calibration inputs, and derive the meanings of the outputs.
-
-    Args:
-        source: the model; if it is a path, inputs may be next to it.
-        data: calibration inputs, see `open_calibration`.
-        net: the network.
-        options: preprocessing, number of samples, seed, and meanings of outputs.
-        choosing: set some inputs apart to choose between results by.
-
-    Raises:
-        UsageError: `Options.outputs` does not fit the network.
-        DataError: the inputs cannot be read, or are too few.
-    """
-    specs, outputs = input_specs(net), meanings(net, options.outputs)
-    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    calibration = open_calibration(data, specs, options.data, model_path=path, seed=options.seed)
-    specs = one_at_a_time(net, specs, sample_shapes(calibration, specs, 2))
-    parts = split(calibration, options.samples, choosing=choosing, seed=options.seed)
-    outputs = with_labels(net, outputs, calibration.labels, str(calibration.description["source"]))
-    return Inputs(specs, calibration, parts, outputs)
-
-
 def open_cache(original: onnx.ModelProto, inputs: Inputs, options: Options) -> Cache:
     """Open the cache of a run, keyed by its model, its inputs and their sampling.
 
@@ -330,11 +261,13 @@ def prepare(
     """
     clock = Stopwatch()
     with clock("load"):
-        parts = read_parts(source, options)
+        parts = read_parts(source, options, custom=bool(options.engine.ops_library))
         net, notes, params = folded(parts.front, parts.label, parts.given)
         place, why = _place(net, options)
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
+        engine = Engine.open(options.engine)
+        net = with_seen_sizes(net, engine, [inputs.first(2), inputs.first(3)])
         network = _network(parts, params, (*parts.notes, *notes), net, inputs, options)
         network = replace(network, place=place, fixed_picture=why)
         cost = _cost(network, inputs)
@@ -349,7 +282,7 @@ def prepare(
             cost=cost,
             eligible=_eligible(network, cost, options),
             options=options,
-            engine=Engine.open(options.engine),
+            engine=engine,
             batches=_batches(network, inputs, options),
             positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
             cache=cache,

@@ -23,7 +23,7 @@ from onnxprune.graph.model.net import numpy_dtype
 from onnxprune.graph.model.save import finished_model
 from onnxprune.graph.model.schedule import segment_model
 from onnxprune.steps.compress import Compressed
-from onnxprune.steps.prepare import Inputs
+from onnxprune.steps.inputs import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -24,7 +24,8 @@ __all__ = ["Tail", "cut_at", "cut_automatically"]
 
 _Message = TypeVar("_Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoProto)
 _SELECTING = frozenset({"Compress", "MaxRoiPool", "NonMaxSuppression", "NonZero", "RoiAlign", "TopK", "Unique"})
-_DOMAINS = ("ai.onnx", "com.microsoft", "org.pytorch")
+_DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training"})
+_FAMILIES = ("com.microsoft", "org.pytorch")
 _SIZES = frozenset({"Shape", "Size"})
 _SHOWN = 6
 
@@ -88,18 +89,19 @@ class Tail:
         return model
 
 
-def cut_automatically(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
+def cut_automatically(model: onnx.ModelProto, *, custom: bool = False) -> tuple[onnx.ModelProto, Tail | None]:
     """Cut a model in front of selection operators, and of unknown operators that no layer follows.
 
     Args:
         model: the model, its nodes in order of execution.
+        custom: whether operators of custom domains can be run, so that they are no reason for a cut.
 
     Returns:
         The front and the tail; the whole model and None if no such operator is behind a layer.
     """
     given = _read_from_data(model.graph)
     behind = _reached(model.graph, lambda node: _selects(node) and not given.isdisjoint(names_read(node)))
-    unknown = _reached(model.graph, _is_unknown)
+    unknown: set[str] = set() if custom else _reached(model.graph, _is_unknown)
     if any(_is_layer(node, given) and not unknown.isdisjoint(node.input) for node in model.graph.node):
         unknown = set()
     behind |= unknown
@@ -238,7 +240,7 @@ def _is_unknown(node: onnx.NodeProto) -> bool:
     """Tell whether onnxruntime lacks a node's operator: ONNX does not define it, or its domain is a custom one."""
     if is_standard(node):
         return not onnx.defs.has(node.op_type)
-    return not node.domain.startswith(_DOMAINS)
+    return node.domain not in _DOMAINS and not node.domain.startswith(_FAMILIES)
 
 
 def _selects(node: onnx.NodeProto) -> bool:

@@ -125,7 +125,9 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, str]:
     return _checked(model, label), label
 
 
-def read_parts(source: Source, options: ReadOptions | None = None, like: Parts | None = None) -> Parts:
+def read_parts(
+    source: Source, options: ReadOptions | None = None, like: Parts | None = None, *, custom: bool = False
+) -> Parts:
     """Read a model, and part it into the front to process and the tail to keep.
 
     Args:
@@ -133,6 +135,7 @@ def read_parts(source: Source, options: ReadOptions | None = None, like: Parts |
         options: ``until``: names of tensors or nodes at which the front ends; if empty, it ends in front of selection
             operators. ``set_input``: inputs that get a default value, so that they need not be fed.
         like: another model; without ``until``, the front ends at the tensors at which the other model's front ends.
+        custom: whether operators of custom domains can be run.
 
     Raises:
         ModelError: as for `load`, of the front; an input that gets a value has open sizes; a tensor at which the front
@@ -156,7 +159,7 @@ def read_parts(source: Source, options: ReadOptions | None = None, like: Parts |
             told = f"{error}; {like.label} is compared there: give --until with tensors that both have"
             raise ModelError(told) from error
     else:
-        front, tail = cut_automatically(model)
+        front, tail = cut_automatically(model, custom=custom)
         if tail is not None:
             try:
                 return Parts(_checked(front, label), tail, label, given)

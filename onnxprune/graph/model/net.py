@@ -28,6 +28,7 @@ __all__ = [
     "Draft",
     "Header",
     "Net",
+    "Seen",
     "captured_names",
     "dims",
     "is_per_output",
@@ -44,11 +45,31 @@ LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Tensor whose sizes no inference knows, as runs of the model have it.
+
+    Attributes:
+        name: its name.
+        kind: data type, an ``onnx.TensorProto.DataType``.
+        sizes: extents, (for one sample, True) for one that grows with the batch, and (extent, False) for a fixed one.
+    """
+
+    name: str
+    kind: int
+    sizes: tuple[tuple[int, bool], ...]
+
+    def value(self, batch: int) -> onnx.ValueInfoProto:
+        """Return its type for a batch."""
+        shape = [size * batch if grows else size for size, grows in self.sizes]
+        return onnx.helper.make_tensor_value_info(self.name, self.kind, shape)
+
+
+@dataclass(frozen=True)
 class Header:
     """Fields of a model besides its graph, copied from the input file to the output file.
 
     ``has_shapes``: whether the model lists the shapes of tensors between the nodes. ``half``: names of the weights that
-    the file stores as float16, with a Cast to float32 behind each.
+    the file stores as float16, with a Cast to float32 behind each. ``seen``: tensors whose sizes only runs tell.
     """
 
     ir_version: int
@@ -60,6 +81,7 @@ class Header:
     metadata: tuple[tuple[str, str], ...] = ()
     has_shapes: bool = True
     half: frozenset[str] = frozenset()
+    seen: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +227,9 @@ class Net:
                 )
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
+        ends = {value.name for value in model.graph.output}
+        batch = max((int(shape[0]) for shape in shapes.values() if len(shape)), default=1)
+        model.graph.value_info.extend(seen.value(batch) for seen in self.header.seen if seen.name not in ends)
         return Net.from_model(model, source=self.source, overridable=self.overridable, header=self.header)
 
 

@@ -55,7 +55,7 @@ def with_settled_sizes(net: Net, shapes: Shapes) -> Net:
             continue
         found = [_size(*sizes, symbols) for sizes in zip(own or (None,) * len(one), one, other, strict=True)]
         if own is None or name not in named:
-            tensor.shape = tuple(found)
+            tensor.shape, tensor.dtype = tuple(found), tensor.dtype or first[name].dtype
     return draft.done()
 
 
@@ -66,7 +66,7 @@ def _is_unsettled(shape: Sequence[Dim] | None) -> bool:
 
 def _read_otherwise(net: Net, shapes: Shapes) -> Mapping[str, Any] | None:
     """Return the tensors for other open sizes; None if the graph takes no others."""
-    for high, wide in _MULTIPLES:
+    for high, wide in _MULTIPLES if not net.header.seen else _MULTIPLES[-1:]:  # sizes that were seen are no others
         given = {name: _other(dims(net.tensors()[name]), shape, (high, wide)) for name, shape in shapes.items()}
         try:
             read = with_shapes(net, given)

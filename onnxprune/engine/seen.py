@@ -1,0 +1,78 @@
+"""Sizes that no inference knows, such as those of custom operators, taken from runs of the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.channels.rules.registry import rule_for
+from onnxprune.graph.model.net import Seen, dims, revision_of
+from onnxprune.graph.model.normalize import with_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxprune.engine.sessions import Engine
+    from onnxprune.graph.model.net import Net
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["with_seen_sizes"]
+
+
+def with_seen_sizes(net: Net, engine: Engine, feeds: Sequence[Mapping[str, Array]]) -> Net:
+    """Return the network with the sizes of what its operators without a rule return, as runs of it have them.
+
+    The channels around such operators stay, so that their sizes are those of the compressed network too. A size that
+    depends on the data, and not on the number of samples alone, stays unknown.
+
+    Args:
+        net: a normalised network.
+        engine: onnxruntime.
+        feeds: arrays by input name, for two batches of different samples, and of different size unless the model fixes
+            it.
+
+    Raises:
+        EngineError: onnxruntime cannot run the model.
+        ModelError: the feeds contradict the graph.
+    """
+    known = with_shapes(net, {name: array.shape for name, array in feeds[0].items()}).tensors()
+    names = [
+        tensor.name
+        for node in net.nodes
+        if isinstance(rule_for(node.op, node.domain, revision_of(node.op, net.opset)), str)
+        for tensor in node.outputs
+        if not tensor.is_empty() and not (tensor.name in known and _is_known(known[tensor.name]))
+    ]
+    if not names:
+        return net
+    model = net.to_model()
+    ends = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in ends)
+    session = engine.for_pieces().session(model, label=net.source)
+    first, second = (session.run(feed, names) for feed in feeds)
+    counts = [max(len(array) for array in feed.values()) for feed in feeds]
+    found = [_seen(name, first[name], second[name], (counts[0], counts[1])) for name in names]
+    seen = tuple(entry for entry in found if entry is not None)
+    return replace(net, header=replace(net.header, seen=seen))
+
+
+def _is_known(tensor: Any) -> bool:
+    shape = dims(tensor)
+    return shape is not None and all(isinstance(size, int) for size in shape)
+
+
+def _seen(name: str, one: Array, other: Array, counts: tuple[int, int]) -> Seen | None:
+    """Return the sizes of a tensor; None if they are neither fixed nor in proportion to the number of samples."""
+    if one.ndim != other.ndim or one.dtype.kind not in "fiub":
+        return None
+    sizes = []
+    for size, again in zip(one.shape, other.shape, strict=True):
+        grows = size != again
+        if grows and (size % counts[0] or size // counts[0] * counts[1] != again):
+            return None
+        sizes.append((size // counts[0] if grows else size, grows))
+    return Seen(name, onnx.helper.np_dtype_to_tensor_dtype(one.dtype), tuple(sizes))
