@@ -36,6 +36,14 @@ class Batch:
     samples: tuple[int, ...]
     real: int
 
+    def frames(self, count: int) -> tuple[int, ...]:
+        """Return the numbers of the real images of a tensor with ``count`` in its first axis.
+
+        One that holds several frames of each sample has numbers for all of them, sample by sample.
+        """
+        each = count // len(self.samples)
+        return tuple(sample * each + frame for sample in self.samples[: self.real] for frame in range(each))
+
 
 class Frontier:
     """Progress of one network through all batches; held tensors are in a `TensorStore` under the frontier's name."""

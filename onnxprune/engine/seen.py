@@ -1,4 +1,4 @@
-"""Sizes that no inference knows, such as those of custom operators, taken from runs of the model."""
+"""What no inference knows, taken from runs of the model: sizes behind custom operators, the order of merged axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["with_seen_sizes"]
+__all__ = ["by_sample", "with_seen_sizes"]
+
+_ROUNDING = 1e-3  # of the largest value; float16 included
 
 
 def with_seen_sizes(net: Net, engine: Engine, feeds: Sequence[Mapping[str, Array]]) -> Net:
@@ -58,6 +60,38 @@ def with_seen_sizes(net: Net, engine: Engine, feeds: Sequence[Mapping[str, Array
     found = [_seen(name, first[name], second[name], (counts[0], counts[1])) for name in names]
     seen = tuple(entry for entry in found if entry is not None)
     return replace(net, header=replace(net.header, seen=seen))
+
+
+def by_sample(net: Net, engine: Engine, feed: Mapping[str, Array], names: Sequence[str]) -> frozenset[str]:
+    """Return the tensors whose first axis has equally many entries for each sample, sample by sample.
+
+    The network is run on the samples, and on the same samples one place further on: such a tensor moves with them.
+
+    Args:
+        net: a network.
+        engine: onnxruntime.
+        feed: arrays by input name, for a batch.
+        names: tensors whose first axis is a multiple of the batch.
+
+    Raises:
+        EngineError: onnxruntime cannot run the model.
+    """
+    count = max(len(array) for array in feed.values())
+    if not names or count == 1:
+        return frozenset(names)
+    model = net.to_model()
+    ends = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in ends)
+    session = engine.for_pieces().session(model, label=net.source)
+    first = session.run(feed, names)
+    moved = session.run({name: np.roll(array, 1, axis=0) for name, array in feed.items()}, names)
+    return frozenset(name for name in names if _moves(first[name], moved[name], len(first[name]) // count))
+
+
+def _moves(first: Array, moved: Array, places: int) -> bool:
+    """Tell whether an array is another one moved on by some places of the first axis, but for rounding."""
+    wanted = np.roll(first, places, axis=0).astype(np.float64)
+    return bool(np.abs(wanted - moved).max(initial=0.0) <= _ROUNDING * np.abs(wanted).max(initial=0.0))
 
 
 def _is_known(tensor: Any) -> bool:

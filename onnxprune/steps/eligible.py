@@ -14,7 +14,7 @@ from onnxprune.graph.model.patterns import meant, meant_by
 from onnxprune.steps.room import moment_bytes, solving_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from onnxprune.graph.channels.branches import Branch
     from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
@@ -23,23 +23,44 @@ if TYPE_CHECKING:
     from onnxprune.options.planning import PlanOptions
     from onnxprune.planning.cost import CostModel
 
-__all__ = ["Eligible", "eligible", "eligible_branches", "eligible_sites", "forbidden_sites"]
+__all__ = ["Eligible", "eligible", "eligible_branches", "eligible_sites", "forbidden_sites", "merged_sources"]
 
 
-def forbidden_sites(net: Net, shapes: Mapping[str, Sequence[int]], memory: int) -> dict[str, str]:
+def merged_sources(net: Net, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Find the inputs of sites whose first axis is a multiple of the batch: frames of a video, windows of a map.
+
+    Args:
+        net: the network.
+        shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
+    """
+    batch = max(int(shape[0]) for shape in shapes.values())
+    concrete = with_shapes(net, shapes).tensors()
+    found = []
+    for source in dict.fromkeys(source for site in find_sites(net) for source in site.sources):
+        first = (dims(concrete[source]) or (None,))[0] if source in concrete else None
+        if isinstance(first, int) and first > batch and not first % batch:
+            found.append(source)
+    return tuple(found)
+
+
+def forbidden_sites(
+    net: Net, shapes: Mapping[str, Sequence[int]], memory: int, merged: Collection[str] = ()
+) -> dict[str, str]:
     """Find the sites that cannot be fitted; return the reasons by name.
 
     Args:
         net: the network.
         shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
         memory: bytes for the moments of a site and for solving.
+        merged: tensors that have several entries of the first axis for each sample, sample by sample.
     """
     batch = max(int(shape[0]) for shape in shapes.values())
     concrete = with_shapes(net, shapes).tensors()
     reasons = {}
     for site in find_sites(net):
         shapes_read = [dims(concrete[source]) if source in concrete else None for source in site.sources]
-        if any(shape is None or shape[0] != batch for shape in shapes_read):
+        firsts = [shape[0] if shape else None for shape in shapes_read]
+        if any(size != batch and name not in merged for name, size in zip(site.sources, firsts, strict=True)):
             reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
             continue
         if not all(isinstance(size, int) for shape in shapes_read for size in shape or ()):

@@ -24,7 +24,7 @@ from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, 
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
 from onnxprune.engine.inputs import input_specs
-from onnxprune.engine.seen import with_seen_sizes
+from onnxprune.engine.seen import by_sample, with_seen_sizes
 from onnxprune.engine.sessions import Engine
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.channels.groups import channel_map
@@ -37,7 +37,7 @@ from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
 from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.planning.cost import cost_model
-from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
+from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites, merged_sources
 from onnxprune.steps.inputs import Inputs, open_inputs
 from onnxprune.steps.room import Room
 from onnxprune.steps.stopwatch import Stopwatch
@@ -268,7 +268,7 @@ def prepare(
         inputs = open_inputs(source, data, net, options, choosing=choosing)
         engine = Engine.open(options.engine)
         net = with_seen_sizes(net, engine, [inputs.first(2), inputs.first(3)])
-        network = _network(parts, params, (*parts.notes, *notes), net, inputs, options)
+        network = _network(parts, params, (*parts.notes, *notes), net, inputs, options, engine)
         network = replace(network, place=place, fixed_picture=why)
         cost = _cost(network, inputs)
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
@@ -301,7 +301,7 @@ def on_picture(run: Prepared, net: Net, size: tuple[int, int]) -> Prepared:
         size: height and width of the picture in pixels.
     """
     first, inputs, options = run.network, run.inputs, run.options
-    network = _network(first.parts, first.params, first.notes, net, inputs, options)
+    network = _network(first.parts, first.params, first.notes, net, inputs, options, run.engine)
     network = replace(network, full=first.full, place=first.place, picture=size)
     cost = _cost(network, inputs)
     return replace(
@@ -356,10 +356,12 @@ def _network(
     net: Net,
     inputs: Inputs,
     options: Options,
+    engine: Engine,
 ) -> Network:
     one, two = (sample_shapes(inputs.calibration, inputs.specs, batch) for batch in (1, 2))
     net = with_settled_sizes(net, two)
-    forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving)
+    merged = by_sample(net, engine, inputs.first(2), merged_sources(net, two))
+    forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving, merged)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
     order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))

@@ -143,13 +143,14 @@ def _rows(
         columns: columns of the site now.
     """
     (reference, now), site = tensors, target.use
-    source = now[site.source][: batch.real]
-    where = run.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), columns)
-    y = answers(reference[target.tensor][: batch.real], where, site.channel_axis)
+    images = batch.frames(len(now[site.source]))
+    source = now[site.source][: len(images)]
+    where = run.positions.draw(images, output_extents(site, source.shape), columns)
+    y = answers(reference[target.tensor][: len(images)], where, site.channel_axis)
     y = y[:, run.channels.alive_slots(site.output_axis, state.alive)]
     offset = None
     if target.shortcut is not None:
-        offset = answers(now[target.shortcut][: batch.real], where, site.channel_axis)
+        offset = answers(now[target.shortcut][: len(images)], where, site.channel_axis)
     return patches(source, site, where), y, offset
 
 

@@ -180,8 +180,9 @@ def gathered(run: Prepared, needs: Sequence[Need], index: int, passes: int) -> d
 
 def _add(run: Prepared, meter: SiteMeter, site: Site, source: Array, number: int) -> None:
     batch = run.batches[number]
-    where = run.positions.draw(batch.samples[: batch.real], output_extents(site, source.shape), meter.columns)
-    x = patches(source[: batch.real], site, where)
+    images = batch.frames(len(source))
+    where = run.positions.draw(images, output_extents(site, source.shape), meter.columns)
+    x = patches(source[: len(images)], site, where)
     meter.add(x, None, run.halves(batch, len(x)))
 
 
