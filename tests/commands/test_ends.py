@@ -311,3 +311,39 @@ def test_a_plan_that_decomposes_a_layer_of_one_form_is_refused_in_a_line():
     plan = Plan((), layers=(LayerPlan(name, (4, 24, 3, 3), Form(channel=2)),))
     with pytest.raises(PlanError, match=r"cannot be decomposed: other nodes share its weights"):
         onnxprune.prune(model, data=DATA, plan=plan, options=Options(bench=False))
+
+
+@pytest.mark.parametrize("operator", ["SplitToSequence", "ZipMap"])
+def test_outputs_that_are_sequences_are_made_behind_the_cut(operator):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> net (float[N, 3, 16, 16] x) => (float[N, 4] p) {
+            h = Conv <pads = [1, 1, 1, 1]> (x, w1)
+            r = Relu (h)
+            z = Conv (r, w2)
+            g = GlobalAveragePool (z)
+            f = Flatten (g)
+            p = Softmax (f)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (16, 3, 3, 3)), ("w2", (4, 16, 1, 1))):
+        weights = rng.standard_normal(shape, dtype=np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    if operator == "ZipMap":
+        node = onnx.helper.make_node(operator, ["p"], ["s"], domain="ai.onnx.ml", classlabels_int64s=[3, 1, 4, 5])
+        kind = onnx.helper.make_map_type_proto(onnx.TensorProto.INT64, onnx.helper.make_tensor_type_proto(1, None))
+        value = onnx.helper.make_value_info("s", onnx.helper.make_sequence_type_proto(kind))
+    else:
+        node = onnx.helper.make_node(operator, ["p"], ["s"], axis=1)
+        value = onnx.helper.make_tensor_sequence_value_info("s", onnx.TensorProto.FLOAT, None)
+    model.graph.node.append(node)
+    model.graph.output.append(value)
+    result = onnxprune.prune(model, data=DATA, macs=0.7, options=replace(QUICK, align=4))
+    assert result.report.macs.ratio > 1.2
+    assert [output.name for output in result.report.divergence] == ["p"]
+    session = onnxruntime.InferenceSession(result.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    probabilities, sequence = session.run(None, {"x": DATA["x"][:2]})
+    if operator == "ZipMap":
+        np.testing.assert_allclose(sequence[1][1], probabilities[1, 1])
+    else:
+        np.testing.assert_allclose(np.concatenate(sequence, axis=1), probabilities)

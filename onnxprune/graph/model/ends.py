@@ -24,6 +24,9 @@ __all__ = ["Tail", "cut_at", "cut_automatically"]
 
 _Message = TypeVar("_Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoProto)
 _SELECTING = frozenset({"Compress", "MaxRoiPool", "NonMaxSuppression", "NonZero", "RoiAlign", "TopK", "Unique"})
+_SEQUENCES = frozenset(
+    {"Optional", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceMap", "SplitToSequence", "ZipMap"}
+)
 _DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training"})
 _FAMILIES = ("com.microsoft", "org.pytorch")
 _SIZES = frozenset({"Shape", "Size"})
@@ -90,7 +93,8 @@ class Tail:
 
 
 def cut_automatically(model: onnx.ModelProto, *, custom: bool = False) -> tuple[onnx.ModelProto, Tail | None]:
-    """Cut a model in front of selection operators, and of unknown operators that no layer follows.
+    """Cut a model in front of selection operators, of what makes sequences for outputs, and of unknown operators that
+    no layer follows.
 
     Args:
         model: the model, its nodes in order of execution.
@@ -101,6 +105,8 @@ def cut_automatically(model: onnx.ModelProto, *, custom: bool = False) -> tuple[
     """
     given = _read_from_data(model.graph)
     behind = _reached(model.graph, lambda node: _selects(node) and not given.isdisjoint(names_read(node)))
+    if any(value.type.WhichOneof("value") not in (None, "tensor_type") for value in model.graph.output):
+        behind |= _reached(model.graph, lambda node: node.op_type in _SEQUENCES)
     unknown: set[str] = set() if custom else _reached(model.graph, _is_unknown)
     if any(_is_layer(node, given) and not unknown.isdisjoint(node.input) for node in model.graph.node):
         unknown = set()
