@@ -62,10 +62,10 @@ class Inputs:
         """Number of held-out samples, near-duplicates counted once."""
         return self.parts.distinct_held
 
-    def first(self, count: int) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Return that many samples, or the batch that the model fixes, samples of another number each time."""
-        size = self.specs[0].shape[0] or count
-        return self.calibration.load([index % len(self.calibration) for index in range(count, count + size)])
+    def probe(self, count: int) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Return some samples from all over the calibration, or as many as the model fixes; others for each count."""
+        size, total = self.specs[0].shape[0] or count, len(self.calibration)
+        return self.calibration.load([(count + index * total // size) % total for index in range(size)])
 
     def repeated(self, batch: int) -> Mapping[str, np.ndarray[Any, Any]]:
         """Return one batch of held-out samples for a measurement of latency, repeated if there are fewer."""

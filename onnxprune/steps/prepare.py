@@ -267,7 +267,9 @@ def prepare(
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
         engine = Engine.open(options.engine)
-        net = with_seen_sizes(net, engine, [inputs.first(2), inputs.first(3)])
+        net = with_seen_sizes(net, engine, [inputs.probe(2), inputs.probe(3)])
+        if net.header.seen:
+            place, why = None, f"the size of '{net.header.seen[0].name}' is known from runs only"
         network = _network(parts, params, (*parts.notes, *notes), net, inputs, options, engine)
         network = replace(network, place=place, fixed_picture=why)
         cost = _cost(network, inputs)
@@ -360,7 +362,7 @@ def _network(
 ) -> Network:
     one, two = (sample_shapes(inputs.calibration, inputs.specs, batch) for batch in (1, 2))
     net = with_settled_sizes(net, two)
-    merged = by_sample(net, engine, inputs.first(2), merged_sources(net, two))
+    merged = by_sample(net, engine, inputs.probe(2), merged_sources(net, two))
     forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving, merged)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
