@@ -98,9 +98,21 @@ def project(weight: Array, gram: Array, rank: int | None) -> Array:
     """Return the (o, k) matrix of a rank with the outputs closest to ``weight``'s, for x of moments ``gram`` (k, k)."""
     if rank is None or rank >= min(weight.shape):
         return weight
-    answered = weight @ gram @ weight.T
-    _, vectors = eigh(answered, subset_by_index=(len(answered) - rank, len(answered) - 1), check_finite=False)
+    outputs, columns = weight.shape
+    if outputs <= columns:
+        vectors = _leading(weight @ gram @ weight.T, rank)
+    else:  # the same vectors from the smaller side: a classifier has thousands of outputs
+        sizes, axes = eigh(gram, check_finite=False)
+        spread = weight @ (axes * np.sqrt(np.maximum(sizes, 0.0)))
+        vectors, _ = np.linalg.qr(spread @ _leading(spread.T @ spread, rank))
     return np.asarray(vectors @ (vectors.T @ weight), dtype=np.float64)
+
+
+def _leading(matrix: Array, count: int) -> Array:
+    """Return the eigenvectors of the largest eigenvalues of a symmetric (n, n) matrix, (n, count)."""
+    last = len(matrix) - 1
+    _, vectors = eigh(matrix, subset_by_index=(last + 1 - count, last), check_finite=False)
+    return np.asarray(vectors)
 
 
 def _refit(

@@ -13,6 +13,7 @@ from onnxprune.options.solve import RefitOptions
 from onnxprune.solve import Regression, Samples, clip, decompose, leaky_relu, merge, refit, split_columns
 from onnxprune.solve.alternating import better_first
 from onnxprune.solve.lowrank import nested_basis, spatial_basis, start_of
+from onnxprune.solve.nonlinear import project
 
 from .helpers import moments_of, relu_patches
 
@@ -210,3 +211,17 @@ def test_v_stays_where_held_out_samples_do_not_gain() -> None:
     moments, split = moments_of(x, y, np.arange(60) % 2), split_columns(CHANNELS, (3, 3), 0)
     start = rng.standard_normal((4, 12)) / 100
     assert better_first(moments, start, rng.standard_normal((OUTPUTS, 12)), split, 1e-4) is None
+
+
+@pytest.mark.parametrize("inner", [20, 6])
+def test_the_rank_of_a_tall_matrix_is_lowered_as_that_of_a_wide_one(inner):
+    """The outputs of x @ weight.T change least, whichever side the vectors are found from; x may lack dimensions."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((50, 20))
+    x = rng.standard_normal((200, inner)) @ rng.standard_normal((inner, 20))
+    low = project(weight, x.T @ x / len(x), 4)
+    outputs = x @ weight.T
+    _, _, directions = np.linalg.svd(outputs, full_matrices=False)
+    best = outputs @ directions[:4].T @ directions[:4]
+    assert np.linalg.matrix_rank(low) == 4
+    np.testing.assert_allclose(x @ low.T, best, atol=1e-9)
