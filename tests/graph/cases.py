@@ -135,6 +135,14 @@ def _layout() -> dict[str, onnx.ModelProto]:
         "Reshape with an open size": build(
             head + "f = Reshape(r, to) y = Gemm<transB=1>(f, w3, b3)", {**dense, "to": ints(0, -1)}
         ),
+        "Flatten of channels last": build(
+            head + "t = Transpose<perm=[0,2,3,1]>(r) f = Flatten(t) y = MatMul(f, w3)",
+            {"w1": (6, 3, 3, 3), "b1": (6,), "w3": (216, 5)},
+        ),
+        "Reshape of channels between": build(
+            head + "t = Transpose<perm=[0,2,1,3]>(r) f = Reshape(t, to) y = Gemm<transB=1>(f, w3, b3)",
+            {**dense, "to": ints(-1, 216)},
+        ),
         "Transpose": build(
             head
             + "t = Transpose<perm=[0,2,3,1]>(r) m = MatMul(t, w3) a = Add(m, b3) "

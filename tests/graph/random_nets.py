@@ -107,6 +107,15 @@ def _channels_last(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.node("Transpose", made, perm=[0, 3, 1, 2])[0], 6
 
 
+def _dense_gate(b: Builder, x: str, c: int) -> tuple[str, int]:
+    """A gate from all positions of a few channels, flattened with the channels last or first."""
+    few = b.node("MaxPool", b.conv(x, c, 3, 1), kernel_shape=[4, 4], strides=[4, 4])[0]
+    last = b.node("Transpose", few, perm=[0, 2, 3, 1])[0] if b.rng.random() < 0.7 else few
+    flat = b.node("Flatten", last)[0] if b.rng.random() < 0.5 else b.node("Reshape", last, b.ints(0, 12))[0]
+    gate = b.node("Sigmoid", b.node("MatMul", flat, b.drawn(12, c))[0])[0]
+    return b.node("Mul", x, b.node("Reshape", gate, b.ints(0, c, 1, 1))[0])[0], c
+
+
 def _up_and_down(b: Builder, x: str, c: int) -> tuple[str, int]:
     if b.rng.random() < 0.5:
         up = b.node("Resize", x, "", b.constant(np.array([1, 1, 2, 2], np.float32)))[0]
@@ -161,7 +170,7 @@ def _head(b: Builder, x: str, c: int) -> tuple[str, int]:
 _STEPS: tuple[_Step, ...] = (
     *(_conv, _conv, _conv, _activation, _activation, _norm, _depthwise, _grouped, _residual, _block, _join, _join),
     *(_squeeze_excite, _split, _split, _slice, _pad, _gather, _shuffle, _channels_last, _up_and_down, _depth_to_space),
-    *(_space_to_depth, _softmax, _statistics, _choice, _tile, _head),
+    *(_space_to_depth, _softmax, _statistics, _choice, _tile, _head, _dense_gate),
 )
 _MOST_CHANNELS = 40
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -151,16 +151,20 @@ def channel_map(net: Net, *, forbidden: Mapping[str, str] | None = None) -> Chan
     uses = {use.name: use for site in sites.values() for use in site.uses}
     bodies = (name for node in net.nodes for name in captured_names(node))
     protected = frozenset(net.output_names).union(bodies)
-    for node in net.nodes:
-        found, pinned = _read_node(net, node, slots, protected)
-        ties += found
-        pins += pinned
+    read = {node.name: _read_node(net, node, slots, protected) for node in net.nodes}
     fixed = {
         node.name: _why_no_site(net, node)
         for node in net.nodes
         if node.op in LAYERS and len(node.inputs) > 1 and node.name not in uses
     }
-    pins += _weight_pins(net, fixed, forbidden or {})
+    weights = list(_weight_pins(net, fixed, forbidden or {}))
+    pinned = _pinned_choices(read, slots, [*pins, *weights])
+    for node in net.nodes:
+        if any(axes[0] in pinned for axes in read[node.name].choices):
+            read[node.name] = _read_node(net, node, slots, protected, pinned)
+        ties += read[node.name].ties
+        pins += read[node.name].pins
+    pins += weights
     labels, count = slots.components(ties)
     makers = {node.name: _makes(node, uses) for node in net.nodes if node.name in uses or node.name in fixed}
     known = {name: axis for name, axis in makers.items() if axis is not None and axis in labels}
@@ -217,20 +221,49 @@ class _Slots:
         return {axis: labels[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(count)
 
 
-def _read_node(net: Net, node: Any, slots: _Slots, protected: frozenset[str]) -> tuple[list[Tie], list[Pin]]:
-    """Collect the ties of a node, and a pin for every other axis around it."""
+class _Read(NamedTuple):
+    """Ties of a node, a pin for every other axis around it, and the choices that its rule had."""
+
+    ties: list[Tie]
+    pins: list[Pin]
+    choices: tuple[tuple[Axis, ...], ...] = ()
+
+
+def _pinned_choices(read: Mapping[str, _Read], slots: _Slots, pins: Iterable[Pin]) -> frozenset[Axis]:
+    """Find the axes of choices that are pinned whatever is chosen: by other nodes, through ties of no choice."""
+    chosen = {name: frozenset(axis for axes in one.choices for axis in axes) for name, one in read.items()}
+    undecided = frozenset(axis for axes in chosen.values() for axis in axes)
+    if not undecided:
+        return undecided
+    sure, certain = [], list(pins)
+    for name, one in read.items():
+        sure += [tie for tie in one.ties if chosen[name].isdisjoint((tie.left, tie.right))]
+        certain += [pin for pin in one.pins if pin.axis not in chosen[name]]
+    labels, count = slots.components(sure)
+    stays = np.zeros(count, dtype=np.bool_)
+    for pin in certain:
+        if pin.axis in labels:
+            stays[labels[pin.axis]] = True
+    return frozenset(axis for axis in undecided if axis in labels and stays[labels[axis]].any())
+
+
+def _read_node(
+    net: Net, node: Any, slots: _Slots, protected: frozenset[str], pinned: frozenset[Axis] = frozenset()
+) -> _Read:
+    """Read a node by its rule."""
     known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
     found = rule_for(node.op, node.domain, revision_of(node.op, net.opset))
     label = f"{node.op} '{node.name}'"
     if isinstance(found, str):
-        return [], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)]
-    coupling = found(NodeView(node, net.opset, net.overridable, protected=protected))
+        return _Read([], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)])
+    coupling = found(NodeView(node, net.opset, net.overridable, protected=protected, pinned=pinned))
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
     if not all(slots.fits(tie) for tie in ties):
-        return [], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)]
+        return _Read([], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)])
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
     reason = coupling.reason or "the channels do not pass through it one to one"
-    return ties, [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]
+    pins = [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]
+    return _Read(ties, pins, coupling.choices)
 
 
 def _boundary_pins(net: Net) -> Iterator[Pin]:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.channels.rules.registry import Coupling, Edit, NodeView, Tie, fixup, rule, tie_axes
+from onnxprune.graph.channels.rules.registry import (
+    MOST_SLOTS,
+    Axis,
+    Coupling,
+    Edit,
+    IntArray,
+    NodeView,
+    Tie,
+    fixup,
+    rule,
+    tie_axes,
+)
 from onnxprune.graph.channels.rules.spatial import kept_axes
 from onnxprune.graph.model.net import Dim
 
@@ -56,7 +68,7 @@ def flatten(node: NodeView) -> Coupling:
 
 @rule("Reshape", since=(5, 13, 14, 19, 21, 23, 24, 25))
 def reshape(node: NodeView) -> Coupling:
-    """Axes that are merged, or split, with the tied axis in front; axes that stay."""
+    """Axes that are merged, or split, of which one is tied; axes that stay."""
     if node.constant(1) is None:
         return Coupling(reason="its target is computed")
     return _regrouped(node)
@@ -86,9 +98,9 @@ def reshape_target(node: NodeView) -> Edit:
 def _regrouped(node: NodeView) -> Coupling:
     """Ties for a reshape that keeps the order of the elements.
 
-    Both shapes are cut into the shortest runs of axes with equal products. In a run (A, rest) -> (A * rest), slot a
-    goes with the columns a * rest ... (a + 1) * rest - 1, and the same backwards; a run of one axis goes on as it
-    is.
+    Both shapes are cut into the shortest runs of axes with equal products. In a run (A, B, C) -> (A * B * C) slot b of
+    the axis that carries the channels goes with all columns (a * B + b) * C + c, and the same backwards; a run of one
+    axis goes on as it is. The first axis that no other node pins carries the channels: A of (C, H, W), C of (H, W, C).
     """
     source, result = node.input_shape(0), node.output_shape()
     if source is None or result is None:
@@ -100,29 +112,32 @@ def _regrouped(node: NodeView) -> Coupling:
     if runs is None:
         return Coupling(reason="how it regroups its axes is unknown")
     ties: list[Tie] = []
+    choices: list[tuple[Axis, ...]] = []
     for left, right in runs:
         if not _all_known(tuple(source[i] for i in left), tuple(result[i] for i in right)):
             continue
         wide, narrow = [i for i in left if source[i] != 1], [i for i in right if result[i] != 1]
-        if len(wide) >= 1 and len(narrow) == 1:
-            ties.append(_spread(node, wide[0], narrow[0], source, result))
-        elif len(wide) == 1 and len(narrow) > 1:
-            tie = _spread(node, wide[0], narrow[0], source, result)
-            ties.append(tie)
-    return Coupling(tuple(ties), reason="it regroups this axis")
+        if math.prod(size for size in (source[i] for i in wide) if isinstance(size, int)) > MOST_SLOTS:
+            continue
+        befores, afters = [node.input_axis(0, i) for i in wide], [node.output_axis(i) for i in narrow]
+        if len(narrow) == 1 and wide:
+            carrier, slots = _carrier(node, befores, [source[i] for i in wide])
+            ties.append(Tie(carrier, slots, afters[0], np.arange(len(slots), dtype=np.int64)))
+        elif len(wide) == 1 and narrow:
+            carrier, slots = _carrier(node, afters, [result[i] for i in narrow])
+            ties.append(Tie(befores[0], np.arange(len(slots), dtype=np.int64), carrier, slots))
+        else:
+            continue
+        choices += [tuple(several) for several in (befores, afters) if len(several) > 1]
+    return Coupling(tuple(ties), reason="it regroups this axis", choices=tuple(choices))
 
 
-def _spread(node: NodeView, left: int, right: int, source: tuple[Dim, ...], result: tuple[Dim, ...]) -> Tie:
-    wide, narrow = source[left], result[right]
-    assert isinstance(wide, int)
-    assert isinstance(narrow, int)
-    most = np.arange(max(wide, narrow), dtype=np.int64)
-    return Tie(
-        node.input_axis(0, left),
-        most // (max(wide, narrow) // wide),
-        node.output_axis(right),
-        most // (max(wide, narrow) // narrow),
-    )
+def _carrier(node: NodeView, axes: Sequence[Axis], sizes: Sequence[Dim]) -> tuple[Axis, IntArray]:
+    """Return the axis of a run that carries the channels, and its slot at each place of the run, row by row."""
+    extents = [size for size in sizes if isinstance(size, int)]
+    place = next((index for index, axis in enumerate(axes) if axis not in node.pinned), 0)
+    inner = math.prod(extents[place + 1 :])
+    return axes[place], np.arange(math.prod(extents), dtype=np.int64) // inner % extents[place]
 
 
 def _runs(source: tuple[Dim, ...], result: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]] | None:

@@ -71,6 +71,7 @@ class Coupling:
     ties: tuple[Tie, ...] = ()
     free: frozenset[Axis] = frozenset()  # not tied, and not pinned either: whatever is left on them, the node is right
     reason: str = ""  # why the axes that are not tied are pinned; empty: this operator does not carry them
+    choices: tuple[tuple[Axis, ...], ...] = ()  # axes of which any one alone could have been tied; one was
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class NodeView:
     slots: Mapping[Axis, IntArray] = field(default_factory=dict)  # what is left of axes that have lost some
     sizes: Mapping[Axis, int] = field(default_factory=dict)  # of those axes and all others, before they did
     protected: frozenset[str] = frozenset()  # graph outputs, and what control-flow bodies read
+    pinned: frozenset[Axis] = frozenset()  # axes of choices that other nodes pin
 
     @property
     def op(self) -> str:
