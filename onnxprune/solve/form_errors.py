@@ -39,13 +39,17 @@ class SpatialErrors:
 def channel_errors(problem: Regression) -> Array:
     """Return the relative held-out error of P at every width: (o + 1,), entry d for width d."""
     weight, moments, found = problem.weight, problem.moments, []
+    outputs, columns = weight.shape
+    # No more than `columns` directions of the outputs vary: a classifier has thousands of outputs.
+    span, weight = np.linalg.qr(weight) if outputs > columns else (None, weight)
     for half in (0, 1):
         parts = parts_of(moments, half)
         answers = [weight @ part.gram @ weight.T for part in parts]
-        crossed = [weight @ part.cross for part in parts]
+        crossed = [weight @ (part.cross if span is None else part.cross @ span) for part in parts]
         powers = [float(part.power.sum()) for part in parts]
         found.append(_narrowed(answers, crossed, powers))
-    return np.asarray(np.mean(found, axis=0) / (float(moments.total.power.sum()) or 1.0))
+    errors = np.mean(found, axis=0) / (float(moments.total.power.sum()) or 1.0)
+    return np.pad(errors, (0, max(outputs - columns, 0)), mode="edge")
 
 
 def spatial_errors(

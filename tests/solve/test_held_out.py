@@ -161,3 +161,22 @@ def test_the_errors_of_forms_are_near_those_on_new_samples(seed: int, first: int
         assert true(split, 5, width) <= 1.2 * found.widths[5][width] + 2e-3
     assert alone[-1] == pytest.approx(0, abs=1e-5)
     assert found.widths[5][-1] == pytest.approx(found.ranks[1], rel=0.1, abs=1e-3)
+
+
+def test_the_errors_of_a_layer_with_more_outputs_than_inputs_are_those_of_its_outputs_turned() -> None:
+    """Turned outputs (y @ q of orthonormal q) have the same errors; beyond as many widths as inputs, none is left."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((20, 8)), rng.standard_normal(20)
+    rows = np.maximum(rng.standard_normal((600, 8)), 0)
+    y = rows @ weight.T + bias
+    half = np.arange(600) // 10 % 2
+
+    def errors(turn: np.ndarray) -> np.ndarray:
+        moments = moments_of(rows.astype(np.float32), (y @ turn).astype(np.float32), half)
+        return channel_errors(Regression(moments, turn.T @ weight, turn.T @ bias, np.arange(8)))
+
+    tall = errors(np.eye(20))
+    assert tall.shape == (21,)
+    square, _ = np.linalg.qr(weight)  # (20, 8): the outputs in the directions that vary
+    np.testing.assert_allclose(tall[:9], errors(square), atol=1e-6)
+    assert tall[8:] == pytest.approx(0, abs=1e-6)
