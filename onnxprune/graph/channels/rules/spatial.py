@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,9 @@ def reduction(node: NodeView) -> Coupling:
         return Coupling(reason="its axes are computed, or it reduces all of them")
     reduced = {axis % len(source) for axis in axes}
     left = [axis for axis in range(len(source)) if axis not in reduced]
-    if node.attribute("keepdims", 1):
-        return kept_axes(node, {axis: axis for axis in left})
-    return kept_axes(node, {axis: position for position, axis in enumerate(left)})
+    kept = node.attribute("keepdims", 1)
+    coupling = kept_axes(node, {axis: axis if kept else place for place, axis in enumerate(left)})
+    return replace(coupling, reason="it takes one value of all channels")
 
 
 @rule("ArgMax", "ArgMin", since=(1, 11, 12, 13))
