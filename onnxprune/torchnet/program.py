@@ -228,7 +228,10 @@ def unsupported(net: Net, nodes: Iterable[Any]) -> str:
         + (f" and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ")")
         for what, names in found.items()
     )
-    return f"no torch function for {listed}: such a network cannot be trained here; leave --recover out, or end in front of it with --until"
+    return (
+        f"no torch function for {listed}: such a network cannot be trained here; leave --recover out, or end in front of "
+        "it with --until"
+    )
 
 
 def with_weights_of(net: Net, module: TorchNet) -> Net:

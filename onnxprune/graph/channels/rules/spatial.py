@@ -59,7 +59,7 @@ def reduction(node: NodeView) -> Coupling:
     left = [axis for axis in range(len(source)) if axis not in reduced]
     kept = node.attribute("keepdims", 1)
     coupling = kept_axes(node, {axis: axis if kept else place for place, axis in enumerate(left)})
-    return replace(coupling, reason="it takes one value of all channels")
+    return replace(coupling, reason=coupling.reason or "it reduces this axis")
 
 
 @rule("ArgMax", "ArgMin", since=(1, 11, 12, 13))
