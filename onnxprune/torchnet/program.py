@@ -229,8 +229,8 @@ def unsupported(net: Net, nodes: Iterable[Any]) -> str:
         for what, names in found.items()
     )
     return (
-        f"no torch function for {listed}: such a network cannot be trained here; leave --recover out, or end in front of "
-        "it with --until"
+        f"no torch function for {listed}: such a network cannot be trained here; leave --recover out, or end in front "
+        "of it with --until"
     )
 
 
