@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["with_settled_sizes"]
 
+_MORE_SAMPLES = 9  # from 2 to 11: no size grows as much that is a multiple of a height or a width
 _MULTIPLES = ((2, 3), (2, 2), (1, 1))  # of sizes at odd and even places: a height and a width, in either layout
 
 
@@ -78,8 +79,8 @@ def _read_otherwise(net: Net, shapes: Shapes) -> Mapping[str, Any] | None:
 
 
 def _other(own: Sequence[Dim] | None, given: Sequence[int], times: tuple[int, int]) -> tuple[int, ...]:
-    """Return another shape: one sample more, and multiples of the other open sizes, in turn."""
-    sizes = [given[0] + 1, *(size * times[axis % 2] for axis, size in enumerate(given[1:]))]
+    """Return another shape: more samples, and multiples of the other open sizes, in turn."""
+    sizes = [given[0] + _MORE_SAMPLES, *(size * times[axis % 2] for axis, size in enumerate(given[1:]))]
     fixed = own or (None,) * len(given)
     return tuple(one if isinstance(one, int) else size for one, size in zip(fixed, sizes, strict=True))
 
