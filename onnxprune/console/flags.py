@@ -178,7 +178,7 @@ RARE = frozenset(
         "--keep-ratio",
         "--layout",
         "--install-completion",
-        *("--resize-mode", "--pad-value", "--skip-unreadable"),
+        *("--resize-mode", "--pad-value", "--skip-unreadable", "--ops-library"),
         *_flags_of(PlanOptions, SelectOptions, RefitOptions, RecoverOptions, InputOptions, CacheFlags, BenchOptions),
     }
     - {"--include", "--exclude", "--samples", "--epochs", "--seconds"}
