@@ -2,9 +2,9 @@
 
 Each file is a model of which something was changed at random: bytes flipped, cut out or zeroed; an integer of an
 attribute or a constant; the type or shape of a tensor; a node removed, repeated or wired to another tensor.
-Every file is inspected, and every tenth of those that are taken is pruned on a few random inputs, both in a process of
-their own. A traceback is any exception that is not one of the package's own, a crash the end of the process, a hang 60
-seconds without an answer (600 for `prune`).
+`inspect` reads every file, and `prune` compresses every tenth of the files that `inspect` accepts, on a few random
+inputs; both run in a second process. A traceback is any exception that is not one of the package's own, a crash the end
+of that process, a hang 60 seconds without an answer (600 for `prune`).
 
 Run: ``python benchmarks/damaged_files.py --files 3000`` for the shipped models; other models are arguments.
 """
@@ -38,6 +38,10 @@ from onnxprune.options.budget import BudgetOptions
 _ROOT = Path(__file__).parents[1]
 _INSPECT_S, _PRUNE_S, _PRUNED, _SAMPLES = 60, 600, 10, 16
 _INTEGERS = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 64, 2**31 - 1, 2**62, 2**63 - 1)
+_KINDS = (
+    *(AttributeProto.UNDEFINED, AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR),
+    *(AttributeProto.GRAPH, AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS, AttributeProto.TENSORS),
+)
 _OPTIONS = Options(bench=False, recipe="prune", samples=_SAMPLES, budget=BudgetOptions(macs="80%").budget())
 
 Damage = Callable[[np.random.Generator, bytes], bytes]
@@ -94,7 +98,7 @@ def _attribute(rng: np.random.Generator, graph: onnx.GraphProto) -> None:
     elif attribute.type == AttributeProto.FLOAT and rng.random() < 0.8:
         attribute.f = float(rng.choice([np.nan, np.inf, -1.0, 0.0, 1e38]))
     else:
-        attribute.type = AttributeProto.AttributeType.Name(int(rng.integers(0, 15)))  # type: ignore[assignment]
+        attribute.type = _KINDS[int(rng.integers(len(_KINDS)))]
 
 
 def _constant(rng: np.random.Generator, graph: onnx.GraphProto) -> None:

@@ -18,7 +18,7 @@ from onnxprune.options.reading import ReadOptions
 from onnxprune.options.run import Options
 from onnxprune.planning.assignment import Assignment
 from onnxprune.planning.cost import cost_model
-from onnxprune.steps.eligible import forbidden_sites, merged_sources
+from onnxprune.steps.eligible import forbidden_sites
 from onnxprune.steps.prepare import folded
 from onnxprune.steps.room import Room
 
@@ -153,7 +153,7 @@ def run_inspection(
     room = Room(Options().memory_bytes)
     two = _shapes(specs, 2, size)
     net = with_settled_sizes(net, two)
-    channels = channel_map(net, forbidden=forbidden_sites(net, two, room.solving, merged_sources(net, two)))
+    channels = channel_map(net, forbidden=forbidden_sites(net, two, room.solving))
     shapes = _shapes(specs, 1, size)
     cost = cost_model(net, channels, shapes)
     layers = _layers(net, channels, cost)

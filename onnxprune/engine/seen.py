@@ -1,4 +1,8 @@
-"""What no inference knows, taken from runs of the model: sizes behind custom operators, the order of merged axes."""
+"""Facts that shape inference cannot know, measured in runs of the model.
+
+These are the output sizes of operators without a rule, and whether frames that are merged into the batch stand input by
+input.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from onnxprune.graph.model.net import Seen, dims, revision_of
 from onnxprune.graph.model.normalize import with_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnxprune.engine.sessions import Engine
     from onnxprune.graph.model.net import Net
@@ -26,30 +30,34 @@ _ROUNDING = 1e-6  # of the largest value
 _SMALL = 0.05  # of the difference between samples
 
 
-def with_seen_sizes(net: Net, engine: Engine, feeds: Sequence[Mapping[str, Array]]) -> Net:
-    """Return the network with the sizes of what its operators without a rule return, as runs of it have them.
+def with_seen_sizes(net: Net, engine: Engine, samples: Callable[[int], Mapping[str, Array]]) -> Net:
+    """Return the network with the output sizes of operators that have no rule, as measured in two runs.
 
-    The channels around such operators stay, so that their sizes are those of the compressed network too. A size that
-    depends on the data, and not on the number of samples alone, stays unknown.
+    Channels around such operators are never removed, so these sizes hold for the compressed network too. A size that
+    depends on the values of the inputs, and not on the number of samples alone, stays unknown.
 
     Args:
         net: a normalised network.
         engine: onnxruntime.
-        feeds: arrays by input name, for two batches of different samples, and of different size unless the model fixes
-            it.
+        samples: function of a number of samples that returns so many, or the batch that the model fixes, as arrays by
+            input name; other samples for another number.
 
     Raises:
         EngineError: onnxruntime cannot run the model.
-        ModelError: the feeds contradict the graph.
+        ModelError: the samples contradict the graph.
     """
-    known = with_shapes(net, {name: array.shape for name, array in feeds[0].items()}).tensors()
     names = [
         tensor.name
         for node in net.nodes
         if isinstance(rule_for(node.op, node.domain, revision_of(node.op, net.opset)), str)
         for tensor in node.outputs
-        if not tensor.is_empty() and not (tensor.name in known and _is_known(known[tensor.name]))
+        if not tensor.is_empty() and not _is_known(tensor)
     ]
+    if not names:
+        return net
+    feeds = [samples(2), samples(3)]
+    known = with_shapes(net, {name: array.shape for name, array in feeds[0].items()}).tensors()
+    names = [name for name in names if name not in known or not _is_known(known[name])]
     if not names:
         return net
     model = net.to_model()
@@ -63,7 +71,9 @@ def with_seen_sizes(net: Net, engine: Engine, feeds: Sequence[Mapping[str, Array
     return replace(net, header=replace(net.header, seen=seen))
 
 
-def by_sample(net: Net, engine: Engine, feed: Mapping[str, Array], names: Sequence[str]) -> frozenset[str]:
+def by_sample(
+    net: Net, engine: Engine, samples: Callable[[int], Mapping[str, Array]], names: Sequence[str]
+) -> frozenset[str]:
     """Return the tensors whose first axis has equally many entries for each sample, sample by sample.
 
     The network is run on the samples, and on the same samples one place further on: such a tensor moves with them.
@@ -71,14 +81,17 @@ def by_sample(net: Net, engine: Engine, feed: Mapping[str, Array], names: Sequen
     Args:
         net: a network.
         engine: onnxruntime.
-        feed: arrays by input name, for a batch.
+        samples: as for `with_seen_sizes`.
         names: tensors whose first axis is a multiple of the batch.
 
     Raises:
         EngineError: onnxruntime cannot run the model.
     """
+    if not names:
+        return frozenset()
+    feed = samples(2)
     count = max(len(array) for array in feed.values())
-    if not names or count == 1:
+    if count == 1:
         return frozenset(names)
     if all(np.array_equal(array, np.roll(array, 1, axis=0)) for array in feed.values()):
         return frozenset()  # equal samples show nothing

@@ -14,37 +14,23 @@ from onnxprune.graph.model.patterns import meant, meant_by
 from onnxprune.steps.room import moment_bytes, solving_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from onnxprune.graph.channels.branches import Branch
     from onnxprune.graph.channels.groups import ChannelGroup, ChannelMap
     from onnxprune.graph.channels.sites import Site
-    from onnxprune.graph.model.net import Net
+    from onnxprune.graph.model.net import Dim, Net
     from onnxprune.options.planning import PlanOptions
     from onnxprune.planning.cost import CostModel
 
-__all__ = ["Eligible", "eligible", "eligible_branches", "eligible_sites", "forbidden_sites", "merged_sources"]
-
-
-def merged_sources(net: Net, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """Find the inputs of sites whose first axis is a multiple of the batch: frames of a video, windows of a map.
-
-    Args:
-        net: the network.
-        shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
-    """
-    batch = max(int(shape[0]) for shape in shapes.values())
-    concrete = with_shapes(net, shapes).tensors()
-    found = []
-    for source in dict.fromkeys(source for site in find_sites(net) for source in site.sources):
-        first = (dims(concrete[source]) or (None,))[0] if source in concrete else None
-        if isinstance(first, int) and first > batch and not first % batch:
-            found.append(source)
-    return tuple(found)
+__all__ = ["Eligible", "eligible", "eligible_branches", "eligible_sites", "forbidden_sites"]
 
 
 def forbidden_sites(
-    net: Net, shapes: Mapping[str, Sequence[int]], memory: int, merged: Collection[str] = ()
+    net: Net,
+    shapes: Mapping[str, Sequence[int]],
+    memory: int,
+    by_sample: Callable[[Sequence[str]], Collection[str]] = frozenset,
 ) -> dict[str, str]:
     """Find the sites that cannot be fitted; return the reasons by name.
 
@@ -52,13 +38,18 @@ def forbidden_sites(
         net: the network.
         shapes: shapes of its inputs for two samples, or for the batch that the model fixes.
         memory: bytes for the moments of a site and for solving.
-        merged: tensors that have several entries of the first axis for each sample, sample by sample.
+        by_sample: function that returns, of tensors with several entries of the first axis for each sample (frames of
+            a video, windows of a map), those that have them sample by sample; default: all do.
     """
     batch = max(int(shape[0]) for shape in shapes.values())
     concrete = with_shapes(net, shapes).tensors()
+    sites = find_sites(net)
+    read = {name: dims(concrete[name]) if name in concrete else None for site in sites for name in site.sources}
+    several = [name for name, shape in read.items() if shape and _is_multiple(shape[0], batch)]
+    merged = by_sample(several)
     reasons = {}
-    for site in find_sites(net):
-        shapes_read = [dims(concrete[source]) if source in concrete else None for source in site.sources]
+    for site in sites:
+        shapes_read = [read[source] for source in site.sources]
         firsts = [shape[0] if shape else None for shape in shapes_read]
         if any(size != batch and name not in merged for name, size in zip(site.sources, firsts, strict=True)):
             reasons[site.name] = f"{site.op} '{site.name}': the first axis of its input is not the batch"
@@ -74,6 +65,10 @@ def forbidden_sites(
                 f"--memory leaves {memory / (1 << 30):.1f} GB for it"
             )
     return reasons
+
+
+def _is_multiple(size: Dim, batch: int) -> bool:
+    return isinstance(size, int) and size > batch and not size % batch
 
 
 @dataclass(frozen=True)

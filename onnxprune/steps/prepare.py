@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
 from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.planning.cost import cost_model
-from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites, merged_sources
+from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
 from onnxprune.steps.inputs import Inputs, open_inputs
 from onnxprune.steps.room import Room
 from onnxprune.steps.stopwatch import Stopwatch
@@ -267,7 +268,7 @@ def prepare(
         choosing = choosing or (place is not None and options.resizes)
         inputs = open_inputs(source, data, net, options, choosing=choosing)
         engine = Engine.open(options.engine)
-        net = with_seen_sizes(net, engine, [inputs.probe(2), inputs.probe(3)])
+        net = with_seen_sizes(net, engine, inputs.probe)
         if net.header.seen:
             place, why = None, f"the size of '{net.header.seen[0].name}' is known from runs only"
         network = _network(parts, params, (*parts.notes, *notes), net, inputs, options, engine)
@@ -362,8 +363,8 @@ def _network(
 ) -> Network:
     one, two = (sample_shapes(inputs.calibration, inputs.specs, batch) for batch in (1, 2))
     net = with_settled_sizes(net, two)
-    merged = by_sample(net, engine, inputs.probe(2), merged_sources(net, two))
-    forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving, merged)
+    seen = partial(by_sample, net, engine, inputs.probe)
+    forbidden = forbidden_sites(net, two, Room(options.memory_bytes).solving, seen)
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
     order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))

@@ -221,16 +221,22 @@ class _Slots:
         return {axis: labels[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(count)
 
 
-class _Read(NamedTuple):
-    """Ties of a node, a pin for every other axis around it, and the choices that its rule had."""
+class _Reading(NamedTuple):
+    """Result of reading one node by its rule.
+
+    Attributes:
+        ties: ties of the axes around the node.
+        pins: a pin for every axis around the node that no tie names.
+        choices: runs of axes that the node merges or splits, of which the rule tied one axis.
+    """
 
     ties: list[Tie]
     pins: list[Pin]
     choices: tuple[tuple[Axis, ...], ...] = ()
 
 
-def _pinned_choices(read: Mapping[str, _Read], slots: _Slots, pins: Iterable[Pin]) -> frozenset[Axis]:
-    """Find the axes of choices that are pinned whatever is chosen: by other nodes, through ties of no choice."""
+def _pinned_choices(read: Mapping[str, _Reading], slots: _Slots, pins: Iterable[Pin]) -> frozenset[Axis]:
+    """Find the axes of choices that are pinned by other nodes, or tied to an axis that is, whatever is chosen."""
     chosen = {name: frozenset(axis for axes in one.choices for axis in axes) for name, one in read.items()}
     undecided = frozenset(axis for axes in chosen.values() for axis in axes)
     if not undecided:
@@ -249,21 +255,23 @@ def _pinned_choices(read: Mapping[str, _Read], slots: _Slots, pins: Iterable[Pin
 
 def _read_node(
     net: Net, node: Any, slots: _Slots, protected: frozenset[str], pinned: frozenset[Axis] = frozenset()
-) -> _Read:
-    """Read a node by its rule."""
+) -> _Reading:
+    """Read a node by its rule; `pinned` are the axes of its choices that other nodes pin."""
     known = {axis for tensor in (*node.inputs, *node.outputs) for axis in slots.axes.get(tensor.name, ())}
     found = rule_for(node.op, node.domain, revision_of(node.op, net.opset))
     label = f"{node.op} '{node.name}'"
     if isinstance(found, str):
-        return _Read([], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)])
+        return _Reading([], [Pin(axis, node.name, f"{label}: {found}") for axis in sorted(known)])
     coupling = found(NodeView(node, net.opset, net.overridable, protected=protected, pinned=pinned))
     ties = [tie for tie in coupling.ties if tie.left in known and tie.right in known]
     if not all(slots.fits(tie) for tie in ties):
-        return _Read([], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)])
+        return _Reading(
+            [], [Pin(axis, node.name, f"{label}: the shapes around it do not fit") for axis in sorted(known)]
+        )
     tied = {axis for tie in ties for axis in (tie.left, tie.right)}
     reason = coupling.reason or "the channels do not pass through it one to one"
     pins = [Pin(axis, node.name, f"{label}: {reason}") for axis in sorted(known - tied - coupling.free)]
-    return _Read(ties, pins, coupling.choices)
+    return _Reading(ties, pins, coupling.choices)
 
 
 def _boundary_pins(net: Net) -> Iterator[Pin]:

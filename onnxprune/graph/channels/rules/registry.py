@@ -71,7 +71,7 @@ class Coupling:
     ties: tuple[Tie, ...] = ()
     free: frozenset[Axis] = frozenset()  # not tied, and not pinned either: whatever is left on them, the node is right
     reason: str = ""  # why the axes that are not tied are pinned; empty: this operator does not carry them
-    choices: tuple[tuple[Axis, ...], ...] = ()  # axes of which any one alone could have been tied; one was
+    choices: tuple[tuple[Axis, ...], ...] = ()  # runs of axes, of each of which one was tied
 
 
 @dataclass(frozen=True)
