@@ -231,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path, default=_shipped())
     parser.add_argument("--files", type=int, default=3000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file, which makes a file again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that were not refused or taken as they should")
     given = parser.parse_args()
@@ -240,7 +241,7 @@ def main() -> None:
     slowest, worker, taken = 0.0, _Worker(), 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged.onnx"
-        for index in range(given.files):
+        for index in range(given.first, given.first + given.files):
             rng = np.random.default_rng((given.seed, index))
             name = list(_DAMAGES)[index % len(_DAMAGES)]
             path.write_bytes(_DAMAGES[name](rng, contents[int(rng.integers(len(contents)))]))
