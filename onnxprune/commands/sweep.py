@@ -188,7 +188,7 @@ def run_largest(source: Model, data: CalibrationSource | None, options: Options,
     with _sharing(options) as shared, opened(source, data, shared, progress, choosing=True) as run:
         search = _Search(run, replace(shared, bench=False), counted, progress)
         quick = search.options.quick
-        fast = search if quick == search.options else replace(search, options=quick, how=", fitted quickly,")
+        fast = search if quick == search.options else replace(search, options=quick, how=" (quick fit)")
         asked, within, beyond = _FIRST, 1.0, math.inf
         while ((within == 1 and beyond > _LEAST) or beyond / within > _CLOSE) and asked <= _MOST:
             if fast.fits(asked):
@@ -239,10 +239,11 @@ class _Search:
         try:
             _run(self.run, self.options, asked, self.counted, rehearsal=True)
             self.fitting.append(asked)
-            self.tried.append(f"{asked:.3g}x{self.how} is within")
+            self.tried.append(f"{asked:.3g}x{self.how} loses little enough")
         except (LostTooMuchError, OutOfReachError) as error:
             self.errors.append(error)
-            self.tried.append(f"{asked:.3g}x{self.how} is not")
+            found = "loses too much" if isinstance(error, LostTooMuchError) else "is out of reach"
+            self.tried.append(f"{asked:.3g}x{self.how} {found}")
         self.progress(stage, 1, 1)
         self.progress(self.tried[-1], 1, 1)
         return self.fitting[-1:] == [asked]
@@ -269,7 +270,7 @@ def _reported(search: _Search, *, bench: bool) -> Result:
             result = _run(search.run, replace(search.options, bench=bench), asked, search.counted)
         except LostTooMuchError as error:
             search.errors.append(error)
-            search.tried.append(f"{asked:.3g}x is not on the held-out inputs")
+            search.tried.append(f"{asked:.3g}x loses too much on the held-out inputs")
             if asked <= _LEAST:
                 raise search.refusal() from error
         else:
