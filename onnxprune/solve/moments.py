@@ -210,10 +210,10 @@ class _Sums:
         _subtract_outer(self.gram, mean_x, mean_x)
         _subtract_outer(self.cross, mean_x, mean_y)
         # No entry of a gram is larger than the largest of its diagonal.
-        if not np.isfinite(mean).all() or not np.isfinite(np.diagonal(self.gram)).all():
+        if not all(np.isfinite(found).all() for found in (mean, np.diagonal(self.gram), self.power)):
             raise DataError(
-                "expected finite sampled activations, found NaN or infinity; check the preprocessing of the "
-                "calibration inputs, and that the model itself does not overflow"
+                "expected finite sampled activations with finite squares, found NaN or infinity; check the "
+                "preprocessing of the calibration inputs, and that the model itself does not overflow"
             )
         mirror_lower(self.gram.T)
         return Part(

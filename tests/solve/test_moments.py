@@ -136,6 +136,13 @@ def test_activations_that_overflowed_are_reported() -> None:
         builder.finish()
 
 
+def test_targets_whose_squares_overflow_are_reported() -> None:
+    builder = MomentsBuilder(2, 1)
+    builder.add(np.ones((2, 2), np.float32), np.array([[1e30], [-1e30]], np.float32), 0)
+    with pytest.raises(DataError, match="finite squares"):
+        builder.finish()
+
+
 def test_rows_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \(n, 3\)"):
         MomentsBuilder(3, 0).add(np.zeros((5, 2), dtype=np.float32), None, 0)
