@@ -40,6 +40,9 @@ __all__ = ["Recovered", "RecoveryReport", "run_recovery"]
 SCHEMA = 1
 
 
+_READING = ("data", "inputs", "engine")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecoveryReport:
     """Record of a recovery.
@@ -50,6 +53,7 @@ class RecoveryReport:
         candidate: label of the trained network.
         output: path of the result; None if none was written yet.
         options: options of the training.
+        reading: options by which the models and the inputs were read, by group: `data`, `inputs`, `engine`.
         data: description of the calibration, with `fit` and `held_back` counts.
         provider: provider that the original ran on.
         notes: remarks of the steps.
@@ -64,6 +68,7 @@ class RecoveryReport:
     candidate: str
     output: str | None = None
     options: dict[str, object]
+    reading: dict[str, object]
     data: dict[str, object]
     provider: str
     notes: tuple[Note, ...] = ()
@@ -139,6 +144,7 @@ def run_recovery(
             original=first.label,
             candidate=second.label,
             options=asdict(training),
+            reading={name: asdict(group) for name, group in options.groups().items() if name in _READING},
             data={**described, **inputs.parts.counts},
             provider=engine.provider,
             notes=(*first.notes, *notes, *recovery.notes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.markup import escape
@@ -14,6 +14,8 @@ from rich.table import Table
 from onnxprune.options.data import DataOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console, RenderableType
 
     from onnxprune.commands.compare import Comparison
@@ -167,7 +169,8 @@ def _summary(report: Report) -> RenderableType:
     if report.output is not None:
         rows.append(("written to", report.output))
         engine = f"trtexec --onnx={report.output}"
-        compared = f"onnxprune compare {report.model} {report.output}{_flags(report)}   (or: {engine})"
+        alike = _flags(report.data, report.options)
+        compared = f"onnxprune compare {report.model} {report.output}{alike}   (or: {engine})"
         rows.append(("next", engine if report.fed_smaller else compared))  # compare feeds both models alike
     elif report.dry_run:
         changes = report.macs.after < report.macs.before
@@ -175,16 +178,21 @@ def _summary(report: Report) -> RenderableType:
     return Group(_pairs(rows))
 
 
-def _flags(report: Report) -> str:
-    """Return the options that feed another command like this run: data, preprocessing, and where the model ends."""
+def _flags(data: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return the options that feed another command like a run: data, preprocessing, and where the model ends.
+
+    Args:
+        data: description of the run's calibration.
+        options: its options by group.
+    """
     found: list[object] = []
-    if report.data.get("kind") in _PLACES:
-        found += ["--data", report.data["source"]]
+    if data.get("kind") in _PLACES:
+        found += ["--data", data["source"]]
     usual = asdict(DataOptions())
-    given = {name: value for name, value in report.options.get("data", {}).items() if value != usual.get(name)}
-    read = report.options.get("inputs", {})
+    given = {name: value for name, value in options.get("data", {}).items() if value != usual.get(name)}
+    read = options.get("inputs", {})
     given |= {name: read[name] for name in ("until", "set_input") if read.get(name)}
-    if libraries := report.options.get("engine", {}).get("ops_library"):
+    if libraries := options.get("engine", {}).get("ops_library"):
         given["ops_library"] = libraries
     for name, value in given.items():
         found.append(f"--{name.replace('_', '-')}")
@@ -213,7 +221,8 @@ def show_recovery(console: Console, report: RecoveryReport, *, verbose: bool = F
     rows.append(("trained on", f"{report.data.get('fit')} inputs of {report.data.get('source')}"))
     if report.output is not None:
         rows.append(("written to", report.output))
-        rows.append(("next", f"onnxprune compare {report.original} {report.output}"))
+        alike = _flags(report.data, report.reading)
+        rows.append(("next", f"onnxprune compare {report.original} {report.output}{alike}"))
     title = f"{escape(report.candidate)}: recovered from {escape(report.original)}"
     console.print(Panel(_pairs(rows), title=title, title_align="left"))
 

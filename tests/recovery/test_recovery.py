@@ -295,11 +295,15 @@ def test_what_drops_too_much_after_all_is_not_written(tiny, tmp_path, capsys, mo
 def test_the_command_for_any_pair(tiny, pruned, tmp_path, capsys):
     small, out = tmp_path / "small.onnx", tmp_path / "out.onnx"
     onnx.save(pruned, small)
+    data = tmp_path / "inputs.npy"
+    np.save(data, np.random.default_rng(0).integers(0, 256, (48, 3, 16, 16), dtype=np.uint8))
+    read = ["--data", str(data), "--mean", "0.5", "--std", "0.25"]
     given = ["recover", str(tiny), str(small), "-o", str(out), "--epochs", "2", "--train-batch", "12", "--no-cache"]
-    assert cli.main(given) == 0
+    assert cli.main([*given, *read]) == 0
     text = capsys.readouterr().out
     assert "recovered from" in text
-    assert "onnxprune compare" in text
+    told = "".join(text.replace("│", "").split())
+    assert "".join(f"onnxprune compare {tiny} {out} {' '.join(read)}".split()) in told
     onnx.checker.check_model(onnx.load(out), full_check=True)
     assert cli.main([*given[:5], "--epochs", "many"]) == UsageError.exit_code
     assert "many" in capsys.readouterr().err
