@@ -255,9 +255,8 @@ def _others(given: argparse.Namespace) -> Iterator[list[object]]:
         yield _task_row(task, given, "original", original, original, 0)
         options = _option_sets(given, run_options(task.data, samples=task.samples))
         with data_of(task, given) as data:
-            for budget in task.budgets:
-                if given.speedups and budget.get("speedup", 0) not in given.speedups:
-                    continue
+            chosen = [{"speedup": each} for each in given.speedups] + [{"macs": 1 / each} for each in given.fewer]
+            for budget in chosen or task.budgets:
                 asked = ", ".join(f"--{name} {value:.3g}" for name, value in budget.items())
                 for way in (way for way in given.ways if way in options or (way == "onnxsim" and "speedup" in budget)):
                     start = time.perf_counter()
@@ -290,8 +289,9 @@ def main() -> None:
     """Print a table, a row as soon as it is there."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of networks' names")
+    parser.add_argument("--speedups", nargs="*", type=float, default=[], help="in place of the usual budgets")
     parser.add_argument(
-        "--speedups", nargs="*", type=float, default=[], help="in place of the usual ones; 0 for budgets of MACs"
+        "--fewer", nargs="*", type=float, default=[], help="budgets of so many times fewer MACs, in place of the usual"
     )
     parser.add_argument("--ways", nargs="*", default=["picture", "plain", "channels"], choices=_WAYS)
     parser.add_argument("--photos", type=int, default=1000, help="for the rows of classifiers without training")
