@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["end_of", "show_comparison", "show_recovery", "show_report"]
 
 _NAME_WIDTH = 40
-_PLACES = ("folder", "folder of arrays", "npy", "npz")  # kinds of data that have a path
+_PLACES = ("folder", "folder of arrays", "npy", "npz", "synthetic")  # kinds of data that `--data` takes
 
 
 def show_report(console: Console, report: Report, *, verbose: bool = False) -> None:

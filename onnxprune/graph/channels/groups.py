@@ -175,6 +175,8 @@ def _makes(node: Any, uses: Mapping[str, Site]) -> Axis | None:
     """Return the axis of a layer's constant weights that produces its output channels; None if there is none."""
     if node.name in uses:
         return uses[node.name].output_axis
+    if _carries(node):
+        return Axis(node.inputs[1].name, 0)
     if not isinstance(node.inputs[1], gs.Constant) or node.op not in {"Conv", "ConvTranspose"}:
         return None
     grouped = int(node.attrs.get("group", 1)) > 1
@@ -320,7 +322,7 @@ def _why_no_site(net: Net, node: Any) -> str:
     weight = node.inputs[1]
     if node.op == "ConvTranspose":
         if int(node.attrs.get("group", 1)) > 1:
-            return "a grouped ConvTranspose cannot be refitted"
+            return "a ConvTranspose with groups is not refitted"
         if node.attrs.get("output_shape") or str(node.attrs.get("auto_pad", "NOTSET")) not in {"NOTSET", "VALID"}:
             return "its pads depend on its input, so it cannot be refitted"
     if not isinstance(weight, gs.Constant):

@@ -116,7 +116,9 @@ def test_a_depthwise_transposed_conv_lets_channels_go():
     model = around("k = ConvTranspose<strides=[2,2], group=6>(h, v, c)", {"v": (6, 1, 2, 2), "c": (6,)})
     net, _ = load(model)
     channels = channel_map(net)
-    assert not next(g for g in channels.groups if "conv0" in g.producers).pins
+    group = next(g for g in channels.groups if "conv0" in g.producers)
+    assert not group.pins
+    assert len(group.producers) == 2, "the transposed conv makes these channels anew, as a depthwise conv does"
     alive = alive_without(channels, {group.name: [0] for group in channels.prunable})
     left = outputs_of(finished_model(remove(net, channels, channels.all_alive(), alive)))
     assert worst_difference(left, outputs_of(zero(net, channels, alive).to_model())) < 1e-5
