@@ -5,13 +5,16 @@
 >>> result.save("pruned.onnx")  # doctest: +SKIP
 """
 
-from contextlib import suppress
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 
+TYPE_CHECKING = False  # that of `typing`, whose import would be half of this module's time
 if TYPE_CHECKING:
+    from typing import Any
+
     from onnxprune.api import compare, from_torch, inspect, pareto, prune, recover, to_torch
     from onnxprune.commands.compare import CompareOptions, Comparison
     from onnxprune.commands.inspect import Inspection
@@ -100,8 +103,10 @@ def __getattr__(name: str) -> Any:
         found = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return found
     if not name.startswith("_"):
-        with suppress(ModuleNotFoundError):
+        try:
             return import_module(f"onnxprune.{name}")
+        except ModuleNotFoundError:
+            pass
     raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
 
 

@@ -1,9 +1,9 @@
 """Cache on disk: results of the steps of a run, reused by a later run with equal model, inputs, options and code.
 
 The key of a result is a hash of the model, the inputs, the options and the source files of this package, so results of
-an edited solver are not mixed with older ones. Values are safetensors bytes in a diskcache store: two runs can share a
-folder, a killed run leaves no half-written value, the oldest values beyond 2 GiB are deleted when a run begins, and
-nothing is unpickled.
+an edited solver are not mixed with older ones. Values are safetensors bytes in a diskcache store, each behind a digest
+of its key and of the bytes: a damaged or exchanged value counts as missing. Two runs can share a folder, a killed run
+leaves no half-written value, the oldest values beyond 2 GiB are deleted when a run begins, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -35,21 +35,25 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["SCRATCH_PREFIX", "Cache", "Checkpoint", "Saved", "code_digest", "default_cache_dir", "scratch_parent"]
+__all__ = ["Cache", "Checkpoint", "Saved", "code_digest", "default_cache_dir", "scratch_parent", "sealed", "unsealed"]
 
-SCRATCH_PREFIX = "onnxprune-"
-"""Prefix of the temporary folders for held activations; only a killed run leaves its folder behind."""
 _MOST_BYTES = 2 << 30
-_STALE_SECONDS = 3 * 24 * 3600
 _STRAY_SECONDS = 3600
 _FACTS = "facts"  # name of the JSON text among the arrays of a value
 _FAILURES = (OSError, sqlite3.Error, diskcache.Timeout)
 
 
 def default_cache_dir() -> Path:
-    """Return ``$XDG_CACHE_HOME/onnxprune``, or ``~/.cache/onnxprune``."""
+    """Return ``$XDG_CACHE_HOME/onnxprune``, or ``~/.cache/onnxprune``.
+
+    Raises:
+        UsageError: there is neither ``XDG_CACHE_HOME`` nor a home folder.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
+    except RuntimeError:
+        raise UsageError("this user has no home folder: set XDG_CACHE_HOME, or give --cache-dir") from None
 
 
 @cache
@@ -70,6 +74,17 @@ class Saved:
     facts: Any = None
 
 
+def sealed(place: str, content: bytes) -> bytes:
+    """Put a digest of a value and of the place that it is stored in before it."""
+    return hashlib.sha256(f"{place}/".encode() + content).digest() + content
+
+
+def unsealed(place: str, stored: bytes | None) -> bytes | None:
+    """Return what was sealed; None if there is nothing, or if it was changed or sealed for another place."""
+    content = (stored or b"")[hashlib.sha256().digest_size :]
+    return content if stored is not None and stored == sealed(place, content) else None
+
+
 class Checkpoint:
     """Results of one step by name; none are stored if `store` is None."""
 
@@ -83,7 +98,8 @@ class Checkpoint:
         if self._store is None:
             return None
         try:
-            content = self._store.get(f"{self._key}/{name}")
+            place = f"{self._key}/{name}"
+            content = unsealed(place, self._store.get(place))
             arrays = load(content) if content else None
             facts = json.loads(arrays.pop(_FACTS).tobytes()) if arrays else None
         except (*_FAILURES, SafetensorError, ValueError, KeyError):
@@ -100,7 +116,8 @@ class Checkpoint:
         text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
         content = save({**{key: np.asarray(array, order="C") for key, array in arrays.items()}, _FACTS: text})
         with suppress(*_FAILURES):
-            self._store.set(f"{self._key}/{name}", content)
+            place = f"{self._key}/{name}"
+            self._store.set(place, sealed(place, content))
 
 
 class Cache:
@@ -213,7 +230,7 @@ def _opened(own: Path) -> diskcache.Cache | None:
 
 
 def _clean(own: Path, store: diskcache.Cache) -> None:
-    """Delete the oldest values beyond the limit, old files of killed runs, and the results of versions before 0.9."""
+    """Delete the oldest values beyond the limit, half-written ones, and the results of versions before 0.9."""
     store.cull()
     with closing(sqlite3.connect(own / "store" / diskcache.core.DBNAME)) as rows:
         known = {name for (name,) in rows.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")}
@@ -224,9 +241,6 @@ def _clean(own: Path, store: diskcache.Cache) -> None:
                 file.unlink()
     for folder in own.iterdir():
         with suppress(OSError):  # another run may be deleting it too
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            stale = time.time() - folder.stat().st_mtime > _STALE_SECONDS
             earlier = len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef")
-            if earlier or (stale and folder.name.startswith(SCRATCH_PREFIX)):
+            if earlier and folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)

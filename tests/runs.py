@@ -12,7 +12,7 @@ import pytest
 
 import onnxprune
 from onnxprune import Options
-from onnxprune.cache import Cache, scratch_parent
+from onnxprune.cache import Cache, scratch_parent, sealed, unsealed
 from onnxprune.commands.compare import CompareOptions
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.solve import RefitOptions
@@ -45,12 +45,14 @@ def stored(folder: Path) -> list[str]:
 
 
 def damage_store(folder: Path, damaged: Callable[[bytes], bytes]) -> int:
-    """Change every value that a cache folder holds; return how many there are."""
+    """Change every value that a cache folder holds, and seal it again; return how many there are."""
     store = Cache(folder, dict)._store
     with sqlite3.connect(scratch_parent(folder) / "store" / "cache.db") as rows:
         keys = [str(name) for (name,) in rows.execute("SELECT key FROM Cache")]
     for key in keys:
-        store.set(key, damaged(store.get(key)))
+        content = unsealed(key, store.get(key))
+        assert content is not None
+        store.set(key, sealed(key, damaged(content)))
     return len(keys)
 
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "onnxprune"
 PICTURE = ROOT / "docs" / "rooms.svg"
 FLOORS: tuple[tuple[str, ...], ...] = (  # the lowest first; a room imports from the floors below its own only
-    ("errors",),
-    ("_version", "files", "note", "progress"),
+    ("errors", "locks"),
+    ("_version", "files", "note", "progress", "scratch"),
     ("cache", "options"),
     ("data", "solve"),
     ("graph.model",),

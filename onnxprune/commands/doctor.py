@@ -49,7 +49,7 @@ class Checkup:
         auto: execution providers that ``--provider auto`` selects, best first.
         cores: numbers of physical and logical cores.
         memory: memory of the machine in bytes.
-        cache: folder of the cache.
+        cache: folder of the cache; None if there is no place for one.
         problems: one line for each defect.
     """
 
@@ -59,12 +59,12 @@ class Checkup:
     auto: tuple[str, ...]
     cores: tuple[int, int]
     memory: int
-    cache: Path
+    cache: Path | None
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-able values."""
-        return {"schema": SCHEMA, **asdict(self), "cache": str(self.cache)}
+        return {"schema": SCHEMA, **asdict(self), "cache": None if self.cache is None else str(self.cache)}
 
 
 def run_doctor() -> Checkup:
@@ -85,8 +85,9 @@ def run_doctor() -> Checkup:
         auto = resolve(EngineOptions(), providers)
     except EngineError as error:
         problems.append(str(error))
-    cache = default_cache_dir()
+    cache = None
     try:
+        cache = default_cache_dir()
         scratch_parent(cache)
     except UsageError as error:
         problems.append(str(error))

@@ -7,11 +7,9 @@ verified and timed in a separate run.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.idle import check_options
@@ -21,6 +19,7 @@ from onnxprune.commands.record import plain
 from onnxprune.errors import LostTooMuchError, OnnxPruneError, OutOfReachError, UsageError
 from onnxprune.note import Note
 from onnxprune.options.budget import WITHIN_DROP, times_less
+from onnxprune.scratch import scratch_folder
 from onnxprune.steps.prepare import Prepared
 from onnxprune.torchnet import has_torch
 
@@ -311,5 +310,5 @@ def _sharing(options: Options) -> Iterator[Options]:
     if options.cache_dir is not None:
         yield options
         return
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        yield replace(options, cache_dir=Path(folder))
+    with scratch_folder() as folder:
+        yield replace(options, cache_dir=folder)

@@ -263,8 +263,8 @@ def _cache_dir(cache: CacheFlags) -> Path | None:
         return cache.cache_dir
     from onnxprune.cache import default_cache_dir, scratch_parent  # only where a run begins
 
-    folder = default_cache_dir()
     try:
+        folder = default_cache_dir()
         scratch_parent(folder)
     except UsageError as error:
         warn(f"caching is off, so a stopped run cannot continue: {error}")

@@ -13,7 +13,7 @@ from onnxprune.console.flags import ShowFlags
 from onnxprune.console.targets import json_bytes
 from onnxprune.console.terminal import bars, paper
 from onnxprune.errors import OutputError, UsageError
-from onnxprune.files import write_bytes
+from onnxprune.files import check_writable, write_bytes
 from onnxprune.options.budget import BudgetOptions
 from onnxprune.options.run import Options
 from onnxprune.report.pareto import plot_pareto, show_pareto
@@ -39,10 +39,15 @@ def check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]
     others += [f"--{name.replace('_', '-')}" for name, value in vars(budget).items() if value is not None]
     if others:
         raise UsageError(f"--pareto makes a dozen models of its own: leave {', '.join(others)} out")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, expected a folder: choose another path")
-    if not folder.parent.is_dir():
-        raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file, expected a folder: choose another path")
+        if not folder.parent.is_dir():
+            raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another path") from error
+    check_writable(folder / "pareto.json")
 
 
 def write_points(model: Path, data: CalibrationSource, options: Options, folder: Path, show: ShowFlags) -> None:
@@ -50,7 +55,6 @@ def write_points(model: Path, data: CalibrationSource, options: Options, folder:
     points: list[Point] = []
     with bars(show) as progress:
         for point in run_pareto(model, data, options, progress):
-            folder.mkdir(exist_ok=True)
             done = point
             if point.result is not None:
                 path = folder / f"{model.stem}-{point.asked:g}x.onnx"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from onnxprune.errors import OutputError, UsageError
-from onnxprune.files import write_bytes
+from onnxprune.errors import UsageError
+from onnxprune.files import check_writable, write_bytes
 from onnxprune.options.data import SYNTHETIC
 
 __all__ = ["check_targets", "json_bytes", "write_json"]
@@ -22,24 +23,28 @@ def check_targets(sources: Sequence[Path | str | None], targets: Sequence[Path |
         targets: files that the command writes; None for an output that was not requested.
 
     Raises:
-        OutputError: the folder of an output does not exist, or the output is a folder.
+        OutputError: an output cannot be written, see `check_writable`.
         UsageError: an output is an input of the command, or two outputs are one file.
     """
     read = [Path(source) for source in sources if source is not None and source != SYNTHETIC]
-    taken: set[Path] = set()
+    taken: list[Path] = []
     for path in (target for target in targets if target is not None):
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder, expected a file to write: add a file name")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist: create it")
-        for source in read:
-            if path.exists() and source.exists() and path.samefile(source):
-                raise UsageError(
-                    f"{path} is an input of this command and would be overwritten; choose another output path"
-                )
-        if path.resolve() in taken:
+        check_writable(path)
+        if any(_same(path, source) for source in read):
+            raise UsageError(f"{path} is an input of this command and would be overwritten; choose another output path")
+        if any(_same(path, other) or path.resolve() == other.resolve() for other in taken if not _is_device(path)):
             raise UsageError(f"{path}: two outputs name this file; give each its own path")
-        taken.add(path.resolve())
+        taken.append(path)
+
+
+def _same(path: Path, other: Path) -> bool:
+    with suppress(OSError):  # a file that does not exist, or cannot be looked at: it is reported where it is read
+        return path.samefile(other)
+    return False
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file()
 
 
 def json_bytes(content: object) -> bytes:

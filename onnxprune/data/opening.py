@@ -122,9 +122,13 @@ def _beside(model_path: Path | None) -> Path:
 
 
 def _path(path: Path, specs: tuple[InputSpec, ...], options: DataOptions) -> Calibration:
-    if path.is_dir():
-        return _folder(path, specs, options)
-    if not path.exists():
+    try:
+        if path.is_dir():
+            return _folder(path, specs, options)
+        there = path.exists()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not there:
         raise DataError(f"{path}: no such file or folder, expected an image folder, .npy or .npz")
     if not path.is_file() or path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(f"{path}: expected an image folder, .npy or .npz: give the folder that holds the images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +25,23 @@ _LISTS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (TENSORRT, _CUDA, _
 
 
 def onnxruntime() -> Any:
-    """Import and return the onnxruntime module.
+    """Import and return the onnxruntime module, its telemetry switched off.
+
+    Newer builds for Linux and macOS, too, send events and keep an identifier of the machine unless a variable is set
+    before the module is imported; a value that the user has set is left as it is.
 
     Raises:
         EngineError: onnxruntime cannot be imported.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return importlib.import_module("onnxruntime")
+        module = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise EngineError(
             f"onnxruntime cannot be imported ({error}): pip install 'onnxprune[cpu]', or 'onnxprune[gpu]' for CUDA"
         ) from error
+    module.disable_telemetry_events()
+    return module
 
 
 def resolve(

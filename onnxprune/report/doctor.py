@@ -26,7 +26,7 @@ def show_doctor(console: Console, found: Checkup) -> None:
         ("--provider auto", f"takes {auto[0]}" if auto else "has none to take"),
         ("cores", f"{found.cores[0]} ({found.cores[1]} logical)"),
         ("memory", f"{found.memory / (1 << 30):.1f} GiB"),
-        ("cache", str(found.cache)),
+        ("cache", str(found.cache or "nowhere")),
         *(("problem", text) for text in found.problems),
     ]
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from onnxprune.cache import SCRATCH_PREFIX, Cache, scratch_parent
+from onnxprune.cache import Cache, scratch_parent
 from onnxprune.data.decoded import decoded_once
 from onnxprune.data.layout import image_input
 from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
@@ -38,6 +37,7 @@ from onnxprune.graph.model.save import complaint
 from onnxprune.graph.model.schedule import schedule
 from onnxprune.graph.model.sizes import with_settled_sizes
 from onnxprune.planning.cost import cost_model
+from onnxprune.scratch import scratch_folder
 from onnxprune.steps.eligible import Eligible, eligible, forbidden_sites
 from onnxprune.steps.inputs import Inputs, open_inputs
 from onnxprune.steps.room import Room
@@ -277,11 +277,11 @@ def prepare(
     parent = None if options.cache_dir is None else scratch_parent(options.cache_dir)
     with (
         open_cache(parts.front, inputs, options) as cache,
-        tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as scratch,
+        scratch_folder(parent) as scratch,
     ):
         yield Prepared(
             network=network,
-            inputs=replace(inputs, calibration=decoded_once(inputs.calibration, Path(scratch))),
+            inputs=replace(inputs, calibration=decoded_once(inputs.calibration, scratch)),
             cost=cost,
             eligible=_eligible(network, cost, options),
             options=options,
@@ -289,7 +289,7 @@ def prepare(
             batches=_batches(network, inputs, options),
             positions=Positions(len(inputs.fit), options.points, options.seed, options.least_points),
             cache=cache,
-            scratch=Path(scratch),
+            scratch=scratch,
             progress=progress,
             clock=clock,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,9 +215,11 @@ def _opened(source: Source) -> tuple[onnx.ModelProto, str]:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError(f"{path}: is a folder, not an ONNX file")
     try:
+        if path.is_dir():
+            raise ModelError(f"{path}: is a folder, not an ONNX file")
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe might never end, and is read once only
+            raise ModelError(f"{path}: is no regular file; save the model to a file first")
         content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
