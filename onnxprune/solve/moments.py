@@ -43,6 +43,8 @@ _FEW_ROWS = 1024  # smaller batches are collected first: small products are slow
 _BLOCK_ROWS = 4096
 _BLOCK_BYTES = 16 << 20
 _PANEL = 1024  # columns
+_USUAL_EXPONENT = 24  # of two: sums of products of four such values are far from the ends of float32
+_MOST_EXPONENT = 120
 
 
 @dataclass(frozen=True)
@@ -187,16 +189,17 @@ class _Sums:
             self._add_block(x - self.shift[: self.columns], y - self.shift[self.columns :])
 
     def _add_block(self, x: Array32, y: Array32) -> None:
+        of_x, of_y = _into_range(x), _into_range(y)
         ones = np.ones(len(x), dtype=np.float32)
-        self.sum += np.concatenate([ones @ x, ones @ y])
-        self.fourth += fourth_moments(x) * len(x)
+        self.sum += np.concatenate([of_x * (ones @ x), of_y * (ones @ y)])
+        self.fourth += of_x**4 * fourth_moments(x) * len(x)
         for own in _panels(self.columns):
-            panel = x[:, own].T
+            panel, later = x[:, own].T, slice(own.stop, None)
             # One triangle is half of the work. BLAS is column-major: its lower triangle is our upper one.
-            _add(self.gram[own, own], blas.ssyrk(1.0, panel, lower=1).T)
-            _add(self.gram[own, own.stop :], panel @ x[:, own.stop :])
-            _add(self.cross[own], panel @ y)
-        self.power += np.einsum("no,no->o", y, y)
+            _add(self.gram[own, own], blas.ssyrk(1.0, panel, lower=1).T, of_x[own], of_x[own])
+            _add(self.gram[own, later], panel @ x[:, later], of_x[own], of_x[later])
+            _add(self.cross[own], panel @ y, of_x[own], of_y)
+        self.power += of_y**2 * np.einsum("no,no->o", y, y)
         self.count += len(x)
 
     def finish(self) -> Part:
@@ -232,8 +235,34 @@ def _panels(size: int) -> Iterator[slice]:
     return (slice(start, min(start + _PANEL, size)) for start in range(0, size, _PANEL))
 
 
-def _add(total: Array, block: npt.NDArray[np.floating]) -> None:
-    np.add(total, block, out=total)
+def _add(total: Array, block: npt.NDArray[np.floating], rows: Array, columns: Array) -> None:
+    """Add a block of products to a total; its rows and columns are in units of the given factors."""
+    if (rows == 1).all() and (columns == 1).all():
+        np.add(total, block, out=total)
+        return
+    whole = block.astype(np.float64)
+    whole *= rows[:, None]
+    whole *= columns
+    np.add(total, whole, out=total)
+
+
+def _into_range(values: Array32) -> Array:
+    """Multiply, in place, each column whose products would leave float32 by a power of two, which changes no digit.
+
+    Args:
+        values: (n, p).
+
+    Returns:
+        The factors by which the columns are multiplied to get the former values, (p,).
+    """
+    peak = np.maximum(values.max(axis=0, initial=0), -values.min(axis=0, initial=0))
+    exponents = np.where((peak > 0) & np.isfinite(peak), np.frexp(peak)[1], 0)
+    far = np.abs(exponents) > _USUAL_EXPONENT
+    if not far.any():
+        return np.ones(len(peak))
+    exponents = np.clip(np.where(far, exponents, 0), -_MOST_EXPONENT, _MOST_EXPONENT)
+    values *= np.ldexp(np.float32(1), -exponents)
+    return np.ldexp(1.0, exponents)
 
 
 def _subtract_outer(matrix: Array, left: Array, right: Array) -> None:

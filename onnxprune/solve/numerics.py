@@ -145,6 +145,14 @@ def trusted_scale(gram: Array, fourth: Array, count: int) -> Array:
     return scale
 
 
+def _nearest(gram: Array, inverse_scale: Array) -> Array:
+    """Return the nearest matrix without negative eigenvalues, in the correlation form."""
+    scale = np.divide(1.0, inverse_scale, out=np.zeros_like(inverse_scale), where=inverse_scale > 0)
+    values, vectors = linalg.eigh(gram * inverse_scale * inverse_scale[:, None], check_finite=False)
+    found = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return np.asarray(scale[:, None] * found * scale, dtype=np.float64)
+
+
 def factorise(gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale: Array | None = None) -> Factor:
     """Factorise ``gram + (ridge + jitter) D^2``.
 
@@ -165,8 +173,10 @@ def factorise(gram: Array, *, ridge: float = 0.0, jitter: float = JITTER, scale:
         try:
             lower = linalg.cholesky(scaled.T, lower=True, overwrite_a=True, check_finite=False)
         except linalg.LinAlgError:
-            if jitter >= _JITTER_LIMIT:
+            if jitter >= 10:  # there are numbers in it that are none
                 raise
+            if jitter >= _JITTER_LIMIT:
+                gram = _nearest(gram, inverse_scale)
             jitter *= 10
         else:
             return Factor(np.asarray(lower, dtype=np.float64), inverse_scale, jitter)

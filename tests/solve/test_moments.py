@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnxprune.errors import DataError
 from onnxprune.solve import MomentsBuilder, Part
 from onnxprune.solve.moments import held_bytes
+from onnxprune.solve.numerics import factorise
 
 from .helpers import make_case, moments_of
 
@@ -136,10 +137,13 @@ def test_activations_that_overflowed_are_reported() -> None:
         builder.finish()
 
 
-def test_targets_whose_squares_overflow_are_reported() -> None:
+def test_targets_whose_squares_float32_does_not_hold_are_counted_right() -> None:
     builder = MomentsBuilder(2, 1)
     builder.add(np.ones((2, 2), np.float32), np.array([[1e30], [-1e30]], np.float32), 0)
-    with pytest.raises(DataError, match="finite squares"):
+    assert builder.finish().even.power == pytest.approx(1e60)
+    builder = MomentsBuilder(2, 1)
+    builder.add(np.ones((2, 2), np.float32), np.array([[np.inf], [0]], np.float32), 0)
+    with np.errstate(invalid="ignore"), pytest.raises(DataError, match="finite squares"):
         builder.finish()
 
 
@@ -169,3 +173,34 @@ def test_the_error_of_a_part_is_that_of_its_samples() -> None:
     weight, bias = rng.standard_normal((4, 12)), rng.standard_normal(4)
     wanted = np.square(case.y - case.x @ weight.T - bias).sum(axis=1).mean()
     assert case.problem.moments.total.error(weight, bias) == pytest.approx(wanted, rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    exponents=st.lists(st.integers(-140, 60), min_size=3, max_size=6),
+    later=st.integers(0, 60),
+    seed=st.integers(0, 99),
+)
+def test_columns_of_any_scale_that_float32_holds_keep_their_correlations(exponents, later, seed) -> None:
+    """Products of two such columns are out of its range: one grows by many powers of two between two batches."""
+    generator = np.random.default_rng(seed)
+    scales = np.ldexp(1.0, exponents)
+    base = generator.standard_normal((4000, len(scales))) + 0.3 * generator.standard_normal((4000, 1))
+    x = (base * scales).astype(np.float32)
+    x[2000:, 0] *= np.float32(np.ldexp(1.0, min(later, 60 - exponents[0])))
+    y = (base @ np.ones((len(scales), 1))).astype(np.float32)
+    builder = MomentsBuilder(len(scales), 1)
+    for start in range(0, len(x), 1000):
+        builder.add(x[start : start + 1000], y[start : start + 1000], 0)
+    found, wanted = builder.finish().total, np.cov(x.astype(np.float64), rowvar=False, bias=True)
+    spread = np.sqrt(np.diagonal(wanted))
+    assert (spread > 0).all()
+    assert np.abs((found.gram - wanted) / spread / spread[:, None]).max() < 1e-4
+    factorise(found.gram)
+
+
+def test_what_is_no_matrix_of_moments_is_taken_for_the_nearest_one() -> None:
+    gram = np.array([[1.0, 16.0, 0.0], [16.0, 1.0, 0.0], [0.0, 0.0, 1e-40]])
+    factor = factorise(gram)
+    assert np.isfinite(factor.lower).all()
+    assert np.isfinite(factor.solve(np.ones((3, 1)))).all()
