@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cyclopts import CycloptsError
 
 from onnxprune.console.visible import drop, visible
-from onnxprune.errors import OnnxPruneError, OutputError, UsageError
+from onnxprune.errors import EngineError, OnnxPruneError, OutputError, UsageError
 from onnxprune.files import written
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ EXIT_CODES = """\
 
 Exit codes: 0 done, 2 an option cannot be used, 3 the model cannot be read or pruned, 4 the data cannot be used,
 5 no plan (nothing to prune, or the budget is out of reach), 6 the result failed its verification, 7 onnxruntime
-cannot run it, 8 compare: outside --max-drop, 9 a file or the terminal cannot be used, 10 the measure of
---evaluate failed, 11 a time budget was given and nothing faster was found: the original was written, 130 interrupted.
-Otherwise nothing is written unless the exit code is 0, or the message names the files that were."""
+cannot run it or memory ran out, 8 compare: outside --max-drop, 9 a file or the terminal cannot be used, 10 the measure
+of --evaluate failed, 11 a time budget was given and nothing faster was found: the original was written,
+130 interrupted. Otherwise nothing is written unless the exit code is 0, or the message names the files that were."""
 
 _INTERRUPTED = 130
 
@@ -52,6 +52,9 @@ def guarded(command: Callable[[], object]) -> int:
             return _fail(" ".join(str(error).split()), UsageError.exit_code)
         except KeyboardInterrupt:
             return _fail(f"interrupted{_kept(before) or '; nothing was written'}", _INTERRUPTED)
+        except MemoryError as error:
+            told = f"memory ran out ({error})" if str(error) else "memory ran out"
+            return _fail(f"{told}: give smaller inputs, or a smaller --memory{_kept(before)}", EngineError.exit_code)
         except OSError as error:  # such as a network mount that is gone
             if error.filename is None:
                 raise

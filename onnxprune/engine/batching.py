@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.model.net import Net
     from onnxprune.graph.model.schedule import Schedule
 
-__all__ = ["Move", "batch_size", "group_batches", "moves", "sample_shapes", "tensor_bytes"]
+__all__ = ["Move", "batch_size", "group_batches", "moves", "peak_bytes", "sample_shapes", "tensor_bytes"]
 
 _LARGEST_TENSOR = 32 << 20  # bytes; larger activations leave the caches of any machine, and gain nothing
 _MOST = 100
@@ -61,7 +61,7 @@ def batch_size(order: Schedule, sizes: Mapping[str, int], room: int) -> int:
         room: bytes for the tensors of the engine at its peak together with the tensors held at a cut.
     """
     largest = max((sizes.get(name, 0) for name, made in order.made.items() if made >= 0), default=0)
-    most = _peak(order, sizes) + max(_waiting(order, sizes))
+    most = peak_bytes(order, sizes) + max(_waiting(order, sizes))
     return max(1, min(_MOST, _LARGEST_TENSOR // max(largest, 1), room // max(most, 1)))
 
 
@@ -70,7 +70,7 @@ def _waiting(order: Schedule, sizes: Mapping[str, int]) -> list[int]:
     return _totals(order, sizes, {name: made + 1 for name, made in order.made.items()})
 
 
-def _peak(order: Schedule, sizes: Mapping[str, int]) -> int:
+def peak_bytes(order: Schedule, sizes: Mapping[str, int]) -> int:
     """Return the most bytes live while a node runs: its inputs, its outputs, and tensors that later nodes read."""
     return max(_totals(order, sizes, {name: max(made, 0) for name, made in order.made.items()}))
 

@@ -20,7 +20,7 @@ import onnx
 from onnxprune.cache import Cache, scratch_parent
 from onnxprune.data.decoded import decoded_once
 from onnxprune.data.layout import image_input
-from onnxprune.engine.batching import batch_size, group_batches, sample_shapes, tensor_bytes
+from onnxprune.engine.batching import batch_size, group_batches, peak_bytes, sample_shapes, tensor_bytes
 from onnxprune.engine.capture import Positions
 from onnxprune.engine.frontier import Batch
 from onnxprune.engine.inputs import input_specs
@@ -68,6 +68,9 @@ __all__ = [
     "prepare",
     "with_fewer_inputs",
 ]
+
+
+_MOST_OF_MEMORY = 2  # times the memory limit that one run on one input may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +371,12 @@ def _network(
     channels = channel_map(net, forbidden=forbidden)
     sizes = tensor_bytes(net, one)
     order = schedule(net, ([use.name for use in site.uses] for site in channels.sites.values()))
+    peak = peak_bytes(order, sizes)
+    if peak > _MOST_OF_MEMORY * options.memory_bytes:
+        raise ModelError(
+            f"{net.source}: one input takes {peak / 2**30:,.1f} GB of activations, more than {_MOST_OF_MEMORY} times "
+            f"--memory ({options.memory_bytes / 2**30:.1f} GB): give smaller inputs, or a larger --memory"
+        )
     return Network(parts, params, notes, net, net, channels, forbidden, order, sizes)
 
 

@@ -20,7 +20,6 @@ import onnx_graphsurgeon as gs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from onnxprune.errors import ModelError
 from onnxprune.graph.channels.rules import MOST_SLOTS, Axis, NodeView, Pin, Tie, rule_for
 from onnxprune.graph.channels.sites import Site, find_sites
 from onnxprune.graph.model.net import LAYERS, captured_names, dims, revision_of
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["ChannelGroup", "ChannelMap", "channel_map"]
 
 _MOST_REASONS = 3
-_MOST_SLOTS_IN_ALL = 1 << 27
+_MOST_SLOTS_IN_ALL = 1 << 24
+"""Slots that are followed; where there are more, the longest axes are not: they hold samples or pixels."""
 
 
 @dataclass(frozen=True)
@@ -190,18 +190,18 @@ class _Slots:
         self.offset: dict[Axis, int] = {}
         self.size: dict[Axis, int] = {}
         self.axes: dict[str, tuple[Axis, ...]] = {}
+        shapes = {name: dims(tensor) or () for name, tensor in net.tensors().items()}
+        longest = _longest_followed([size for shape in shapes.values() for size in shape if isinstance(size, int)])
         total = 0
-        for name, tensor in net.tensors().items():
+        for name, shape in shapes.items():
             known = []
-            for axis, size in enumerate(dims(tensor) or ()):
-                if isinstance(size, int) and size <= MOST_SLOTS:
+            for axis, size in enumerate(shape):
+                if isinstance(size, int) and size <= longest:
                     key = Axis(name, axis)
                     self.offset[key], self.size[key] = total, size
                     known.append(key)
                     total += size
             self.axes[name] = tuple(known)
-        if total > _MOST_SLOTS_IN_ALL:
-            raise ModelError(f"{net.source}: its tensors have {total:,} indices on their axes, too many to follow")
         self.total = total
 
     def fits(self, tie: Tie) -> bool:
@@ -221,6 +221,16 @@ class _Slots:
         count, label = connected_components(graph, directed=False)
         labels: IntArray = np.asarray(label, dtype=np.int64)
         return {axis: labels[start : start + self.size[axis]] for axis, start in self.offset.items()}, int(count)
+
+
+def _longest_followed(sizes: list[int]) -> int:
+    """Return the length up to which axes are followed, so that all of them together are within the limit."""
+    together = np.cumsum(np.sort(np.array(sizes, dtype=np.float64)))
+    within = int(np.searchsorted(together, _MOST_SLOTS_IN_ALL, side="right"))
+    if within == len(sizes):
+        return MOST_SLOTS
+    first_beyond = sorted(sizes)[within]
+    return min(MOST_SLOTS, first_beyond - 1)
 
 
 class _Reading(NamedTuple):

@@ -2,7 +2,8 @@
 
 Exporters leave arithmetic on shapes, and weights that are computed from others (weight normalisation, transposed or
 scaled weights). Values come from the reference implementation of `onnx`. A node stays as it is where its result
-would be much larger than its inputs, where it draws random numbers, and where it unpacks quantized weights.
+would be much larger than its inputs, where the results of all would be much larger than the file, where it draws
+random numbers, and where it unpacks quantized weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnxprune.graph.model.net import Draft, Net, dims, is_standard, numpy_dtype
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["fold_constants", "fold_known_shapes", "inline_constants"]
+__all__ = ["Budget", "fold_constants", "fold_known_shapes", "inline_constants"]
 
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -42,6 +43,23 @@ _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Equal", "Greater", "
 _SCALAR_ATTRIBUTES: tuple[tuple[str, type[np.generic]], ...] = (("value_int", np.int64), ("value_float", np.float32))
 _SMALL = 65536  # elements of a result that may be larger than the inputs, and of the inputs of slow operators
 _GROWTH = 2  # of a larger result, against all inputs together
+_MOST = 1 << 22  # elements of all results together, or so many times all constants
+
+
+class Budget:
+    """Number of elements that the results of folding may have, all together."""
+
+    def __init__(self, net: Net) -> None:
+        """Allow some times the elements of the network's constants."""
+        held = sum(math.prod(t.shape) for t in net.tensors().values() if isinstance(t, gs.Constant))
+        self.left = max(_MOST, _GROWTH * held)
+
+    def takes(self, elements: float) -> bool:
+        """Take a number of elements; False if there are fewer left."""
+        if elements > self.left:
+            return False
+        self.left -= int(elements)
+        return True
 
 
 def _replace(node: Any, *results: np.ndarray[Any, Any]) -> None:
@@ -115,7 +133,7 @@ def _fold_gather_of_shape(net: Draft, node: Any, shape: tuple[Any, ...], protect
     return True
 
 
-def fold_constants(net: Draft, protected: frozenset[str]) -> bool:
+def fold_constants(net: Draft, protected: frozenset[str], budget: Budget) -> bool:
     """Replace the results of standard nodes whose inputs are all constants; tell whether there was one."""
     changed = False
     for node in net.nodes:
@@ -126,7 +144,7 @@ def fold_constants(net: Draft, protected: frozenset[str]) -> bool:
         inputs = [t for t in node.inputs if not t.is_empty()]
         if not inputs or any(not isinstance(t, gs.Constant) or t.name in net.overridable for t in inputs):
             continue
-        if any(tensor.name in protected for tensor in node.outputs) or not _is_affordable(node, inputs):
+        if any(tensor.name in protected for tensor in node.outputs) or not _is_affordable(node, inputs, budget):
             continue
         results = _evaluate(net, node)
         if results is not None and all(map(_is_storable, results, node.outputs)):
@@ -145,19 +163,19 @@ def _is_storable(values: Any, tensor: Any) -> bool:
     return tensor.dtype is None or values.dtype == numpy_dtype(tensor.dtype)
 
 
-def _is_affordable(node: Any, inputs: list[Any]) -> bool:
+def _is_affordable(node: Any, inputs: list[Any], budget: Budget) -> bool:
     """Tell whether a node's results are known to be small, or hardly larger than its inputs, and quick to compute."""
-    given = sum(math.prod(t.shape) for t in inputs)
+    given = sum(math.prod(shape) for shape in {t.name: t.shape for t in inputs}.values())
     if any(isinstance(value, gs.Graph) for value in node.attrs.values()) or (node.op in _SLOW and given > _SMALL):
         return False
     shapes = [dims(tensor) for tensor in node.outputs]
     most = max(_SMALL, _GROWTH * given)
     known = [math.prod(size for size in shape if isinstance(size, int)) for shape in shapes if shape is not None]
     if len(known) == len(shapes) and all(isinstance(size, int) for shape in shapes for size in shape or ()):
-        return bool(sum(known) <= most)
+        return sum(known) <= most and budget.takes(sum(known))
     with np.errstate(all="ignore"):
         found = _size_of(node, inputs)
-    return found is not None and bool(found <= most)
+    return found is not None and found <= most and budget.takes(found)
 
 
 def _size_of(node: Any, inputs: list[Any]) -> float | None:

@@ -38,6 +38,8 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
 
     Folding a second time changes nothing.
     """
+    if not any(node.op in {"BatchNormalization", "Mul", "Add"} for node in net.nodes):
+        return net, ()
     draft = net.draft()
     folded, before = 0, -1
     while folded > before:  # a fold may open the way for another in front of it

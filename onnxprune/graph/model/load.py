@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import (
     ExternalDataInfo,
@@ -21,6 +20,7 @@ from onnx.external_data_helper import (
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph.model.ends import Tail, cut_at, cut_automatically
+from onnxprune.graph.model.functions import inlined
 from onnxprune.graph.model.guard import check_folded, check_layers, check_tensors, drop_empty_lists
 from onnxprune.graph.model.net import Net, dims, first_line, is_standard, numpy_dtype
 from onnxprune.graph.model.normalize import normalize
@@ -145,8 +145,7 @@ def read_parts(
     """
     options = options or ReadOptions()
     model, label = _opened(source)
-    if model.functions:
-        model = _inlined(model, label)
+    model = inlined(model, label)
     _sort(model, label)
     _set_inputs(model, options.values, label)
     given = frozenset(options.values)
@@ -277,18 +276,35 @@ def _load_external(model: onnx.ModelProto, folder: Path | None, label: str) -> N
     if total > _MOST_BYTES:
         raise ModelError(f"{label}: {total / 2**30:.1f} GB with its external data; up to 2 GB can be handled")
     for tensor in tensors:
-        info = ExternalDataInfo(tensor)
-        file = root / info.location
-        if Path(info.location).is_absolute() or not _inside(file, root):
-            raise ModelError(f"{label}: weight '{tensor.name}' lies outside the model's folder ('{info.location}')")
-        if not file.is_file():
-            raise ModelError(f"{label}: the file '{info.location}' with weight '{tensor.name}' is missing")
-        if (info.offset or 0) + (info.length or 0) > file.stat().st_size:
-            raise ModelError(f"{label}: '{info.location}' is too short for weight '{tensor.name}'")
+        try:
+            _check_external(tensor, root, label)
+        except (OSError, ValueError, TypeError) as error:  # no numbers, no file name
+            raise ModelError(f"{label}: weight '{tensor.name}' lies nowhere: {first_line(error)}") from error
     try:
         load_external_data_for_model(model, str(root))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{label}: its external data cannot be read: {first_line(error)}") from error
+
+
+def _check_external(tensor: onnx.TensorProto, root: Path, label: str) -> None:
+    """Check that a weight's values lie in a file in the model's folder; where no length is given, write it down."""
+    info = ExternalDataInfo(tensor)
+    if not info.location:
+        raise ModelError(f"{label}: weight '{tensor.name}' lies in a file without a name")
+    file = root / info.location
+    if Path(info.location).is_absolute() or not _inside(file, root):
+        raise ModelError(f"{label}: weight '{tensor.name}' lies outside the model's folder ('{info.location:.200}')")
+    if not file.is_file():
+        raise ModelError(f"{label}: the file '{info.location:.200}' with weight '{tensor.name}' is missing")
+    offset, length = int(info.offset or 0), int(info.length or _bytes(tensor))
+    if offset < 0 or length < 0:
+        raise ModelError(f"{label}: weight '{tensor.name}' lies at offset {offset}, of length {length}")
+    if offset + length > file.stat().st_size:
+        raise ModelError(f"{label}: '{info.location:.200}' is too short for weight '{tensor.name}'")
+    if length > _bytes(tensor):
+        raise ModelError(f"{label}: weight '{tensor.name}' has {_bytes(tensor)} bytes, not {length}")
+    if not info.length:  # the rest of the file would be read
+        tensor.external_data.add(key="length", value=str(length))
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
@@ -329,14 +345,7 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
-    return _inlined(model, label) if model.functions else model
-
-
-def _inlined(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from error
+    return inlined(model, label)
 
 
 def _sort(model: onnx.ModelProto, label: str) -> None:

@@ -9,6 +9,7 @@ sharing would couple unrelated layers.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.model.conditions import inline_branches
-from onnxprune.graph.model.constants import fold_constants, fold_known_shapes, inline_constants
+from onnxprune.graph.model.constants import Budget, fold_constants, fold_known_shapes, inline_constants
 from onnxprune.graph.model.net import LAYERS, Draft, Net, captured_names, dims, is_standard, lengthened, values_of
 from onnxprune.graph.model.shape_values import shape_value
 from onnxprune.graph.model.shuffle import shuffles_as_gathers
@@ -45,7 +46,7 @@ def normalize(net: Net, *, demand_weights: bool = True) -> tuple[Net, tuple[Note
     passes: tuple[Callable[[Draft, frozenset[str]], bool], ...] = (
         inline_constants,
         fold_known_shapes,
-        fold_constants,
+        partial(fold_constants, budget=Budget(net)),
         inline_branches,
         _settle_reshapes,
         _pass_shapes_on,
@@ -179,6 +180,8 @@ def _reshape_target(node: Any) -> list[int] | None:
             return [int(entry) for entry in copied if isinstance(entry, int)]
     if result is None or sum(not isinstance(size, int) for size in result) > 1:
         return None
+    if dims(node.inputs[1]) not in (None, (len(result),)):
+        return None  # what the file declares, which engines overlook, is not what the node makes
     return [size if isinstance(size, int) else -1 for size in result]
 
 
