@@ -18,6 +18,7 @@ from onnx import shape_inference
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.model.bounds import bounded_memory
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ __all__ = [
 
 G_LOGGER.severity = G_LOGGER.ERROR  # what a user should know is said in our own words
 Dim = int | str | None  # a fixed size, a symbol, or nothing known
+_INFERENCE_BYTES, _INFERENCE_COPIES = 1 << 30, 8  # of memory for shape inference: so much, and so many times the model
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
 
@@ -135,7 +137,7 @@ class Net:
         Raises:
             ModelError: an attribute holds what no graph can carry, such as text that is none.
         """
-        inferred = infer_shapes(model)
+        inferred = infer_shapes(model, source)
         header = header or Header(
             ir_version=model.ir_version,
             producer_name=model.producer_name,
@@ -288,12 +290,15 @@ def is_constant(tensor: Any) -> bool:
     return isinstance(tensor, gs.Constant)
 
 
-def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Shape inference with data propagation; a contradiction in the model is a ModelError."""
+def infer_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """Shape inference with data propagation; a contradiction in the model, and values without end, are a ModelError."""
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
+        with bounded_memory(_INFERENCE_BYTES + _INFERENCE_COPIES * model.ByteSize()):
+            return shape_inference.infer_shapes(model, data_prop=True)
+    except MemoryError as error:  # it makes the values of a Range, for instance
+        raise ModelError(f"{source}: shape inference fails: the sizes that it computes take gigabytes") from error
     except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(f"shape inference fails: {first_line(error)}") from error
+        raise ModelError(f"{source}: shape inference fails: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

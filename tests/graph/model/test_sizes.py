@@ -74,3 +74,20 @@ def test_open_sizes_that_the_graph_fixes_count_as_fixed():
 def test_a_fixed_network_is_left_as_it_is():
     net, _ = load(sequence_net("float[N,3,8,16] x"))
     assert with_settled_sizes(net, {"x": (2, 3, 8, 16)}) is net
+
+
+def test_an_output_of_another_rank_than_is_declared_keeps_its_own():
+    """As text recognisers are found: the classes of each step, (steps, n, classes), declared as (1, steps)."""
+    body = (
+        "h = Conv(x, w1) q = Squeeze<axes=[2]>(h) t = Transpose<perm=[2,0,1]>(q) s = Shape(t) "
+        "steps = Gather(s, i0) n = Gather(s, i1) u = Unsqueeze<axes=[0]>(steps) v = Unsqueeze<axes=[0]>(n) "
+        "flat = Reshape(t, rows) g = Gemm<transB=1>(flat, w2, b2) back = Concat<axis=0>(u, v, i6) y = Reshape(g, back)"
+    )
+    weights = {"w1": (6, 3, 8, 1), "w2": (6, 6), "b2": (6,), "rows": ints(-1, 6), "i6": ints(6)}
+    weights |= {name: np.array(value) for name, value in (("i0", 0), ("i1", 1))}
+    model = build(body, weights, inputs="float[1,3,8,W] x", outputs="float[1,steps] y", opset=9)
+    net, _ = load(model)
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 3, 8, 10)).astype(np.float32)}
+    (wanted,), (found,) = (outputs_of(each, inputs) for each in (model, finished_model(net)))
+    assert found.shape == (10, 1, 6)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
