@@ -125,7 +125,7 @@ def _patches(file: str, name: str, side: int) -> Callable[[Path], np.ndarray[Any
 
 
 CASES = (
-    Case("audio_basic_pitch", None, DataOptions()),
+    Case("audio_basic_pitch", lambda _: "synthetic", DataOptions()),
     Case("cifar10_resnet20_rawexport", "cifar10_calib.npz", _CIFAR, "top-1 of 5 000", _cifar(*_IMAGENET, 1 / 255)),
     Case("cifar10_resnet32", "cifar10_calib.npz", _CIFAR),
     Case("cifar10_resnet56", "cifar10_calib.npz", _CIFAR, "top-1 of 5 000", _cifar(*_IMAGENET, 1 / 255)),
