@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Archive", "read_archive"]
+__all__ = ["Archive", "read_archive", "read_array"]
 
 RECIPE = ("mean", "std", "scale")
 EXTRAS = frozenset({"labels", *RECIPE})
@@ -73,6 +73,24 @@ def read_archive(path: Path, inputs: Sequence[str]) -> Archive:
     return Archive({inputs[0]: loaded})
 
 
+def read_array(path: Path, key: str) -> NDArray[Any]:
+    """Read the array of an ``.npy`` file, or the one named `key` of an ``.npz`` file.
+
+    Raises:
+        DataError: the file cannot be read, is a bomb, or does not hold the array.
+    """
+    with reading(path, "a NumPy file"):
+        stream = path.open("rb")
+    with stream:
+        with reading(path, "a NumPy file"):
+            loaded = _load(path, stream)
+        if not isinstance(loaded, NpzFile):
+            return loaded
+        if key not in loaded.files:
+            raise DataError(f"{path}: holds {_names(loaded.files) or 'nothing'}, expected an array {key!r}")
+        return _member(path, loaded, key)
+
+
 def _load(path: Path, stream: BinaryIO) -> NpzFile[Any] | NDArray[Any]:
     """Load by the first bytes of the file: numpy.load takes any unknown content for a pickle."""
     magic = stream.read(len(NPY_MAGIC))
@@ -110,10 +128,10 @@ def _choose(path: Path, keys: Sequence[str], inputs: Sequence[str]) -> dict[str,
 
 def _member(path: Path, file: NpzFile[Any], key: str) -> NDArray[Any]:
     with reading(path, "a NumPy file"):
-        member = next(
-            (info for info in (file.zip.infolist() if file.zip else ()) if info.filename in (f"{key}.npy", key)),
-            None,
-        )
+        members = [info for info in (file.zip.infolist() if file.zip else ()) if info.filename in (f"{key}.npy", key)]
+        if len(members) > 1:
+            raise DataError(f"{path}: {key!r} is in it {len(members)} times: save it again with numpy.savez")
+        member = members[0] if members else None
         if member and member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
             raise DataError(
                 f"{path}: {key!r} unpacks from {member.compress_size} to {member.file_size} bytes and counts "

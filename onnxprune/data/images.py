@@ -6,6 +6,7 @@ pixel count is checked against the header before a pixel is decoded, and only re
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import warnings
@@ -113,13 +114,13 @@ class ImageFile:
         path: the file.
         size: (H, W) in pixels, upright.
         gray: True for one channel.
-        stamp: relative path, size in bytes and time of change, for the digest.
+        place: path relative to the folder.
     """
 
     path: Path
     size: Size
     gray: bool
-    stamp: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,11 @@ class FolderImages:
             raise DataError(f"{error}; {_WAY_OUT}") from error
 
     def update(self, digest: Hash) -> None:
-        """Add names, sizes in bytes and times of change to a digest, in place of the content."""
+        """Add the names and the content of all files to a digest."""
         for file in self.files:
-            digest.update(f"{file.stamp}\n".encode("utf-8", "surrogateescape"))
+            with reading(file.path, "an image"), file.path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.place}\n{content}\n".encode("utf-8", "surrogateescape"))
 
 
 def scan_folder(folder: Path, *, skip_unreadable: bool = False) -> FolderImages:
@@ -190,9 +193,8 @@ def scan_folder(folder: Path, *, skip_unreadable: bool = False) -> FolderImages:
         if hidden or path.suffix.lower() not in EXTENSIONS or status is None or not stat.S_ISREG(status.st_mode):
             skipped += 1
             continue
-        stamp = f"{path.relative_to(folder).as_posix()} {status.st_size} {status.st_mtime_ns}"
         try:
-            file = _header(path, stamp)
+            file = _header(path, path.relative_to(folder).as_posix())
             if skip_unreadable:
                 _pixels(file)
         except DataError as error:
@@ -225,7 +227,7 @@ def _pixels(file: ImageFile) -> NDArray[Any]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield all files; linked folders are followed, each real folder once."""
+    """Yield all files but those in hidden folders; linked folders are followed, each real folder once."""
     seen: set[str] = set()
     for base, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(base)
@@ -233,7 +235,7 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(base) / name for name in names)
 
 
@@ -241,7 +243,7 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
 
 
-def _header(path: Path, stamp: str) -> ImageFile:
+def _header(path: Path, place: str) -> ImageFile:
     with reading(path, "an image"), _open(path) as image:
         width, height = image.size
         if isinstance(image, TiffImageFile):
@@ -251,7 +253,7 @@ def _header(path: Path, stamp: str) -> ImageFile:
         turned = image.format != "PNG" or "exif" in image.info
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if turned else 1
         gray = image.mode in GRAY_MODES or image.mode.startswith(DEEP_MODES)
-    return ImageFile(path, (width, height) if orientation in (5, 6, 7, 8) else (height, width), gray, stamp)
+    return ImageFile(path, (width, height) if orientation in (5, 6, 7, 8) else (height, width), gray, place)
 
 
 def _open(path: Path) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.data.archive import read_array
 from onnxprune.data.calibration import check_labels
 from onnxprune.errors import DataError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["read_labels"]
+
+_MOST_TEXT = 100  # bytes of text for a label: an integer, and room around it
 
 
 def read_labels(source: str | os.PathLike[str] | Sequence[int] | NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -32,20 +35,19 @@ def read_labels(source: str | os.PathLike[str] | Sequence[int] | NDArray[Any], c
     if not isinstance(source, (str, os.PathLike)):
         return _checked(np.asarray(source), count, "labels")
     path = Path(source)
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _checked(read_array(path, "labels"), count, str(path))
     try:
-        if path.suffix.lower() == ".npy":
-            return _checked(np.load(path, allow_pickle=False), count, str(path))
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                if "labels" not in archive.files:
-                    raise DataError(f"{path}: holds {', '.join(archive.files)}, expected an array 'labels'")
-                return _checked(archive["labels"], count, str(path))
-        values = [int(line) for line in path.read_text(encoding="utf-8").split()]
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, expected labels: one integer per line, .npy or .npz")
+        if path.stat().st_size > _MOST_TEXT * (count + 1):
+            raise DataError(f"{path}: {path.stat().st_size} bytes are too many for {count} labels")
+        values = np.array([int(line) for line in path.read_text(encoding="utf-8").split()], dtype=np.int64)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: holds no labels, expected one integer per line, .npy or .npz: {error}") from error
-    return _checked(np.array(values, dtype=np.int64), count, str(path))
+    return _checked(values, count, str(path))
 
 
 def _checked(labels: NDArray[Any], count: int, source: str) -> NDArray[np.int64]:

@@ -181,13 +181,33 @@ def test_links_to_folders_are_followed_once_and_special_files_are_left_alone(tmp
     assert found.description["skipped_files"] == 2
 
 
-def test_the_digest_follows_names_and_times_and_survives_reopening(tmp_path):
-    save_image(tmp_path / "a.png")
-    before = open_calibration(tmp_path, [nchw()], AS_IS).digest()
-    assert before == open_calibration(tmp_path, [nchw()], AS_IS).digest()
+def test_the_digest_follows_names_and_content_and_nothing_else(tmp_path):
+    def digest() -> str:
+        return open_calibration(tmp_path, [nchw()], AS_IS).digest()
+
+    path = tmp_path / "a.bmp"
+    save_image(path)
+    before, status = digest(), path.stat()
     assert len(before) == 64
-    os.utime(tmp_path / "a.png", ns=(1, 1))
-    assert open_calibration(tmp_path, [nchw()], AS_IS).digest() != before
+    os.utime(path, ns=(1, 1))
+    assert digest() == before
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # a pixel
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    changed = digest()
+    assert changed != before
+    path.rename(tmp_path / "b.bmp")
+    assert digest() not in (before, changed)
+
+
+def test_hidden_folders_are_not_read(tmp_path):
+    for place in (tmp_path / "shown", tmp_path / ".hidden", tmp_path / "shown" / ".thumbnails"):
+        place.mkdir()
+        save_image(place / "a.png")
+    assert len(open_calibration(tmp_path, [nchw()], AS_IS)) == 1
+    assert len(open_calibration(tmp_path / ".hidden", [nchw()], AS_IS)) == 1
 
 
 def test_a_folder_is_refused_for_several_inputs_and_for_inputs_that_take_no_images(tmp_path):
