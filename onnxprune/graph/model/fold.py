@@ -103,6 +103,8 @@ def _batch_norm(net: Net, node: Any) -> _Affine | str:
             return f"its parameter '{tensor.name}' is computed or a graph input"
         if tensor.name in net.overridable:
             return f"its parameter '{tensor.name}' is a graph input"
+    if len({tuple(tensor.shape) for tensor in parameters}) != 1 or len(parameters[0].shape) != 1:
+        return "its parameters do not have the same one axis"
     weight, bias, mean, variance = (values_of(t).astype(np.float64) for t in parameters)
     deviation = np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     if not np.all(np.isfinite(deviation)) or np.any(deviation <= 0):

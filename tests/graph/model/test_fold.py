@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from graph.nets import around, build, feeds, ints, outputs_of, without_value_info, worst_difference
 from onnxprune.graph.model.fold import fold
 from onnxprune.graph.model.load import load
+from onnxprune.graph.model.net import Net
 from onnxprune.graph.model.normalize import normalize
 
 SIX = np.linspace(0.5, 2, 6, dtype=np.float32)
@@ -226,3 +227,12 @@ def test_weights_that_are_an_output_too_are_left_alone():
     model.graph.output.append(onnx.helper.make_tensor_value_info("w", 1, [6, 3, 3, 3]))
     net, _ = folded(model)
     assert "BatchNormalization" in left(net)
+
+
+def test_parameters_of_other_sizes_are_declined_aloud():
+    """As a damaged file has them."""
+    model = behind("h = Conv(x, w, b)", {"w": (6, 3, 3, 3), "b": (6,)})
+    batch_norm = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+    batch_norm.input[1] = "w"
+    draft = Net.from_model(model)
+    assert "do not have the same one axis" in fold(draft)[1][0].text
