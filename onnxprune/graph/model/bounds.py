@@ -19,8 +19,12 @@ __all__ = ["bounded_memory"]
 
 
 @contextmanager
-def bounded_memory(most: int) -> Iterator[None]:
-    """Let the process take up to `most` bytes more, where the system can limit that.
+def bounded_memory(most: int, copies: int) -> Iterator[None]:
+    """Let the process take a bounded number of bytes more, where the system can limit that.
+
+    Args:
+        most: bytes, whatever the process holds.
+        copies: times what the process holds now, the model for instance, on top of them.
 
     Raises:
         MemoryError: the block wanted more.
@@ -29,7 +33,8 @@ def bounded_memory(most: int) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [psutil.Process().memory_info().vms + most]
+    held = psutil.Process().memory_info()
+    limits = [held.vms + most + copies * held.rss]
     limits += [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
     try:

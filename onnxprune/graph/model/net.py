@@ -6,6 +6,7 @@ a `Draft` of it, and makes that a `Net` again when the changes are done.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -41,7 +42,9 @@ __all__ = [
 
 G_LOGGER.severity = G_LOGGER.ERROR  # what a user should know is said in our own words
 Dim = int | str | None  # a fixed size, a symbol, or nothing known
-_INFERENCE_BYTES, _INFERENCE_COPIES = 1 << 30, 8  # of memory for shape inference: so much, and so many times the model
+_INFERENCE_BYTES, _INFERENCE_COPIES = 1 << 30, 4  # of memory for shape inference: see `bounded_memory`
+_WEIGHT_TYPES = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
+_SMALL_WEIGHTS = 1024  # elements
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with a second input that may be a matrix of weights; not all such nodes are sites."""
 
@@ -293,12 +296,26 @@ def is_constant(tensor: Any) -> bool:
 def infer_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     """Shape inference with data propagation; a contradiction in the model, and values without end, are a ModelError."""
     try:
-        with bounded_memory(_INFERENCE_BYTES + _INFERENCE_COPIES * model.ByteSize()):
-            return shape_inference.infer_shapes(model, data_prop=True)
+        with bounded_memory(_INFERENCE_BYTES, _INFERENCE_COPIES):
+            inferred = shape_inference.infer_shapes(_without_weights(model), data_prop=True)
     except MemoryError as error:  # it makes the values of a Range, for instance
         raise ModelError(f"{source}: shape inference fails: the sizes that it computes take gigabytes") from error
     except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ModelError(f"{source}: shape inference fails: {first_line(error)}") from error
+    for bare, tensor in zip(inferred.graph.initializer, model.graph.initializer, strict=True):
+        if not bare.HasField("raw_data") and tensor.HasField("raw_data"):
+            bare.raw_data = tensor.raw_data
+    return inferred
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model without the values of its large weights, of which shape inference reads the shapes only."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if tensor.data_type in _WEIGHT_TYPES and math.prod(tensor.dims) > _SMALL_WEIGHTS:
+            tensor.ClearField("raw_data")
+    return light
 
 
 def first_line(error: BaseException) -> str:
