@@ -44,10 +44,17 @@ def check_points(folder: Path, budget: BudgetOptions, *, given: Sequence[object]
             raise OutputError(f"{folder} is a file, expected a folder: choose another path")
         if not folder.parent.is_dir():
             raise OutputError(f"{folder}: the folder {folder.parent} does not exist: create it")
-        folder.mkdir(exist_ok=True)
+        there = folder.is_dir()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another path") from error
-    check_writable(folder / "pareto.json")
+    check_writable(folder / "pareto.json" if there else folder)  # made as soon as there is something to write
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def write_points(model: Path, data: CalibrationSource, options: Options, folder: Path, show: ShowFlags) -> None:
@@ -55,6 +62,7 @@ def write_points(model: Path, data: CalibrationSource, options: Options, folder:
     points: list[Point] = []
     with bars(show) as progress:
         for point in run_pareto(model, data, options, progress):
+            _make(folder)
             done = point
             if point.result is not None:
                 path = folder / f"{model.stem}-{point.asked:g}x.onnx"
