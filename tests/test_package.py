@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import __version__, cli
+import onnxprune.__main__ as door
+from onnxprune import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "onnxprune"
@@ -75,7 +76,7 @@ def test_the_command_of_the_wheel_is_the_command_line(wheel):
     points.read_string(described(wheel, "entry_points.txt"))
     ((name, value),) = points["console_scripts"].items()
     assert name == "onnxprune"
-    assert importlib.metadata.EntryPoint(name, value, "console_scripts").load() is cli.main
+    assert importlib.metadata.EntryPoint(name, value, "console_scripts").load() is door.main
 
 
 def test_names_and_modules_are_there_when_they_are_first_used():
