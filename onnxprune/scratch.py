@@ -1,7 +1,7 @@
 """Temporary folders of a run, such as for held activations; a killed run's are deleted when the next one begins.
 
-Beside each folder is a locked file of the same name with ``.lock`` (see ``locks``): a folder whose lock is free is what
-a killed run has left.
+Beside each folder is a locked file of the same name with ``.lock`` (see ``locks``), which says whose it is: a folder
+whose lock is free is what a killed run has left. Nothing else in the system's temporary folder is touched.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["scratch_folder"]
 
 _PREFIX, _LOCK = "onnxprune-", ".lock"
+_MARK = b"temporary folder of onnxprune, process "
 _STALE_SECONDS = 3 * 24 * 3600
 
 
 @contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Make a folder that is deleted at the end, and delete those that killed runs have left in the same place.
+    """Make a temporary folder, deleted at the end, and delete the temporary folders of killed runs beside it.
 
     Args:
         parent: folder to make it in; None, or a folder that cannot be written to: the system's temporary folder.
@@ -39,7 +40,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     handle, lock = _locked(parent)
     folder = lock.with_suffix("")
     try:
-        os.write(handle, str(os.getpid()).encode())
+        os.write(handle, _MARK + str(os.getpid()).encode())
         try:
             folder.mkdir(mode=0o700)
         except OSError as error:
@@ -59,6 +60,8 @@ def _locked(parent: Path | None) -> tuple[int, Path]:
     for place in (parent, Path(tempfile.gettempdir())):
         if place is not None:
             _clean(place)
+            if place == parent:
+                _clean_unlocked(place)
             try:
                 return locked_file(place, _PREFIX, _LOCK)
             except OSError as failed:
@@ -67,19 +70,29 @@ def _locked(parent: Path | None) -> tuple[int, Path]:
 
 
 def _clean(place: Path) -> None:
-    """Delete the folders of dead runs, and of versions before 0.15, which had no locks, after three days."""
+    """Delete the folders of dead runs."""
     with suppress(OSError):
-        for path in sorted(place.glob(f"{_PREFIX}*")):
-            if path.suffix == _LOCK and not path.is_symlink() and is_dead(path):
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        for lock in sorted(place.glob(f"{_PREFIX}*{_LOCK}")):
+            if _is_ours(lock) and is_dead(lock):
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
                 with suppress(OSError):
-                    path.unlink()
-            elif _is_stale(path):
-                shutil.rmtree(path, ignore_errors=True)
+                    lock.unlink()
 
 
-def _is_stale(path: Path) -> bool:
+def _is_ours(lock: Path) -> bool:
+    """Tell whether a file is one that `scratch_folder` has made, and not a user's of a similar name."""
     with suppress(OSError):
-        if path.is_dir() and not path.is_symlink() and not path.with_name(path.name + _LOCK).exists():
-            return path.stat().st_uid == os.geteuid() and time.time() - path.stat().st_mtime > _STALE_SECONDS
+        if lock.is_file() and not lock.is_symlink():
+            with lock.open("rb") as file:
+                return file.read(len(_MARK)) == _MARK
     return False
+
+
+def _clean_unlocked(own: Path) -> None:
+    """Delete, in the cache's own folder, the folders of versions before 0.15, which had no locks, after three days."""
+    with suppress(OSError):
+        for folder in sorted(own.glob(f"{_PREFIX}*")):
+            ours = folder.is_dir() and not folder.is_symlink()
+            locked = folder.with_name(folder.name + _LOCK).exists()
+            if ours and not locked and time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

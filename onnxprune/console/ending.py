@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -37,8 +38,8 @@ def guarded(command: Callable[[], object]) -> int:
     before = len(written())
     _listen()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):  # not a text file, or closed
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _tell
         try:

@@ -23,7 +23,7 @@ class Screen(Console):
     """Console that shows what a terminal would obey, and reports a closed pipe as any other error of writing."""
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
-        """Render segments; those that are no control codes of the console itself hold text from anywhere."""
+        """Render segments, the control characters in their text replaced; control segments are the console's own."""
         shown = (each if each.control else Segment(visible(each.text), each.style) for each in buffer)
         return super()._render_buffer(shown)
 

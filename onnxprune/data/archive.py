@@ -6,6 +6,7 @@ preprocessing of the images, unless an option overrides it).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.options.data import DataOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -61,11 +62,7 @@ def read_archive(path: Path, inputs: Sequence[str]) -> Archive:
     Raises:
         DataError: the file cannot be read, is a bomb, or does not hold these arrays.
     """
-    with reading(path, "a NumPy file"):
-        stream = path.open("rb")
-    with stream:
-        with reading(path, "a NumPy file"):
-            loaded = _load(path, stream)
+    with _opened(path) as loaded:
         if isinstance(loaded, NpzFile):
             return _read_members(path, loaded, inputs)
     if len(inputs) != 1:
@@ -79,16 +76,22 @@ def read_array(path: Path, key: str) -> NDArray[Any]:
     Raises:
         DataError: the file cannot be read, is a bomb, or does not hold the array.
     """
-    with reading(path, "a NumPy file"):
-        stream = path.open("rb")
-    with stream:
-        with reading(path, "a NumPy file"):
-            loaded = _load(path, stream)
+    with _opened(path) as loaded:
         if not isinstance(loaded, NpzFile):
             return loaded
         if key not in loaded.files:
             raise DataError(f"{path}: holds {_names(loaded.files) or 'nothing'}, expected an array {key!r}")
         return _member(path, loaded, key)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[NpzFile[Any] | NDArray[Any]]:
+    with reading(path, "a NumPy file"):
+        stream = path.open("rb")
+    with stream:
+        with reading(path, "a NumPy file"):
+            loaded = _load(path, stream)
+        yield loaded
 
 
 def _load(path: Path, stream: BinaryIO) -> NpzFile[Any] | NDArray[Any]:

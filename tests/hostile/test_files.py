@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import files, locks, scratch
+from onnxprune import files, scratch
 from onnxprune.console.targets import check_targets
 from onnxprune.errors import OutputError, UsageError
 from onnxprune.files import check_writable, write_bytes
@@ -147,7 +147,6 @@ with scratch_folder(folder) as scratch:
 """
 
 
-@pytest.mark.skipif(locks.fcntl is None, reason="no locks here: leftovers go after three days")
 def test_what_a_killed_run_leaves_goes_when_the_next_begins(tmp_path):
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
@@ -175,6 +174,18 @@ def test_scratch_folders_of_versions_without_locks_go_after_three_days(tmp_path,
     assert not old.exists()
     assert young.exists()
     assert (tmp_path / "onnxprune-file").exists()
+
+
+def test_a_users_folders_and_locks_of_similar_names_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "onnxprune-results").mkdir()
+    (tmp_path / "onnxprune-env").mkdir()
+    (tmp_path / "onnxprune-env.lock").write_bytes(b"1234")
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 30 * 86400,) * 2)
+    with scratch_folder(None):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"onnxprune-results", "onnxprune-env", "onnxprune-env.lock"}
 
 
 def test_a_folder_that_takes_no_files_is_not_used_for_scratch(tmp_path, monkeypatch):

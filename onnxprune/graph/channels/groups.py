@@ -225,12 +225,9 @@ class _Slots:
 
 def _longest_followed(sizes: list[int]) -> int:
     """Return the length up to which axes are followed, so that all of them together are within the limit."""
-    together = np.cumsum(np.sort(np.array(sizes, dtype=np.float64)))
-    within = int(np.searchsorted(together, _MOST_SLOTS_IN_ALL, side="right"))
-    if within == len(sizes):
-        return MOST_SLOTS
-    first_beyond = sorted(sizes)[within]
-    return min(MOST_SLOTS, first_beyond - 1)
+    ordered = sorted(sizes)
+    within = int(np.searchsorted(np.cumsum(np.array(ordered, np.float64)), _MOST_SLOTS_IN_ALL, side="right"))
+    return min([MOST_SLOTS, *(size - 1 for size in ordered[within : within + 1])])
 
 
 class _Reading(NamedTuple):

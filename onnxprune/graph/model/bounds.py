@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # such as on Windows
-    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,7 @@ def bounded_memory(most: int, copies: int) -> Iterator[None]:
     Raises:
         MemoryError: the block wanted more.
     """
-    if resource is None:
+    if sys.platform == "win32":
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

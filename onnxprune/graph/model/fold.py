@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["fold"]
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_SCALES = frozenset({"Mul", "Add"})
+_AFFINE = _SCALES | {"BatchNormalization"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def fold(net: Net) -> tuple[Net, tuple[Note, ...]]:
 
     Folding a second time changes nothing.
     """
-    if not any(node.op in {"BatchNormalization", "Mul", "Add"} for node in net.nodes):
+    if not any(node.op in _AFFINE for node in net.nodes):
         return net, ()
     draft = net.draft()
     folded, before = 0, -1
@@ -87,7 +89,7 @@ def _affine_of(net: Net, node: Any) -> _Affine | str:
         return f"{node.op} of domain '{node.domain}' is not ONNX's own"
     if node.op == "BatchNormalization":
         return _batch_norm(net, node)
-    if node.op in {"Mul", "Add"}:
+    if node.op in _SCALES:
         return _constant_operand(net, node)
     return f"{node.op} is no per-channel scale"
 
